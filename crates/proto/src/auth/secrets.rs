@@ -1,0 +1,207 @@
+//! The two secrets files, which published peers read and write as well.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+
+use crate::auth::hmac::HmacAuthorization;
+use crate::auth::none::NoAuthorization;
+use crate::auth::scheme::Authorization;
+use crate::auth::token::TokenAuthorization;
+use crate::digest::{BASE64, BASE64_URL};
+use crate::limits::SHA512_BYTES;
+
+/// Which way an authorization goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// What subscribers say: their requests, and their answers to RECEIVE and MISSED.
+    ToBroadcaster,
+    /// What broadcasters say: RECEIVE and MISSED, and their answers to requests.
+    ToSubscriber,
+}
+
+impl std::fmt::Display for Direction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ToBroadcaster => "to-broadcaster",
+            Self::ToSubscriber => "to-subscriber",
+        })
+    }
+}
+
+/// How one direction is authorized, and its secret.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Scheme {
+    /// Not at all.
+    None,
+    /// By a token, taken as it stands; not empty.
+    Token(String),
+    /// By signatures with this secret.
+    Hmac([u8; SHA512_BYTES]),
+}
+
+impl Scheme {
+    /// The scheme at work.
+    pub fn authorization(&self) -> Arc<dyn Authorization> {
+        match self {
+            Self::None => Arc::new(NoAuthorization),
+            Self::Token(token) => Arc::new(
+                TokenAuthorization::new(token).expect("an empty token is refused when it is read"),
+            ),
+            Self::Hmac(secret) => Arc::new(HmacAuthorization::new(secret)),
+        }
+    }
+
+    /// Its name in files and on the command line: `none`, `token` or `hmac`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Token(_) => "token",
+            Self::Hmac(_) => "hmac",
+        }
+    }
+
+    /// The scheme called `name` with a secret spelled `secret`: for `hmac` the base64url of 64
+    /// bytes, padded or not, the standard alphabet accepted; for `token` the token itself.
+    pub fn parse(name: &str, secret: &str) -> Result<Self, SecretProblem> {
+        match name {
+            "none" => Ok(Self::None),
+            "token" if secret.is_empty() => Err(SecretProblem::EmptyToken),
+            "token" => Ok(Self::Token(secret.to_owned())),
+            "hmac" => {
+                let bytes = BASE64_URL.decode(secret).or_else(|_| BASE64.decode(secret));
+                let bytes = bytes.ok().and_then(|bytes| bytes.try_into().ok());
+                bytes.map(Self::Hmac).ok_or(SecretProblem::NotAKey)
+            }
+            _ => Err(SecretProblem::UnknownType(name.to_owned())),
+        }
+    }
+
+    /// A fresh scheme called `name` whose secret is made of `random`, drawn from a cryptographic
+    /// source: for `token` and `hmac` its unpadded base64url.
+    pub fn generate(name: &str, random: &[u8; SHA512_BYTES]) -> Result<Self, SecretProblem> {
+        Self::parse(name, &BASE64_URL.encode(random))
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::None => serde_json::json!({ "type": "none" }),
+            Self::Token(token) => serde_json::json!({ "type": "token", "secret": token }),
+            Self::Hmac(secret) => {
+                serde_json::json!({ "type": "hmac", "secret": BASE64_URL.encode(secret) })
+            }
+        }
+    }
+}
+
+/// Never shows the secret.
+impl std::fmt::Debug for Scheme {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Token(_) => f.write_str("Token(***)"),
+            Self::Hmac(_) => f.write_str("Hmac(***)"),
+        }
+    }
+}
+
+/// What is wrong with one direction of a secrets file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretProblem {
+    /// It is not an object.
+    #[error("it is not an object with a \"type\"")]
+    NotAnObject,
+    /// The type is not one of the three.
+    #[error("unknown type {0:?}: use none, token or hmac")]
+    UnknownType(String),
+    /// There is no secret although the type needs one.
+    #[error("\"secret\" is missing or not a string")]
+    NoSecret,
+    /// A token must not be empty.
+    #[error("the token is empty")]
+    EmptyToken,
+    /// An HMAC secret must be 64 bytes.
+    #[error("the secret is not the base64url of 64 bytes")]
+    NotAKey,
+}
+
+/// Why a secrets file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretsError {
+    /// It is not JSON.
+    #[error("the secrets file is not JSON")]
+    Json(#[source] serde_json::Error),
+    /// It is not an object.
+    #[error("the secrets file is not a JSON object")]
+    NotAnObject,
+    /// It is of a version that nobody knows.
+    #[error("the secrets file has version {got}, only \"2\" can be read")]
+    Version {
+        /// What stands in its place.
+        got: String,
+    },
+    /// One direction makes no sense.
+    #[error("{direction} in the secrets file: {problem}")]
+    Direction {
+        /// Which one.
+        direction: Direction,
+        /// Why not.
+        problem: SecretProblem,
+    },
+}
+
+/// The content of a secrets file: `broadcaster-secrets.json` and `subscriber-secrets.json` are
+/// alike (`docs/protocol/auth.md` §7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secrets {
+    /// For what subscribers say.
+    pub to_broadcaster: Scheme,
+    /// For what broadcasters say.
+    pub to_subscriber: Scheme,
+}
+
+impl Secrets {
+    /// No authorization in either direction.
+    pub const NONE: Self = Self { to_broadcaster: Scheme::None, to_subscriber: Scheme::None };
+
+    /// Reads the text of a secrets file.
+    pub fn parse(text: &str) -> Result<Self, SecretsError> {
+        let file: serde_json::Value = serde_json::from_str(text).map_err(SecretsError::Json)?;
+        let file = file.as_object().ok_or(SecretsError::NotAnObject)?;
+        match file.get("version") {
+            Some(serde_json::Value::String(version)) if version == "2" => {}
+            Some(other) => return Err(SecretsError::Version { got: other.to_string() }),
+            None => return Err(SecretsError::Version { got: "none".to_owned() }),
+        }
+        let direction = |direction: Direction| {
+            let Some(value) = file.get(&direction.to_string()) else { return Ok(Scheme::None) };
+            parse_scheme(value).map_err(|problem| SecretsError::Direction { direction, problem })
+        };
+        Ok(Self {
+            to_broadcaster: direction(Direction::ToBroadcaster)?,
+            to_subscriber: direction(Direction::ToSubscriber)?,
+        })
+    }
+
+    /// The text of the file, in the newest version there is, with a newline at the end.
+    pub fn to_text(&self) -> String {
+        let file = serde_json::json!({
+            "version": "2",
+            "to-broadcaster": self.to_broadcaster.to_json(),
+            "to-subscriber": self.to_subscriber.to_json(),
+        });
+        let text = serde_json::to_string_pretty(&file).expect("these values have a JSON form");
+        format!("{text}\n")
+    }
+}
+
+fn parse_scheme(value: &serde_json::Value) -> Result<Scheme, SecretProblem> {
+    let object = value.as_object().ok_or(SecretProblem::NotAnObject)?;
+    let name = object.get("type").and_then(serde_json::Value::as_str);
+    let name = name.ok_or(SecretProblem::NotAnObject)?;
+    let secret = object.get("secret").and_then(serde_json::Value::as_str);
+    match (name, secret) {
+        ("token" | "hmac", None) => Err(SecretProblem::NoSecret),
+        (name, secret) => Scheme::parse(name, secret.unwrap_or_default()),
+    }
+}

@@ -1,0 +1,61 @@
+//! The scheme that shows a shared token.
+
+use subtle::ConstantTimeEq as _;
+
+use crate::auth::claim::Claim;
+use crate::auth::scheme::{AuthError, Authorization, CannotAuthorize, Stamp, Unspent};
+use crate::time::Now;
+
+/// `Bearer ` and a token that both ends know (`docs/protocol/auth.md` §3). It vouches for who
+/// sends, not for what is sent: use it only where nobody can listen.
+#[derive(Clone)]
+pub struct TokenAuthorization {
+    value: String,
+}
+
+/// A token must not be empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the token is empty")]
+pub struct EmptyToken;
+
+impl TokenAuthorization {
+    /// The scheme of this token.
+    pub fn new(token: &str) -> Result<Self, EmptyToken> {
+        if token.is_empty() {
+            return Err(EmptyToken);
+        }
+        Ok(Self { value: format!("Bearer {token}") })
+    }
+}
+
+impl std::fmt::Debug for TokenAuthorization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenAuthorization(***)")
+    }
+}
+
+impl Authorization for TokenAuthorization {
+    fn authorize(
+        &self,
+        _claim: &Claim<'_>,
+        _tracing: &[u8],
+        _stamp: &Stamp,
+    ) -> Result<Option<String>, CannotAuthorize> {
+        Ok(Some(self.value.clone()))
+    }
+
+    fn verify(
+        &self,
+        _claim: &Claim<'_>,
+        _tracing: &[u8],
+        value: Option<&[u8]>,
+        _now: Now,
+    ) -> Result<Unspent, AuthError> {
+        let value = value.ok_or(AuthError::Missing)?;
+        if bool::from(self.value.as_bytes().ct_eq(value)) {
+            Ok(Unspent::reusable())
+        } else {
+            Err(AuthError::Wrong("it is not the token that is expected"))
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The tracing of RESPONSE_NOTIFY, without which published clients fail
+//! (`docs/protocol/stateless.md` §5).
+
+use crate::time::Now;
+use crate::wire::{DecodeError, Reader, Writer};
+
+/// What a broadcaster tells of its work on a notification: one entry, and when it began and ended.
+/// Who was notified is not told to the publisher (`docs/reliability.md` T18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotifyTrace {
+    /// When the request was received.
+    pub received: Now,
+    /// When the answer was made.
+    pub answered: Now,
+}
+
+impl NotifyTrace {
+    /// The tracing field that says this.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::with_capacity(64);
+        out.u8(0)
+            .u16(1)
+            .field16(b"no_more_subscribers")
+            .field16(b"{}")
+            .u64(self.answered.since_unix().as_secs_f64().to_bits())
+            .u64(self.received.unix_nanoseconds())
+            .u64(self.answered.unix_nanoseconds());
+        out.into_bytes()
+    }
+
+    /// The names of the entries of a tracing field, or why it is none.
+    pub fn entry_names(tracing: &[u8]) -> Result<Vec<String>, DecodeError> {
+        let mut reader = Reader::new(tracing);
+        reader.u8("cut off")?;
+        let mut names = Vec::new();
+        for _ in 0..reader.u16("number of entries")? {
+            names.push(reader.text16("entry name")?.to_owned());
+            reader.text16("entry extra")?;
+            reader.u64("entry time")?;
+        }
+        reader.u64("request received")?;
+        reader.u64("answer sent")?;
+        Ok(names)
+    }
+}

@@ -1,0 +1,60 @@
+//! A moment, as it is handed down to whatever needs to know the time.
+
+use std::time::Duration;
+
+/// A moment in wall-clock time, read once per event at the door and passed down from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now(Duration);
+
+impl Now {
+    /// The moment that lies `since_epoch` after 1970-01-01T00:00:00Z.
+    pub const fn from_unix(since_epoch: Duration) -> Self {
+        Self(since_epoch)
+    }
+
+    /// How long after 1970-01-01T00:00:00Z this moment lies.
+    pub const fn since_unix(self) -> Duration {
+        self.0
+    }
+
+    /// Whole seconds since the epoch, cut and not rounded, as signatures carry them
+    /// (`docs/protocol/auth.md` §4).
+    pub const fn unix_seconds(self) -> u64 {
+        self.0.as_secs()
+    }
+
+    /// Nanoseconds since the epoch, saturating in the year 2554.
+    pub fn unix_nanoseconds(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether this moment and the whole second `timestamp` lie at most `lifetime` apart, in
+    /// either direction.
+    pub fn within(self, timestamp: u64, lifetime: Duration) -> bool {
+        self.0.abs_diff(Duration::from_secs(timestamp)) <= lifetime
+    }
+}
+
+impl std::ops::Add<Duration> for Now {
+    type Output = Self;
+
+    fn add(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(later))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_is_measured_from_the_fractional_now() {
+        let now = Now::from_unix(Duration::from_millis(1_000_250));
+        let lifetime = Duration::from_secs(120);
+        assert!(!now.within(880, lifetime));
+        assert!(now.within(881, lifetime));
+        assert!(now.within(1_120, lifetime));
+        assert!(!now.within(1_121, lifetime));
+        assert!(!now.within(u64::MAX, lifetime));
+    }
+}

@@ -1,0 +1,8 @@
+//! Where a broadcaster keeps its subscriptions, and the notices it still owes.
+
+mod store;
+
+pub use store::{
+    Change, Changed, ClaimedNotice, Missed, NoticeOutcome, Observer, Store, StoreError, Subscribed,
+    Unsubscribed,
+};

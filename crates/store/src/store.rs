@@ -1,0 +1,193 @@
+//! What every backend can do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use httppubsub_proto::subscription::{Interest, StrongEtag, Subscription, SubscriptionSet};
+use httppubsub_proto::time::Now;
+use httppubsub_proto::topic::Topic;
+use httppubsub_proto::url::SubscriberUrl;
+
+/// Subscriptions and owed notices, kept.
+///
+/// A method that changes something returns when the change is durable, and an observer that
+/// watches has been told by then. Methods may be called from anywhere at once and never block the
+/// caller's thread. A failed call has changed nothing, unless its error says otherwise.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug + 'static {
+    /// Tells `observer` of all subscriptions there are and then, in order, of every change, made
+    /// through this store or by others in the same database. Returns when it knows all there are.
+    /// Called once, before anything else.
+    async fn watch(&self, observer: Arc<dyn Observer>) -> Result<(), StoreError>;
+
+    /// Returns when the observer knows every change that anybody, in any process, was told is
+    /// durable before this call. Callers that wait at the same time share the work.
+    async fn catch_up(&self) -> Result<(), StoreError>;
+
+    /// Adds a subscription, unless the url has one of this interest, whatever its recovery url.
+    async fn subscribe(&self, subscription: Subscription) -> Result<Subscribed, StoreError>;
+
+    /// Removes a subscription and the notice that was owed to it.
+    async fn unsubscribe(
+        &self,
+        url: SubscriberUrl,
+        interest: Interest,
+    ) -> Result<Unsubscribed, StoreError>;
+
+    /// Makes the subscriptions of `url` exactly `set`, all or nothing. One that stays keeps the
+    /// notice it is owed and takes the recovery url of `set`. Writes in proportion to what differs.
+    async fn set(&self, url: SubscriberUrl, set: SubscriptionSet) -> Result<Changed, StoreError>;
+
+    /// The etag of the subscriptions of `url`, in constant memory.
+    async fn etag(&self, url: SubscriberUrl) -> Result<StrongEtag, StoreError>;
+
+    /// Owes a notice to a subscription, due at `missed.due` with no attempt made. Replaces the one
+    /// it is owed already; does nothing for one that is gone or has no recovery url.
+    async fn record_missed(&self, missed: Missed) -> Result<(), StoreError>;
+
+    /// Takes up to `limit` notices due `now`, earliest first, that nobody holds, and holds each
+    /// until it is settled or `lease` has passed.
+    async fn claim_missed(
+        &self,
+        now: Now,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ClaimedNotice>, StoreError>;
+
+    /// Ends the hold on a notice. Does nothing if it is not held by this claim any more: it was
+    /// replaced, taken over, or its subscription is gone. The subscription itself always stays.
+    async fn settle_missed(
+        &self,
+        notice: &ClaimedNotice,
+        outcome: NoticeOutcome,
+    ) -> Result<(), StoreError>;
+
+    /// When the earliest notice that nobody holds is due, or the earliest hold ends; `None` when
+    /// none is owed. It may lie in the past.
+    async fn next_missed(&self) -> Result<Option<Now>, StoreError>;
+}
+
+/// Is told of changes, in the order in which they became durable. Called on the store's threads:
+/// it must be quick and must not call the store.
+pub trait Observer: Send + Sync {
+    /// What changed.
+    fn observe(&self, changes: &[Change]);
+}
+
+/// One change of the subscriptions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// All that is there follows as [`Change::Added`], in any number of calls, up to
+    /// [`Change::ReloadEnded`]; what does not come is not there any more.
+    ReloadBegan,
+    /// See [`Change::ReloadBegan`].
+    ReloadEnded,
+    /// A subscription was added, or it was there and has this recovery url now.
+    Added(Subscription),
+    /// A subscription was removed.
+    Removed {
+        /// Whose.
+        url: SubscriberUrl,
+        /// Which.
+        interest: Interest,
+    },
+}
+
+/// What became of a SUBSCRIBE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subscribed {
+    /// It was added.
+    Added,
+    /// It was there; nothing changed.
+    Existed,
+}
+
+/// What became of an UNSUBSCRIBE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsubscribed {
+    /// It was removed.
+    Removed,
+    /// It was not there; nothing changed.
+    Absent,
+}
+
+/// How much a SET changed, in subscriptions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// New ones.
+    pub added: u64,
+    /// Ones that were not in the set.
+    pub removed: u64,
+    /// Ones whose recovery url is another now.
+    pub updated: u64,
+}
+
+/// A notice to be owed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// To whom.
+    pub url: SubscriberUrl,
+    /// For which of its subscriptions.
+    pub interest: Interest,
+    /// What may have been missed.
+    pub topic: Topic,
+    /// When it is to be sent first. Stores keep whole seconds, rounded up.
+    pub due: Now,
+}
+
+/// A notice that is held by whoever claimed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimedNotice {
+    /// To whom.
+    pub url: SubscriberUrl,
+    /// For which of its subscriptions.
+    pub interest: Interest,
+    /// Where the notice is posted.
+    pub recovery: SubscriberUrl,
+    /// What may have been missed.
+    pub topic: Topic,
+    /// How many were sent already, from 0.
+    pub attempts: u32,
+    /// Tells this hold from later ones.
+    pub lock: i64,
+}
+
+/// What became of a claimed notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeOutcome {
+    /// It was accepted, or it is given up: nothing is owed any more.
+    Done,
+    /// It is to be sent again.
+    Retry {
+        /// How many were sent by now.
+        attempts: u32,
+        /// When the next is due.
+        due: Now,
+    },
+}
+
+/// Why a store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be used now: locked, full, unreachable, or failing. The call may be repeated.
+    #[error("the store cannot be used now: {doing}")]
+    Unavailable {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database was written by a newer version of this program.
+    #[error("the database has schema version {found}, this program knows up to {known}: use the newer program")]
+    NewerSchema {
+        /// Of the database.
+        found: i64,
+        /// Of this program.
+        known: i64,
+    },
+    /// The database holds something that cannot be there.
+    #[error("the database holds something that cannot be there: {0}")]
+    Corrupt(String),
+}

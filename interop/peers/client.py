@@ -1,0 +1,75 @@
+"""Builds the published client, lonelypsc, as both the subscriber and the notifier use it."""
+
+import asyncio
+import contextlib
+import socket
+
+from auth import read_auth
+from fastapi import APIRouter, FastAPI
+from lonelypsc.config.http_config import make_http_pub_sub_config
+from lonelypsc.http_client import HttpPubSubClient
+from lonelypsp.tracing.impl.simple.config import SimpleTracingConfig
+from lonelypsp.tracing.impl.simple.db import SimpleTracingDBSidecar
+from lonelypsp.tracing.impl.simple.root import SimpleTracingSubscriberRoot
+from serving import Server
+
+MIB = 1024 * 1024
+
+
+class Webhook:
+    """The client's listener, on a socket bound beforehand (workaround h)."""
+
+    def __init__(self, listener: socket.socket | None) -> None:
+        self.listener = listener
+        self.accepting = asyncio.Event()
+
+    async def __call__(self, router: APIRouter) -> None:
+        """Serves until cancelled; without a listener it only waits for that."""
+        if self.listener is None:
+            await asyncio.Event().wait()
+            return
+        app = FastAPI()
+        app.include_router(router)
+        app.router.redirect_slashes = False
+        server = Server(app)
+        server.accepting = self.accepting
+        serving = asyncio.create_task(server.serve(sockets=[self.listener]))
+        try:
+            await asyncio.shield(serving)
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@contextlib.asynccontextmanager
+async def http_client(
+    *,
+    broadcasters: list[str],
+    secrets: str | None,
+    host: str,
+    webhook: Webhook,
+    resubscribe_interval: float,
+    timeout: float,
+):
+    """Yields an entered client that talks HTTP in both directions."""
+    tracing_config = SimpleTracingConfig()
+    async with SimpleTracingDBSidecar(tracing_config, ":memory:") as traces:
+        tracing = SimpleTracingSubscriberRoot(traces, tracing_config)
+        config = make_http_pub_sub_config(
+            bind={"type": "manual", "callback": webhook},
+            host=host,
+            broadcasters=[{"host": url} for url in broadcasters],
+            # One, because of workaround d.
+            outgoing_retries_per_broadcaster=1,
+            message_body_spool_size=10 * MIB,
+            outgoing_http_timeout_total=timeout,
+            outgoing_http_timeout_connect=None,
+            outgoing_http_timeout_sock_read=None,
+            outgoing_http_timeout_sock_connect=5,
+            outgoing_retry_ambiguous=True,
+            auth=read_auth(secrets),
+            tracing=tracing.stateless,
+            resubscribe_interval=resubscribe_interval,
+        )
+        async with HttpPubSubClient(config) as client:
+            yield client

@@ -1,0 +1,24 @@
+//! A test kit that runs the published Python packages and our binary side by side.
+//!
+//! Start at [`World`]: it holds the secrets of one test and starts its broadcasters, subscribers
+//! and notifiers, each by either [`Side`]. The tests are in `tests/`, the Python scripts in
+//! `peers/`, and what those had to work around in `peers/workarounds.py`.
+
+mod auth;
+mod body;
+mod hex;
+mod process;
+mod programs;
+mod raw;
+mod venv;
+mod world;
+
+pub use auth::{Auth, Scheme};
+pub use body::{Body, random_file, sha512};
+pub use process::{PATIENCE, Process};
+pub use programs::{Side, httppubsub, peer};
+pub use raw::{Answer, Delivery, RawSubscriber};
+pub use venv::python;
+pub use world::{
+    Broadcaster, Message, Notifier, NotifyFailed, Rows, Sent, Subscriber, Wants, World,
+};

@@ -1,0 +1,177 @@
+//! A child process that is read line by line against a deadline, and killed when it is dropped.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longest wait for anything a peer is expected to do. Much longer than anything takes, because a
+/// test machine may be busy with other work.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running program of either side.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Process {
+    /// Starts `command`; `name` stands for it in what a failing test says.
+    pub fn spawn(name: impl Into<String>, mut command: Command) -> Self {
+        let name = name.into();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: could not start {command:?}: {error}"));
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().expect("it was piped above");
+        let mut stderr = child.stderr.take().expect("it was piped above");
+
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                let Ok(line) = line else { break };
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let log = Arc::new(Mutex::new(String::new()));
+        let written = Arc::clone(&log);
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(read @ 1..) = stderr.read(&mut piece) {
+                let text = String::from_utf8_lossy(&piece[..read]);
+                written.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+            }
+        });
+        Self { name, child, stdin, lines, log }
+    }
+
+    /// The next line on standard output.
+    ///
+    /// # Panics
+    ///
+    /// If none comes within [`PATIENCE`] or the process ends first.
+    #[track_caller]
+    pub fn line(&self) -> String {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => self.fail("said nothing in time"),
+            Err(RecvTimeoutError::Disconnected) => self.fail("closed its output"),
+        }
+    }
+
+    /// The next line, which must be JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        let line = self.line();
+        match serde_json::from_str(&line) {
+            Ok(value) => value,
+            Err(_) => self.fail(&format!("wrote a line that is not JSON: {line}")),
+        }
+    }
+
+    /// The next line, which must be the JSON event of that name.
+    #[track_caller]
+    pub fn event(&self, name: &str) -> Value {
+        let event = self.json();
+        if event["event"] != name {
+            self.fail(&format!("wrote {event} where {name:?} was expected"));
+        }
+        event
+    }
+
+    /// Writes one line of JSON to its standard input.
+    #[track_caller]
+    pub fn tell(&mut self, job: &Value) {
+        let written = match &mut self.stdin {
+            Some(stdin) => writeln!(stdin, "{job}").and_then(|()| stdin.flush()),
+            None => self.fail("was told something after it was asked to leave"),
+        };
+        if let Err(error) = written {
+            self.fail(&format!("does not read its input: {error}"));
+        }
+    }
+
+    /// Ends its standard input, which asks a peer of ours in Python to leave.
+    pub fn close_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Sends SIGTERM, which asks our binary to leave.
+    #[track_caller]
+    pub fn terminate(&mut self) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status();
+        if !sent.is_ok_and(|status| status.success()) {
+            self.fail("could not be sent SIGTERM");
+        }
+    }
+
+    /// Waits for its end and returns how it ended with the lines nobody had read.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end within [`PATIENCE`].
+    #[track_caller]
+    pub fn end(&mut self) -> (ExitStatus, Vec<String>) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut rest = Vec::new();
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => rest.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => self.fail("did not end in time"),
+            }
+        }
+        // Its output is closed, so it is gone or about to be.
+        while Instant::now() < deadline {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return (status, rest),
+                Ok(None) => thread::sleep(Duration::from_millis(2)),
+                Err(error) => self.fail(&format!("cannot be waited for: {error}")),
+            }
+        }
+        self.fail("closed its output and did not end in time")
+    }
+
+    /// Waits for its end, which must be a good one; returns the lines nobody had read.
+    #[track_caller]
+    pub fn end_well(&mut self) -> Vec<String> {
+        let (status, rest) = self.end();
+        if !status.success() {
+            self.fail(&format!("ended with {status} after {rest:?}"));
+        }
+        rest
+    }
+
+    /// Fails the test, naming this process and showing what it logged.
+    #[track_caller]
+    pub fn fail(&self, what: &str) -> ! {
+        panic!("{} {what}\n--- its standard error:\n{}", self.name, self.log())
+    }
+
+    /// What it has written to standard error so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only if it is gone already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
