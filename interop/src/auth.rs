@@ -54,11 +54,17 @@ impl Auth {
     /// Signatures each way.
     pub const HMAC: Auth = Auth::both(Scheme::Hmac);
     /// Another scheme each way, so that a mix-up of the two directions shows.
-    pub const MIXED: Auth = Auth { to_broadcaster: Scheme::Token, to_subscriber: Scheme::Hmac };
+    pub const MIXED: Auth = Auth {
+        to_broadcaster: Scheme::Token,
+        to_subscriber: Scheme::Hmac,
+    };
 
     /// The same scheme in both directions, with two different secrets.
     pub const fn both(scheme: Scheme) -> Auth {
-        Auth { to_broadcaster: scheme, to_subscriber: scheme }
+        Auth {
+            to_broadcaster: scheme,
+            to_subscriber: scheme,
+        }
     }
 }
 
@@ -81,7 +87,10 @@ impl SecretsFiles {
     /// Writes both files, with the same content, as the packages do.
     pub(crate) fn write(dir: &Path, auth: Auth) -> Self {
         let files = Self::in_dir(dir);
-        let secrets = text(auth.to_broadcaster.entry('Q'), auth.to_subscriber.entry('g'));
+        let secrets = text(
+            auth.to_broadcaster.entry('Q'),
+            auth.to_subscriber.entry('g'),
+        );
         for path in [&files.broadcaster, &files.subscriber] {
             fs::write(path, &secrets).expect("the test's own folder can be written");
         }
@@ -91,7 +100,10 @@ impl SecretsFiles {
 
 /// Writes a subscriber's file with secrets that nobody else has.
 pub(crate) fn write_wrong(path: &Path, auth: Auth) {
-    let secrets = text(auth.to_broadcaster.entry('w'), auth.to_subscriber.entry('A'));
+    let secrets = text(
+        auth.to_broadcaster.entry('w'),
+        auth.to_subscriber.entry('A'),
+    );
     fs::write(path, secrets).expect("the test's own folder can be written");
 }
 

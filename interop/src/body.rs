@@ -31,7 +31,8 @@ pub fn sha512(bytes: &[u8]) -> String {
 /// Writes a file of `bytes` bytes that look random and depend on `seed`, and returns its SHA-512
 /// in hex.
 pub fn random_file(path: &Path, bytes: usize, seed: u64) -> String {
-    let mut file = BufWriter::new(File::create(path).expect("the test's own folder can be written"));
+    let mut file =
+        BufWriter::new(File::create(path).expect("the test's own folder can be written"));
     let mut digest = Sha512::new();
     // xorshift64 never leaves 0, so the state starts elsewhere.
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -47,7 +48,8 @@ pub fn random_file(path: &Path, bytes: usize, seed: u64) -> String {
         block.truncate(left);
         left -= block.len();
         digest.update(&block);
-        file.write_all(&block).expect("the test's own folder can be written");
+        file.write_all(&block)
+            .expect("the test's own folder can be written");
     }
     file.flush().expect("the test's own folder can be written");
     hex::encode(&digest.finalize())

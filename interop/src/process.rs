@@ -52,10 +52,19 @@ impl Process {
             let mut piece = [0; 4096];
             while let Ok(read @ 1..) = stderr.read(&mut piece) {
                 let text = String::from_utf8_lossy(&piece[..read]);
-                written.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+                written
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push_str(&text);
             }
         });
-        Self { name, child, stdin, lines, log }
+        Self {
+            name,
+            child,
+            stdin,
+            lines,
+            log,
+        }
     }
 
     /// The next line on standard output.
@@ -129,7 +138,10 @@ impl Process {
         let deadline = Instant::now() + PATIENCE;
         let mut rest = Vec::new();
         loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self
+                .lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) => rest.push(line),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => self.fail("did not end in time"),
@@ -159,12 +171,19 @@ impl Process {
     /// Fails the test, naming this process and showing what it logged.
     #[track_caller]
     pub fn fail(&self, what: &str) -> ! {
-        panic!("{} {what}\n--- its standard error:\n{}", self.name, self.log())
+        panic!(
+            "{} {what}\n--- its standard error:\n{}",
+            self.name,
+            self.log()
+        )
     }
 
     /// What it has written to standard error so far.
     pub fn log(&self) -> String {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

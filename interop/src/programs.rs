@@ -38,7 +38,10 @@ fn binary() -> PathBuf {
     }
     // The test is `target/<profile>/deps/<test>`, the binary is in `target/<profile>`.
     let test = std::env::current_exe().expect("a test knows its own path");
-    let profile = test.ancestors().nth(2).expect("a test is built into a folder of a profile");
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .expect("a test is built into a folder of a profile");
     let binary = profile.join(format!("httppubsub{}", std::env::consts::EXE_SUFFIX));
     assert!(
         binary.exists(),
@@ -53,7 +56,11 @@ fn binary() -> PathBuf {
 pub fn peer(script: &str) -> Command {
     let mut command = Command::new(python());
     command
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(script))
+        .arg(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("peers")
+                .join(script),
+        )
         // The source tree stays as it is.
         .env("PYTHONDONTWRITEBYTECODE", "1");
     command

@@ -19,7 +19,10 @@ pub struct Answer {
 
 impl Answer {
     /// RESPONSE_UNSUBSCRIBE_IMMEDIATE: this row is to be removed.
-    pub const UNSUBSCRIBE_IMMEDIATE: Answer = Answer { status: 200, body: &[0, 10] };
+    pub const UNSUBSCRIBE_IMMEDIATE: Answer = Answer {
+        status: 200,
+        body: &[0, 10],
+    };
 }
 
 /// A request that a raw subscriber got.
@@ -52,7 +55,10 @@ impl RawSubscriber {
                 thread::spawn(move || serve(stream, answer, &sender));
             }
         });
-        Self { url: format!("http://{address}/v1/receive"), deliveries }
+        Self {
+            url: format!("http://{address}/v1/receive"),
+            deliveries,
+        }
     }
 
     /// The next request that nobody has asked for yet.
@@ -62,7 +68,9 @@ impl RawSubscriber {
     /// If none comes within [`PATIENCE`].
     #[track_caller]
     pub fn delivery(&self) -> Delivery {
-        self.deliveries.recv_timeout(PATIENCE).expect("the broadcaster delivers in time")
+        self.deliveries
+            .recv_timeout(PATIENCE)
+            .expect("the broadcaster delivers in time")
     }
 
     /// All requests that came and that nobody has asked for yet.
@@ -75,7 +83,11 @@ impl RawSubscriber {
 fn serve(stream: TcpStream, answer: Answer, deliveries: &Sender<Delivery>) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut reader = BufReader::new(stream);
-    let path = line(&mut reader)?.split(' ').nth(1).unwrap_or_default().to_owned();
+    let path = line(&mut reader)?
+        .split(' ')
+        .nth(1)
+        .unwrap_or_default()
+        .to_owned();
     let mut length = 0;
     let mut chunked = false;
     loop {
@@ -83,7 +95,9 @@ fn serve(stream: TcpStream, answer: Answer, deliveries: &Sender<Delivery>) -> io
         if header.is_empty() {
             break;
         }
-        let Some((name, value)) = header.split_once(':') else { continue };
+        let Some((name, value)) = header.split_once(':') else {
+            continue;
+        };
         match name {
             "content-length" => length = value.trim().parse().map_err(io::Error::other)?,
             "transfer-encoding" => chunked = value.contains("chunked"),
@@ -95,14 +109,18 @@ fn serve(stream: TcpStream, answer: Answer, deliveries: &Sender<Delivery>) -> io
         loop {
             let size = line(&mut reader)?;
             let size = u64::from_str_radix(size.trim(), 16).map_err(io::Error::other)?;
-            Read::by_ref(&mut reader).take(size).read_to_end(&mut body)?;
+            Read::by_ref(&mut reader)
+                .take(size)
+                .read_to_end(&mut body)?;
             line(&mut reader)?;
             if size == 0 {
                 break;
             }
         }
     } else {
-        Read::by_ref(&mut reader).take(length).read_to_end(&mut body)?;
+        Read::by_ref(&mut reader)
+            .take(length)
+            .read_to_end(&mut body)?;
     }
     // Before the answer, so that a test that saw the answer's effect also sees the delivery.
     let _ = deliveries.send(Delivery { path, body });

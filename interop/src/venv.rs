@@ -28,7 +28,10 @@ pub fn python() -> PathBuf {
 }
 
 fn make() -> PathBuf {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("it is a member");
+    let target = workspace.join("target");
     fs::create_dir_all(&target).expect("the target folder can be made");
     let venv = target.join("interop-venv");
     let python = venv.join("bin/python");
@@ -47,7 +50,14 @@ fn make() -> PathBuf {
     }
     run(Command::new(base_python()).args(["-m", "venv"]).arg(&venv));
     run(Command::new(&python)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "-r",
+        ])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("requirements.txt")));
     // Last, so that an environment that was not finished is made again.
     fs::write(marker, made_from).expect("the environment can be written");
@@ -82,8 +92,9 @@ fn base_python() -> String {
 }
 
 fn run(command: &mut Command) {
-    let output =
-        command.output().unwrap_or_else(|error| panic!("could not start {command:?}: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("could not start {command:?}: {error}"));
     assert!(
         output.status.success(),
         "{command:?} failed:\n{}{}",

@@ -1,1 +1,20 @@
-//! Face.
+//! What both ends of httppubsub do to the world: the clock, bodies, requests out and connections in.
+
+mod body;
+mod clock;
+mod nonce;
+mod payload;
+mod post;
+mod receive;
+mod replay;
+mod serve;
+mod tls;
+
+pub use body::{BodyError, BodyLimits, BodyReader, HeadError};
+pub use clock::Clock;
+pub use nonce::{random_bytes, stamp};
+pub use payload::{FillError, Payload, PayloadBody, PayloadReader, Spool, SpoolConfig};
+pub use post::{Answer, Post, PostConfig, PostError, Poster, Target};
+pub use receive::{Judge, Received, Rejected, first_that_verifies, receive};
+pub use replay::{ReplayGuard, ReplayGuardError, Spent};
+pub use serve::{ServeConfig, serve};

@@ -1,0 +1,288 @@
+//! Reads the body of a message as it arrives: its head first, never faster than it is wanted, never
+//! slower than allowed.
+
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http_body::Body;
+use http_body_util::BodyExt as _;
+use httppubsub_proto::wire::DecodeError;
+use tokio::time::Instant;
+
+/// How slowly a body may arrive.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Longest silence. Default 15 s.
+    pub silence_max: Duration,
+    /// Lowest average rate in bytes per second, after [`BodyLimits::rate_grace`]. Default 1 KiB/s.
+    pub rate_min: u64,
+    /// For how long any rate will do. Default 10 s.
+    pub rate_grace: Duration,
+}
+
+impl Default for BodyLimits {
+    fn default() -> Self {
+        Self {
+            silence_max: Duration::from_secs(15),
+            rate_min: 1_024,
+            rate_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why the rest of a body could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection broke, or its framing did.
+    #[error("the body broke off after {received} bytes")]
+    Broken {
+        /// Bytes that had arrived.
+        received: u64,
+        /// What broke.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It came too slowly.
+    #[error("the body came too slowly: {received} bytes in {seconds} s")]
+    TooSlow {
+        /// Bytes that had arrived.
+        received: u64,
+        /// Since the first was asked for.
+        seconds: u64,
+    },
+    /// It is longer than allowed here.
+    #[error("the body is longer than {bytes_max} bytes")]
+    TooLong {
+        /// How many are allowed.
+        bytes_max: usize,
+    },
+}
+
+/// Why a body does not begin with the head it should have.
+#[derive(Debug, thiserror::Error)]
+pub enum HeadError {
+    /// It could not be read.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// It is not that head.
+    #[error("the head does not parse")]
+    Decode(#[from] DecodeError),
+}
+
+/// A body being read.
+#[derive(Debug)]
+pub struct BodyReader<B> {
+    body: B,
+    limits: BodyLimits,
+    began: Instant,
+    received: u64,
+    /// Arrived and not yet taken.
+    ahead: Bytes,
+    ended: bool,
+}
+
+impl<B> BodyReader<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Reads `body`, of which nothing was read yet.
+    pub fn new(body: B, limits: BodyLimits) -> Self {
+        let began = Instant::now();
+        Self { body, limits, began, received: 0, ahead: Bytes::new(), ended: false }
+    }
+
+    /// The next part; `None` at the end.
+    pub async fn part(&mut self) -> Result<Option<Bytes>, BodyError> {
+        if !self.ahead.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.ahead)));
+        }
+        self.next_frame().await
+    }
+
+    async fn next_frame(&mut self) -> Result<Option<Bytes>, BodyError> {
+        while !self.ended {
+            let silence = tokio::time::timeout(self.limits.silence_max, self.body.frame());
+            match silence.await {
+                Err(_) => return Err(self.too_slow()),
+                Ok(None) => self.ended = true,
+                Ok(Some(Err(error))) => {
+                    self.ended = true;
+                    return Err(BodyError::Broken { received: self.received, source: error.into() });
+                }
+                Ok(Some(Ok(frame))) => {
+                    let Ok(part) = frame.into_data() else { continue };
+                    self.received += part.len() as u64;
+                    self.check_rate()?;
+                    if !part.is_empty() {
+                        return Ok(Some(part));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn check_rate(&self) -> Result<(), BodyError> {
+        let elapsed = self.began.elapsed();
+        match elapsed.checked_sub(self.limits.rate_grace) {
+            Some(counted) if self.received < self.limits.rate_min * counted.as_secs() => {
+                Err(self.too_slow())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn too_slow(&self) -> BodyError {
+        BodyError::TooSlow { received: self.received, seconds: self.began.elapsed().as_secs() }
+    }
+
+    /// Reads until `decode` is satisfied; what follows the head stays to be read. `decode` returns
+    /// what it found and how many bytes that took. At most `bytes_max` bytes are held for it.
+    pub async fn head<T>(
+        &mut self,
+        bytes_max: usize,
+        decode: impl Fn(&[u8]) -> Result<(T, usize), DecodeError>,
+    ) -> Result<T, HeadError> {
+        let mut held = self.part().await?.unwrap_or_default();
+        loop {
+            match decode(&held) {
+                Ok((head, bytes)) => {
+                    held.advance(bytes);
+                    self.ahead = held;
+                    return Ok(head);
+                }
+                Err(error) if error.is_short() && held.len() <= bytes_max => {
+                    let Some(part) = self.next_frame().await? else { return Err(error.into()) };
+                    let mut longer = BytesMut::from(held);
+                    longer.extend_from_slice(&part);
+                    held = longer.freeze();
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// All that is left, which must be at most `bytes_max` bytes.
+    pub async fn rest(&mut self, bytes_max: usize) -> Result<Bytes, BodyError> {
+        let first = self.part().await?.unwrap_or_default();
+        let Some(second) = self.next_frame().await? else {
+            return match first.len() {
+                bytes if bytes <= bytes_max => Ok(first),
+                _ => Err(BodyError::TooLong { bytes_max }),
+            };
+        };
+        let mut all = BytesMut::from(first);
+        all.extend_from_slice(&second);
+        while all.len() <= bytes_max {
+            match self.next_frame().await? {
+                Some(part) => all.extend_from_slice(&part),
+                None => return Ok(all.freeze()),
+            }
+        }
+        Err(BodyError::TooLong { bytes_max })
+    }
+
+    /// Whether all of the body was read.
+    pub fn is_at_end(&self) -> bool {
+        self.ahead.is_empty() && (self.ended || self.body.is_end_stream())
+    }
+}
+
+impl<B> BodyReader<B>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Lets go of a body whose rest nobody wants, so that the answer can still be read by a peer
+    /// that is busy sending: the rest is read and dropped behind the answer, up to a bound.
+    pub fn abandon(mut self) {
+        if self.is_at_end() {
+            return;
+        }
+        tokio::spawn(async move {
+            let drained = async {
+                let mut bytes = 0;
+                while let Ok(Some(part)) = self.part().await {
+                    bytes += part.len() as u64;
+                    if bytes > ABANDONED_BYTES_MAX {
+                        break;
+                    }
+                }
+            };
+            // Out of time is as good as done: the connection is closed then.
+            let _ = tokio::time::timeout(ABANDONED_TIME_MAX, drained).await;
+        });
+    }
+}
+
+/// How much of an unwanted body is read and dropped: enough for what the peer has under way.
+const ABANDONED_BYTES_MAX: u64 = 32 * 1024 * 1024;
+const ABANDONED_TIME_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::StreamBody;
+
+    fn reader(parts: &[&'static [u8]]) -> BodyReader<impl Body<Data = Bytes, Error = std::io::Error> + Unpin> {
+        let frames: Vec<_> = parts
+            .iter()
+            .map(|part| Ok(http_body::Frame::data(Bytes::from_static(part))))
+            .collect();
+        BodyReader::new(StreamBody::new(futures_util::stream::iter(frames)), BodyLimits::default())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<(Vec<u8>, usize), DecodeError> {
+        let mut reader = httppubsub_proto::wire::Reader::new(bytes);
+        let field = reader.field16("field")?.to_vec();
+        Ok((field, reader.position()))
+    }
+
+    #[tokio::test]
+    async fn a_head_may_come_in_any_parts_and_leaves_the_rest() {
+        for parts in [
+            &[&b"\x00\x03abcrest"[..]][..],
+            &[b"\x00", b"\x03a", b"bcre", b"st"],
+            &[b"", b"\x00\x03abc", b"rest"],
+        ] {
+            let mut reader = reader(parts);
+            assert_eq!(reader.head(100, decode).await.unwrap(), b"abc");
+            assert_eq!(reader.rest(4).await.unwrap(), "rest");
+            assert!(reader.is_at_end());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_cut_short_names_the_field() {
+        let error = reader(&[b"\x00", b"\x03a"]).head(100, decode).await.unwrap_err();
+        assert!(matches!(error, HeadError::Decode(DecodeError::Short { field: "field", .. })));
+    }
+
+    #[tokio::test]
+    async fn no_more_than_allowed_is_held() {
+        let error = reader(&[b"abc", b"def"]).rest(5).await.unwrap_err();
+        assert!(matches!(error, BodyError::TooLong { bytes_max: 5 }));
+        let error = reader(&[b"\xff\xffabc", b"defg", b"h"]).head(6, decode).await.unwrap_err();
+        assert!(matches!(error, HeadError::Decode(DecodeError::Short { left: 7, .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_given_up() {
+        let drips = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from_static(b"x"))), ()))
+        });
+        let mut reader = BodyReader::new(StreamBody::new(Box::pin(drips)), BodyLimits::default());
+        let error = reader.rest(1_000_000).await.unwrap_err();
+        assert!(matches!(error, BodyError::TooSlow { received: 11, seconds: 11 }), "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_body_is_given_up() {
+        let silent = futures_util::stream::pending::<Result<_, std::io::Error>>();
+        let mut reader = BodyReader::new(StreamBody::new(silent), BodyLimits::default());
+        let error = reader.rest(10).await.unwrap_err();
+        assert!(matches!(error, BodyError::TooSlow { received: 0, seconds: 15 }), "{error:?}");
+    }
+}

@@ -1,0 +1,589 @@
+//! The body of a message, known to have the length and the digest that were announced: in memory,
+//! or in a temporary file that no folder names any more.
+
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use httppubsub_proto::digest::{Sha512, Sha512Hasher};
+use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
+
+use crate::body::{BodyError, BodyReader};
+
+/// Where and from which size on bodies are kept in files.
+#[derive(Clone, Debug)]
+pub struct SpoolConfig {
+    /// Folder of the temporary files. Default: that of the operating system.
+    pub folder: PathBuf,
+    /// Largest body that is kept in memory, in bytes. Default 10 MiB.
+    pub memory_each_max: u64,
+    /// How many bytes all bodies in memory may have together; beyond that even small ones go to
+    /// files. Default 256 MiB.
+    pub memory_total_max: u64,
+}
+
+impl Default for SpoolConfig {
+    fn default() -> Self {
+        Self {
+            folder: std::env::temp_dir(),
+            memory_each_max: 10 * 1024 * 1024,
+            memory_total_max: 256 * 1024 * 1024,
+        }
+    }
+}
+
+/// Makes payloads within the bounds of a [`SpoolConfig`]. Clones share the bounds.
+#[derive(Clone, Debug)]
+pub struct Spool(Arc<SpoolInner>);
+
+#[derive(Debug)]
+struct SpoolInner {
+    config: SpoolConfig,
+    memory_used: AtomicU64,
+}
+
+impl Spool {
+    /// A spool with these bounds.
+    pub fn new(config: SpoolConfig) -> Self {
+        Self(Arc::new(SpoolInner { config, memory_used: AtomicU64::new(0) }))
+    }
+
+    /// How many bytes of memory its payloads take now.
+    pub fn memory_used(&self) -> u64 {
+        self.0.memory_used.load(Ordering::Relaxed)
+    }
+
+    fn room(&self) -> Room {
+        Room { spool: self.clone(), bytes: 0 }
+    }
+
+    /// Reads all of `source`, whose length and digest are not known yet.
+    pub async fn read(&self, mut source: impl AsyncRead + Unpin) -> io::Result<Payload> {
+        let mut filling = Filling::new(self.clone());
+        loop {
+            let mut part = BytesMut::with_capacity(FILE_CHUNK_BYTES);
+            if source.read_buf(&mut part).await? == 0 {
+                break;
+            }
+            filling.push(part.freeze()).await?;
+        }
+        let (bytes, sha512, kept) = filling.finish().await?;
+        Ok(Payload(Arc::new(Inner { bytes, sha512, kept })))
+    }
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self::new(SpoolConfig::default())
+    }
+}
+
+/// Memory that a payload takes of its spool's bound.
+#[derive(Debug)]
+struct Room {
+    spool: Spool,
+    bytes: u64,
+}
+
+impl Room {
+    /// Takes room for `more` bytes, if both bounds allow it.
+    fn grow(&mut self, more: u64) -> bool {
+        let SpoolInner { config, memory_used } = &*self.spool.0;
+        if self.bytes + more > config.memory_each_max {
+            return false;
+        }
+        let taken = memory_used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(more).filter(|used| *used <= config.memory_total_max)
+        });
+        if taken.is_ok() {
+            self.bytes += more;
+        }
+        taken.is_ok()
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.spool.0.memory_used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why a body did not become a [`Payload`].
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// It could not be read.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// It has another length than its head says.
+    #[error("the head announces {announced} bytes, the body has {}{got}", if *.more { "more than " } else { "" })]
+    Length {
+        /// As announced.
+        announced: u64,
+        /// As counted, up to where it was clear.
+        got: u64,
+        /// Whether there were more.
+        more: bool,
+    },
+    /// It has another digest than was announced.
+    #[error("the message has the sha512 {got}, not the one announced")]
+    Digest {
+        /// As computed.
+        got: Sha512,
+    },
+    /// Our disk, not their message: worth an alert.
+    #[error("could not hold the body")]
+    Spool(#[from] io::Error),
+}
+
+/// A message's body that has the length and the digest that were announced for it. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Payload(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    bytes: u64,
+    sha512: Sha512,
+    kept: Kept,
+}
+
+#[derive(Debug)]
+enum Kept {
+    Memory { bytes: Bytes, _room: Option<Room> },
+    /// The payload is what follows `offset`.
+    File { file: File, offset: u64 },
+}
+
+impl Payload {
+    /// The payload that these bytes are.
+    pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self(Arc::new(Inner {
+            bytes: bytes.len() as u64,
+            sha512: Sha512::of(&bytes),
+            kept: Kept::Memory { bytes, _room: None },
+        }))
+    }
+
+    /// The payload that `file` holds from byte `offset` to its end, read once for its digest. It
+    /// must not change while the payload is in use.
+    pub async fn from_file(file: File, offset: u64) -> io::Result<Self> {
+        blocking(move || {
+            let mut hasher = Sha512Hasher::default();
+            let mut buffer = vec![0; FILE_CHUNK_BYTES];
+            let mut bytes = 0;
+            loop {
+                match file.read_at(&mut buffer, offset + bytes)? {
+                    0 => break,
+                    read => {
+                        hasher.update(&buffer[..read]);
+                        bytes += read as u64;
+                    }
+                }
+            }
+            let kept = Kept::File { file, offset };
+            Ok(Self(Arc::new(Inner { bytes, sha512: hasher.finish(), kept })))
+        })
+        .await
+    }
+
+    /// Takes what is left of a body, which must be exactly `announced` bytes with the digest
+    /// `sha512`.
+    pub async fn fill<B>(
+        body: &mut BodyReader<B>,
+        announced: u64,
+        sha512: &Sha512,
+        spool: &Spool,
+    ) -> Result<Self, FillError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut filling = Filling::new(spool.clone());
+        while let Some(part) = body.part().await? {
+            let got = filling.bytes + part.len() as u64;
+            if got > announced {
+                return Err(FillError::Length { announced, got: announced, more: true });
+            }
+            filling.push(part).await?;
+        }
+        if filling.bytes < announced {
+            return Err(FillError::Length { announced, got: filling.bytes, more: false });
+        }
+        let (bytes, got, kept) = filling.finish().await?;
+        if got != *sha512 {
+            return Err(FillError::Digest { got });
+        }
+        Ok(Self(Arc::new(Inner { bytes, sha512: got, kept })))
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> u64 {
+        self.0.bytes
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.0.bytes == 0
+    }
+
+    /// Its digest.
+    pub fn sha512(&self) -> &Sha512 {
+        &self.0.sha512
+    }
+
+    /// Its bytes, if it is in memory.
+    pub fn in_memory(&self) -> Option<&Bytes> {
+        match &self.0.kept {
+            Kept::Memory { bytes, .. } => Some(bytes),
+            Kept::File { .. } => None,
+        }
+    }
+
+    /// A body that sends `head` and then the payload. Any number of them may be sent at once.
+    pub fn to_body(&self, head: Bytes) -> PayloadBody {
+        PayloadBody { head, rest: self.reader(), sent: None }
+    }
+
+    /// Reads the payload from its start. Any number of readers may be used at once.
+    pub fn reader(&self) -> PayloadReader {
+        PayloadReader { payload: self.clone(), at: 0, state: ReaderState::default() }
+    }
+
+    /// Reads all of it into memory.
+    pub async fn to_bytes(&self) -> io::Result<Bytes> {
+        if let Some(bytes) = self.in_memory() {
+            return Ok(bytes.clone());
+        }
+        let mut all = Vec::new();
+        self.reader().read_to_end(&mut all).await?;
+        Ok(all.into())
+    }
+}
+
+/// Large enough that the hop to a blocking thread does not count.
+const FILE_CHUNK_BYTES: usize = 256 * 1024;
+
+/// A payload that is still arriving.
+struct Filling {
+    hasher: Sha512Hasher,
+    bytes: u64,
+    memory: Vec<Bytes>,
+    room: Room,
+    file: Option<File>,
+    /// Arrived, not in the hasher and the file yet.
+    waiting: Vec<Bytes>,
+    waiting_bytes: usize,
+}
+
+impl Filling {
+    fn new(spool: Spool) -> Self {
+        Self {
+            hasher: Sha512Hasher::default(),
+            bytes: 0,
+            memory: Vec::new(),
+            room: spool.room(),
+            file: None,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+        }
+    }
+
+    async fn push(&mut self, part: Bytes) -> io::Result<()> {
+        self.bytes += part.len() as u64;
+        if self.file.is_none() {
+            if self.room.grow(part.len() as u64) {
+                self.hasher.update(&part);
+                self.memory.push(part);
+                return Ok(());
+            }
+            self.spill().await?;
+        }
+        self.waiting_bytes += part.len();
+        self.waiting.push(part);
+        if self.waiting_bytes >= FILE_CHUNK_BYTES {
+            self.write_waiting().await?;
+        }
+        Ok(())
+    }
+
+    /// Moves what is in memory to a file.
+    async fn spill(&mut self) -> io::Result<()> {
+        let folder = self.room.spool.0.config.folder.clone();
+        let memory = std::mem::take(&mut self.memory);
+        let file = blocking(move || {
+            let file = tempfile::tempfile_in(folder)?;
+            write_all(&file, &memory)?;
+            Ok(file)
+        });
+        self.file = Some(file.await?);
+        self.room = self.room.spool.room();
+        Ok(())
+    }
+
+    async fn write_waiting(&mut self) -> io::Result<()> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        let parts = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        let mut hasher = std::mem::take(&mut self.hasher);
+        let (file, hasher) = blocking(move || {
+            for part in &parts {
+                hasher.update(part);
+            }
+            write_all(&file, &parts)?;
+            Ok((file, hasher))
+        })
+        .await?;
+        self.file = Some(file);
+        self.hasher = hasher;
+        Ok(())
+    }
+
+    async fn finish(mut self) -> io::Result<(u64, Sha512, Kept)> {
+        self.write_waiting().await?;
+        let kept = match self.file {
+            Some(file) => Kept::File { file, offset: 0 },
+            None => {
+                let bytes = match <[Bytes; 1]>::try_from(self.memory) {
+                    Ok([only]) => only,
+                    Err(parts) => parts.concat().into(),
+                };
+                Kept::Memory { bytes, _room: Some(self.room) }
+            }
+        };
+        Ok((self.bytes, self.hasher.finish(), kept))
+    }
+}
+
+fn write_all(mut file: &File, parts: &[Bytes]) -> io::Result<()> {
+    parts.iter().try_for_each(|part| io::Write::write_all(&mut file, part))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// Reads a payload from its start.
+#[derive(Debug)]
+pub struct PayloadReader {
+    payload: Payload,
+    at: u64,
+    state: ReaderState,
+}
+
+type Reading = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
+
+#[derive(Default)]
+enum ReaderState {
+    #[default]
+    Idle,
+    Reading(Reading),
+    /// Read from the file, not handed out yet.
+    Ahead(Bytes),
+}
+
+impl std::fmt::Debug for ReaderState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "Idle",
+            Self::Reading(_) => "Reading",
+            Self::Ahead(_) => "Ahead",
+        })
+    }
+}
+
+impl PayloadReader {
+    /// How many bytes were handed out.
+    pub fn position(&self) -> u64 {
+        self.at
+    }
+
+    /// The next part, not empty; `None` at the end.
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let left = self.payload.0.bytes - self.at;
+        loop {
+            if left == 0 {
+                return Poll::Ready(None);
+            }
+            match &mut self.state {
+                ReaderState::Ahead(ahead) => {
+                    let part = std::mem::take(ahead);
+                    self.state = ReaderState::Idle;
+                    self.at += part.len() as u64;
+                    return Poll::Ready(Some(Ok(part)));
+                }
+                ReaderState::Reading(reading) => match ready!(reading.as_mut().poll(cx)) {
+                    Ok(part) => self.state = ReaderState::Ahead(part),
+                    Err(error) => {
+                        self.state = ReaderState::Idle;
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                },
+                ReaderState::Idle => match &self.payload.0.kept {
+                    Kept::Memory { bytes, .. } => {
+                        let start = usize::try_from(self.at).expect("memory holds it");
+                        self.state = ReaderState::Ahead(bytes.slice(start..));
+                    }
+                    Kept::File { offset, .. } => {
+                        let payload = self.payload.clone();
+                        let at = offset + self.at;
+                        self.state = ReaderState::Reading(Box::pin(blocking(move || {
+                            payload.read_chunk(at, left)
+                        })));
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl Payload {
+    fn read_chunk(&self, at: u64, left: u64) -> io::Result<Bytes> {
+        let Kept::File { file, .. } = &self.0.kept else {
+            return Err(io::Error::other("a payload in memory is not read in chunks"));
+        };
+        let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(FILE_CHUNK_BYTES);
+        let mut chunk = vec![0; bytes];
+        file.read_exact_at(&mut chunk, at)?;
+        Ok(chunk.into())
+    }
+}
+
+impl AsyncRead for PayloadReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(part) = ready!(self.poll_part(cx)).transpose()? else { return Poll::Ready(Ok(())) };
+        let mut part = part;
+        let bytes = part.len().min(buffer.remaining());
+        buffer.put_slice(&part[..bytes]);
+        part.advance(bytes);
+        if !part.is_empty() {
+            self.at -= part.len() as u64;
+            self.state = ReaderState::Ahead(part);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A head and a payload, being sent.
+#[derive(Debug)]
+pub struct PayloadBody {
+    head: Bytes,
+    rest: PayloadReader,
+    /// Told how many bytes of the payload were handed to the connection.
+    sent: Option<Arc<AtomicU64>>,
+}
+
+impl PayloadBody {
+    /// Counts in `sent` how many bytes of the payload were handed to the connection.
+    pub fn counting(mut self, sent: Arc<AtomicU64>) -> Self {
+        self.sent = Some(sent);
+        self
+    }
+}
+
+impl Body for PayloadBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if !self.head.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.head)))));
+        }
+        let part = ready!(self.rest.poll_part(cx));
+        if let Some(sent) = &self.sent {
+            sent.store(self.rest.position(), Ordering::Relaxed);
+        }
+        Poll::Ready(part.map(|part| part.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.head.is_empty() && self.rest.at == self.rest.payload.0.bytes
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = self.rest.payload.0.bytes - self.rest.at;
+        SizeHint::with_exact(self.head.len() as u64 + left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::BodyLimits;
+    use http_body_util::{BodyExt as _, Full};
+
+    fn small_spool() -> Spool {
+        Spool::new(SpoolConfig { memory_each_max: 10, memory_total_max: 15, ..SpoolConfig::default() })
+    }
+
+    async fn fill(body: &'static [u8], announced: u64, sha512: Sha512) -> Result<Payload, FillError> {
+        let mut body = BodyReader::new(Full::new(Bytes::from_static(body)), BodyLimits::default());
+        Payload::fill(&mut body, announced, &sha512, &small_spool()).await
+    }
+
+    #[tokio::test]
+    async fn only_a_body_of_the_announced_length_and_digest_is_a_payload() {
+        assert!(fill(b"hello", 5, Sha512::of(b"hello")).await.is_ok());
+        let error = fill(b"hello", 4, Sha512::of(b"hell")).await.unwrap_err();
+        assert_eq!(error.to_string(), "the head announces 4 bytes, the body has more than 4");
+        let error = fill(b"hello", u64::MAX, Sha512::of(b"hello")).await.unwrap_err();
+        assert!(matches!(error, FillError::Length { got: 5, more: false, .. }), "{error}");
+        let error = fill(b"hello", 5, Sha512::of(b"hallo")).await.unwrap_err();
+        assert!(matches!(error, FillError::Digest { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_for_memory_goes_to_a_file_and_reads_the_same() {
+        for size in [0, 1, 10, 11, 300_000, 1_000_000] {
+            let source: Vec<u8> = (0..size).map(|at: u32| at.to_be_bytes()[3]).collect();
+            let spool = small_spool();
+            let payload = spool.read(&source[..]).await.unwrap();
+            assert_eq!(payload.in_memory().is_some(), size <= 10, "{size}");
+            assert_eq!(spool.memory_used(), if size <= 10 { u64::from(size) } else { 0 });
+            assert_eq!(*payload.sha512(), Sha512::of(&source));
+            assert_eq!(payload.to_bytes().await.unwrap(), source);
+            for _ in 0..2 {
+                let body = payload.to_body(Bytes::from_static(b"head"));
+                assert_eq!(body.size_hint().exact(), Some(u64::from(size) + 4));
+                let sent = body.collect().await.unwrap().to_bytes();
+                assert_eq!((&sent[..4], &sent[4..]), (&b"head"[..], &source[..]));
+            }
+            drop(payload);
+            assert_eq!(spool.memory_used(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn small_bodies_go_to_files_when_memory_is_used_up() {
+        let spool = small_spool();
+        let first = spool.read(&b"0123456789"[..]).await.unwrap();
+        let second = spool.read(&b"0123456789"[..]).await.unwrap();
+        assert!(first.in_memory().is_some() && second.in_memory().is_none());
+        assert_eq!(second.to_bytes().await.unwrap(), "0123456789");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_a_payload_from_where_it_is_told_to_begin() {
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, b"skip this").unwrap();
+        let payload = Payload::from_file(file, 5).await.unwrap();
+        assert_eq!(payload.to_bytes().await.unwrap(), "this");
+        assert_eq!(*payload.sha512(), Sha512::of(b"this"));
+    }
+}

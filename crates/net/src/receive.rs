@@ -1,0 +1,109 @@
+//! Takes RECEIVE at whichever end it is posted to: judges its authorization by its head, then takes
+//! its message.
+
+use http_body::Body;
+use httppubsub_proto::auth::{AuthError, Authorization, Claim, Unspent};
+use httppubsub_proto::digest::{ReprDigestError, decode_repr_digest};
+use httppubsub_proto::http::{HEAD_BYTES_MAX, ReceiveHead};
+use httppubsub_proto::time::Now;
+use httppubsub_proto::topic::Topic;
+
+use crate::body::{BodyReader, HeadError};
+use crate::payload::{FillError, Payload, Spool};
+use crate::replay::ReplayGuard;
+
+/// A RECEIVE that is all it claims to be.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// Its head.
+    pub head: ReceiveHead,
+    /// Its message.
+    pub payload: Payload,
+    /// The url that its authorization vouches for, of those it was judged by: the confirmation is
+    /// signed over the same.
+    pub url: &'a str,
+}
+
+/// Why a RECEIVE was turned away.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejected {
+    /// Its header does not tell its digest.
+    #[error(transparent)]
+    Digest(#[from] ReprDigestError),
+    /// It has no head.
+    #[error("the head is not that of a RECEIVE")]
+    Head(#[from] HeadError),
+    /// Nobody here wants its topic.
+    #[error("nobody here is subscribed to the topic")]
+    Unwanted,
+    /// Nothing vouches for it.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// Its message is not the one announced, or could not be held.
+    #[error(transparent)]
+    Fill(#[from] FillError),
+}
+
+/// What a RECEIVE is judged by, and where its message is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Judge<'a> {
+    /// The texts that its signature may be over, the likeliest first.
+    pub urls: &'a [&'a str],
+    /// The scheme for what broadcasters say.
+    pub authorization: &'a dyn Authorization,
+    /// Where authorizations are spent.
+    pub guard: &'a ReplayGuard,
+    /// Where messages are kept.
+    pub spool: &'a Spool,
+}
+
+/// Takes a RECEIVE with these `Repr-Digest` and `Authorization` headers.
+/// `wanted` is asked before the authorization is judged.
+pub async fn receive<'a, B>(
+    repr_digest: Option<&[u8]>,
+    authorization: Option<&[u8]>,
+    body: &mut BodyReader<B>,
+    judge: &Judge<'a>,
+    wanted: impl Fn(&Topic) -> bool,
+    now: Now,
+) -> Result<Received<'a>, Rejected>
+where
+    B: Body<Data = bytes::Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let sha512 = decode_repr_digest(repr_digest.unwrap_or_default())?;
+    let head = body.head(HEAD_BYTES_MAX, ReceiveHead::decode).await?;
+    if !wanted(&head.topic) {
+        return Err(Rejected::Unwanted);
+    }
+    let (unspent, url) = first_that_verifies(judge.urls, |url| {
+        let (topic, identifier) = (&head.topic, &head.identifier);
+        let claim = Claim::Receive { url, topic, identifier, sha512: &sha512 };
+        judge.authorization.verify(&claim, &head.tracing, authorization, now)
+    })?;
+    let spent = judge.guard.spend(unspent, now).await?;
+    match Payload::fill(body, head.message_bytes, &sha512, judge.spool).await {
+        Ok(payload) => Ok(Received { head, payload, url }),
+        Err(error) => {
+            // Nothing came of it: the sender may send the very same again.
+            judge.guard.release(spent, now);
+            Err(error.into())
+        }
+    }
+}
+
+/// The verdict over the first of `urls` that `verify` accepts, and that url; otherwise the verdict
+/// over the first.
+pub fn first_that_verifies<'a>(
+    urls: &[&'a str],
+    verify: impl Fn(&str) -> Result<Unspent, AuthError>,
+) -> Result<(Unspent, &'a str), AuthError> {
+    let mut first_error = None;
+    for url in urls {
+        match verify(url) {
+            Ok(unspent) => return Ok((unspent, url)),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.unwrap_or(AuthError::Missing))
+}

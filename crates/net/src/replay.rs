@@ -1,0 +1,260 @@
+//! The replay guard: an authorization counts once, also across a restart.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use httppubsub_proto::auth::{AuthError, Code, REPLAY_MEMORY, SpendError, SpentCodes, Unspent};
+use httppubsub_proto::time::Now;
+
+/// Remembers which authorizations were used, for as long as they could be used again, at most a
+/// given number of them. With a folder it survives a restart: each code is in the operating
+/// system's hands before it counts.
+#[derive(Debug)]
+pub struct ReplayGuard {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    spent: SpentCodes,
+    tail: Option<Tail>,
+}
+
+/// Why a replay guard cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayGuardError {
+    /// Another process has it open.
+    #[error("{} is in use by another broadcaster: give each its own data folder", .0.display())]
+    InUse(PathBuf),
+    /// Its files cannot be read or written.
+    #[error("cannot use {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// An authorization that was spent and counts now.
+#[derive(Debug)]
+#[must_use = "release it if nothing comes of the message, so that it can be sent again"]
+pub struct Spent(Option<Code>);
+
+impl ReplayGuard {
+    /// A guard that forgets all when it is dropped.
+    pub fn in_memory(codes_max: usize) -> Self {
+        Self { inner: Mutex::new(Inner { spent: SpentCodes::new(codes_max), tail: None }) }
+    }
+
+    /// A guard that keeps its codes in two files in `folder`. Reads them at once, on this thread.
+    pub fn open(folder: &Path, codes_max: usize, now: Now) -> Result<Self, ReplayGuardError> {
+        let mut spent = SpentCodes::new(codes_max);
+        let tail = Tail::open(folder, &mut spent, now)?;
+        Ok(Self { inner: Mutex::new(Inner { spent, tail: Some(tail) }) })
+    }
+
+    /// Spends an authorization: it must not have been spent before.
+    pub async fn spend(&self, unspent: Unspent, now: Now) -> Result<Spent, AuthError> {
+        let Some(code) = unspent.into_code() else { return Ok(Spent(None)) };
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.spent.spend(code, now).map_err(|error| match error {
+            SpendError::Replayed => AuthError::Replayed,
+            SpendError::Full(_) => AuthError::Unavailable("the replay guard is full"),
+        })?;
+        if let Some(tail) = &mut inner.tail
+            && let Err(error) = tail.write(Record { kind: SPENT, code, at: now }, now)
+        {
+            tracing::error!(%error, "cannot write the replay guard down; refusing authorizations");
+            inner.spent.release(&code);
+            return Err(AuthError::Unavailable("the replay guard cannot be written"));
+        }
+        Ok(Spent(Some(code)))
+    }
+
+    /// Takes back that an authorization was spent, because nothing came of its message: the peer
+    /// may send the very same again.
+    pub fn release(&self, spent: Spent, now: Now) {
+        let Some(code) = spent.0 else { return };
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.spent.release(&code);
+        if let Some(tail) = &mut inner.tail
+            && let Err(error) = tail.write(Record { kind: RELEASED, code, at: now }, now)
+        {
+            tracing::warn!(%error, "cannot write down that an authorization may be used again");
+        }
+    }
+}
+
+/// Two files that take turns: one is written, the other holds what is older.
+#[derive(Debug)]
+struct Tail {
+    paths: [PathBuf; 2],
+    current: usize,
+    file: File,
+    began: Now,
+    /// Held for as long as the guard is.
+    _lock: File,
+}
+
+const SPENT: u8 = 1;
+const RELEASED: u8 = 2;
+const RECORD_BYTES: usize = 25;
+
+struct Record {
+    kind: u8,
+    code: Code,
+    at: Now,
+}
+
+impl Record {
+    fn encode(&self) -> [u8; RECORD_BYTES] {
+        let mut bytes = [0; RECORD_BYTES];
+        bytes[0] = self.kind;
+        bytes[1..17].copy_from_slice(self.code.as_bytes());
+        bytes[17..].copy_from_slice(&self.at.unix_nanoseconds().to_be_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (kind, rest) = bytes.split_first()?;
+        let (code, at) = rest.split_first_chunk::<16>()?;
+        let at = Duration::from_nanos(u64::from_be_bytes(at.try_into().ok()?));
+        Some(Self { kind: *kind, code: Code::from_bytes(*code), at: Now::from_unix(at) })
+    }
+}
+
+impl Tail {
+    fn open(folder: &Path, spent: &mut SpentCodes, now: Now) -> Result<Self, ReplayGuardError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ReplayGuardError::Io { path, source }
+        };
+        let lock_path = folder.join("replay-guard.lock");
+        let lock = OpenOptions::new().create(true).append(true).open(&lock_path);
+        let lock = lock.map_err(failed(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(ReplayGuardError::InUse(folder.to_owned()));
+            }
+            Err(std::fs::TryLockError::Error(source)) => return Err(failed(&lock_path)(source)),
+        }
+        let paths = [folder.join("replay-guard.0"), folder.join("replay-guard.1")];
+        let mut records = Vec::new();
+        for path in &paths {
+            let mut bytes = Vec::new();
+            match File::open(path) {
+                Ok(mut file) => file.read_to_end(&mut bytes).map_err(failed(path))?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed(path)(error)),
+            };
+            records.extend(bytes.chunks_exact(RECORD_BYTES).filter_map(Record::decode));
+        }
+        records.sort_by_key(|record| record.at);
+        records.retain(|record| record.at + REPLAY_MEMORY >= now);
+        for record in &records {
+            if record.kind == SPENT {
+                // A full guard is full for the next request as well, which then says so.
+                let _ = spent.spend(record.code, record.at);
+            } else {
+                spent.release(&record.code);
+            }
+        }
+        // What still counts goes to one file, so that the other is free.
+        let file = replace(&paths[0], &records).map_err(failed(&paths[0]))?;
+        match std::fs::remove_file(&paths[1]) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(&paths[1])(error));
+            }
+            _ => {}
+        }
+        Ok(Self { paths, current: 0, file, began: now, _lock: lock })
+    }
+
+    fn write(&mut self, record: Record, now: Now) -> io::Result<()> {
+        if self.began + REPLAY_MEMORY < now {
+            let next = 1 - self.current;
+            self.file = replace(&self.paths[next], &[])?;
+            self.current = next;
+            self.began = now;
+        }
+        self.file.write_all(&record.encode())
+    }
+}
+
+/// Writes a file anew, in one step.
+fn replace(path: &Path, records: &[Record]) -> io::Result<File> {
+    let bytes: Vec<u8> = records.iter().flat_map(Record::encode).collect();
+    let fresh = path.with_extension("new");
+    std::fs::write(&fresh, bytes)?;
+    std::fs::rename(&fresh, path)?;
+    OpenOptions::new().append(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Now {
+        Now::from_unix(Duration::from_secs(seconds))
+    }
+
+    fn once(byte: u8) -> Unspent {
+        Unspent::once(Code::from_bytes([byte; 16]))
+    }
+
+    #[tokio::test]
+    async fn a_code_spent_before_a_restart_stays_spent() {
+        let folder = tempfile::tempdir().unwrap();
+        let guard = ReplayGuard::open(folder.path(), 10, at(1_000)).unwrap();
+        let _ = guard.spend(once(1), at(1_000)).await.unwrap();
+        let two = guard.spend(once(2), at(1_000)).await.unwrap();
+        guard.release(two, at(1_001));
+        drop(guard);
+        let guard = ReplayGuard::open(folder.path(), 10, at(1_010)).unwrap();
+        assert_eq!(guard.spend(once(1), at(1_010)).await.unwrap_err(), AuthError::Replayed);
+        assert!(guard.spend(once(2), at(1_010)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_files_do_not_grow_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let guard = ReplayGuard::open(folder.path(), 1_000, at(0)).unwrap();
+        for (byte, seconds) in (0..=250).zip((0..).step_by(30)) {
+            let _ = guard.spend(once(byte), at(seconds)).await.unwrap();
+        }
+        drop(guard);
+        for name in ["replay-guard.0", "replay-guard.1"] {
+            let bytes = std::fs::metadata(folder.path().join(name)).unwrap().len();
+            assert!(bytes <= 12 * RECORD_BYTES as u64, "{name} has {bytes} bytes");
+        }
+        let guard = ReplayGuard::open(folder.path(), 1_000, at(7_500)).unwrap();
+        assert_eq!(guard.spend(once(250), at(7_500)).await.unwrap_err(), AuthError::Replayed);
+        assert!(guard.spend(once(0), at(7_500)).await.is_ok());
+    }
+
+    #[test]
+    fn a_folder_in_use_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let _first = ReplayGuard::open(folder.path(), 10, at(0)).unwrap();
+        let second = ReplayGuard::open(folder.path(), 10, at(0)).unwrap_err();
+        assert!(matches!(second, ReplayGuardError::InUse(_)), "{second}");
+    }
+
+    #[tokio::test]
+    async fn a_record_cut_short_by_a_kill_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let guard = ReplayGuard::open(folder.path(), 10, at(0)).unwrap();
+        let _ = guard.spend(once(1), at(0)).await.unwrap();
+        drop(guard);
+        let path = folder.path().join("replay-guard.0");
+        OpenOptions::new().append(true).open(path).unwrap().write_all(b"\x01half").unwrap();
+        let guard = ReplayGuard::open(folder.path(), 10, at(1)).unwrap();
+        assert_eq!(guard.spend(once(1), at(1)).await.unwrap_err(), AuthError::Replayed);
+    }
+}
