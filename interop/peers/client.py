@@ -22,6 +22,8 @@ class Webhook:
     def __init__(self, listener: socket.socket | None) -> None:
         self.listener = listener
         self.accepting = asyncio.Event()
+        self.refusals = 0
+        """How many of the next deliveries are answered with 503 before the client sees them."""
 
     async def __call__(self, router: APIRouter) -> None:
         """Serves until cancelled; without a listener it only waits for that."""
@@ -31,7 +33,16 @@ class Webhook:
         app = FastAPI()
         app.include_router(router)
         app.router.redirect_slashes = False
-        server = Server(app)
+
+        async def gate(scope, receive, send) -> None:
+            if self.refusals > 0 and scope.get("path") == "/v1/receive":
+                self.refusals -= 1
+                await send({"type": "http.response.start", "status": 503, "headers": []})
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                await app(scope, receive, send)
+
+        server = Server(gate)
         server.accepting = self.accepting
         serving = asyncio.create_task(server.serve(sockets=[self.listener]))
         try:

@@ -3,6 +3,7 @@
 Tells `ready` once it is subscribed and listens, `message` for each message, `receiving` when the
 client says that it may have missed something, `done` after `--count` messages or `--timeout`
 seconds, and `left` when it has unsubscribed. The end of standard input makes it leave earlier.
+The job `{"refuse": n}` makes it turn the next n deliveries away; it tells `refusing`.
 """
 
 from workarounds import use_a_sqlite_that_globs_blobs
@@ -14,7 +15,7 @@ import asyncio  # noqa: E402
 import hashlib  # noqa: E402
 
 from client import Webhook, http_client  # noqa: E402
-from lines import asked_to_leave, tell  # noqa: E402
+from lines import jobs, tell  # noqa: E402
 from serving import bind  # noqa: E402
 
 BODY_BYTES_SHOWN = 4096
@@ -72,18 +73,25 @@ async def collect(messages, count: int) -> None:
         await asyncio.gather(taking, waiting, return_exceptions=True)
 
 
+async def obey(webhook: Webhook) -> None:
+    """Does its jobs until it is asked to leave."""
+    async for job in jobs():
+        webhook.refusals = job["refuse"]
+        tell("refusing")
+
+
 async def run(args: argparse.Namespace) -> None:
     listener = bind(args.bind_host, args.bind_port)
     address = f"http://{args.bind_host}:{listener.getsockname()[1]}"
     webhook = Webhook(listener)
-    missed = 0
+    begun = False
 
     async def on_receiving() -> None:
-        nonlocal missed
+        nonlocal begun
         # The first call only says that the iterator has begun.
-        if missed > 0:
+        if begun:
             tell("receiving")
-        missed += 1
+        begun = True
 
     async with http_client(
         broadcasters=args.broadcaster,
@@ -106,7 +114,7 @@ async def run(args: argparse.Namespace) -> None:
                 recovery_url=address + "/v1/recover",
             )
             collecting = asyncio.create_task(collect(messages, args.count))
-            leaving = asyncio.create_task(asked_to_leave())
+            leaving = asyncio.create_task(obey(webhook))
             done, _ = await asyncio.wait(
                 [collecting, leaving],
                 timeout=args.timeout,

@@ -409,6 +409,19 @@ impl Subscriber {
         messages
     }
 
+    /// Has one of theirs turn away the next `count` deliveries.
+    #[track_caller]
+    pub fn refuse(&mut self, count: usize) {
+        self.process.tell(&json!({ "refuse": count }));
+        self.process.event("refusing");
+    }
+
+    /// Waits until one of theirs was told that it missed something.
+    #[track_caller]
+    pub fn was_told_that_it_missed_something(&self) {
+        self.process.event("receiving");
+    }
+
     /// Waits until it has left by itself, having seen all it wanted and nothing more.
     #[track_caller]
     pub fn left(mut self) {

@@ -1,1 +1,25 @@
-//! Face.
+//! An httppubsub broadcaster: keeps subscriptions and hands every notification to all that match.
+//! [`Broadcaster::start`] makes one, [`Broadcaster::router`] mounts it in an axum app.
+
+mod config;
+
+mod index;
+
+mod hub;
+
+mod core;
+
+mod webhook;
+
+mod missed;
+
+mod notify;
+
+mod subscriptions;
+
+mod http;
+
+mod broadcaster;
+
+pub use broadcaster::{Broadcaster, StartError};
+pub use config::{Authorizations, Config};

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -49,6 +50,9 @@ pub struct PostConfig {
     pub idle_per_peer_max: usize,
     /// For how long. Default 30 s.
     pub idle_timeout: Duration,
+    /// Peers, by host and port as their urls say, that are reached at another address than their
+    /// name resolves to. Default: none.
+    pub pins: HashMap<(String, u16), SocketAddr>,
     /// How much of an answer is read, in bytes. Default 132 KiB, which holds the longest one that
     /// makes sense; what follows is ignored.
     pub answer_bytes_max: usize,
@@ -66,6 +70,7 @@ impl Default for PostConfig {
             waiting_per_peer_max: 10_000,
             idle_per_peer_max: 64,
             idle_timeout: Duration::from_secs(30),
+            pins: HashMap::new(),
             answer_bytes_max: 132 * 1024,
         }
     }
@@ -458,7 +463,10 @@ impl Inner {
     async fn connect(&self, origin: &Origin) -> Result<SendRequest<PostBody>, PostError> {
         let failed = |source| PostError::Connect { origin: origin.clone(), source };
         let connecting = async {
-            let stream = connect_tcp(origin).await?;
+            let stream = match self.config.pins.get(&(origin.host.clone(), origin.port)) {
+                Some(address) => TcpStream::connect(address).await?,
+                None => connect_tcp(origin).await?,
+            };
             stream.set_nodelay(true)?;
             match origin.scheme {
                 Scheme::Http => hand_over(stream).await,

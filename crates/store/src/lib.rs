@@ -6,3 +6,15 @@ pub use store::{
     Change, Changed, ClaimedNotice, Missed, NoticeOutcome, Observer, Store, StoreError, Subscribed,
     Unsubscribed,
 };
+
+mod lock;
+
+mod memory;
+
+pub use memory::MemoryStore;
+
+mod sqlite;
+
+pub use sqlite::{SqliteOptions, SqliteStore};
+
+pub mod conformance;

@@ -20,6 +20,7 @@ macro_rules! for_each_auth {
 mod authorization;
 mod conversation;
 mod large;
+mod missed;
 mod published;
 mod store;
 mod subscriptions;

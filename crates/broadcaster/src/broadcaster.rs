@@ -1,0 +1,118 @@
+//! A broadcaster, from start to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use axum::Router;
+use httppubsub_net::{Poster, ReplayGuard, ReplayGuardError, ServeConfig, Spool};
+use httppubsub_store::{Store, StoreError};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Authorizations, Config};
+use crate::core::Core;
+use crate::hub::Hub;
+use crate::index::Index;
+use crate::{http, missed};
+
+/// A running broadcaster. Clones are the same one.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+/// use httppubsub_broadcaster::{Authorizations, Broadcaster, Config};
+/// use httppubsub_proto::auth::Secrets;
+/// use httppubsub_store::SqliteStore;
+///
+/// let secrets = Secrets::parse(&std::fs::read_to_string("broadcaster-secrets.json")?)?;
+/// let store = Arc::new(SqliteStore::open("subscriptions.db")?);
+/// let broadcaster =
+///     Broadcaster::start(Config::default(), store, Authorizations::from(&secrets)).await?;
+/// let app = axum::Router::new().nest("/pubsub", broadcaster.router());
+/// # let _: axum::Router = app;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Broadcaster {
+    core: Arc<Core>,
+}
+
+/// Why a broadcaster does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its subscriptions cannot be read.
+    #[error("cannot load the subscriptions")]
+    Store(#[from] StoreError),
+    /// Used authorizations cannot be remembered.
+    #[error("cannot open the replay guard")]
+    ReplayGuard(#[from] ReplayGuardError),
+}
+
+impl Broadcaster {
+    /// Loads the subscriptions of `store` and begins to send the notices that are owed. Must be
+    /// called inside a tokio runtime.
+    pub async fn start(
+        config: Config,
+        store: Arc<dyn Store>,
+        authorizations: Authorizations,
+    ) -> Result<Self, StartError> {
+        let now = config.clock.now();
+        let guard = match &config.replay_folder {
+            Some(folder) => ReplayGuard::open(folder, config.replay_codes_max, now)?,
+            None => ReplayGuard::in_memory(config.replay_codes_max),
+        };
+        let poster = Poster::new(config.post.clone());
+        let index = Arc::new(Index::new(poster.clone()));
+        store.watch(index.clone()).await?;
+        tracing::info!(subscriptions = index.len(), "loaded the subscriptions");
+        let core = Arc::new(Core {
+            store,
+            index,
+            hub: Hub::default(),
+            poster,
+            spool: Spool::new(config.spool.clone()),
+            guard,
+            to_broadcaster: authorizations.to_broadcaster,
+            to_subscriber: authorizations.to_subscriber,
+            clock: config.clock.clone(),
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            missed_recorded: tokio::sync::Notify::new(),
+            swept_at: AtomicU64::new(now.unix_seconds()),
+            config,
+        });
+        core.tasks.spawn(missed::sweep(core.clone()));
+        Ok(Self { core })
+    }
+
+    /// Every endpoint, to be mounted at the root of an app or under a prefix.
+    pub fn router(&self) -> Router {
+        http::router(self.core.clone())
+    }
+
+    /// Serves all endpoints to whoever connects to `listener`, until [`Broadcaster::shut_down`] is
+    /// called and the requests under way are answered, or the grace period is over.
+    pub async fn serve(&self, listener: TcpListener, config: ServeConfig) {
+        let service = hyper_util::service::TowerToHyperService::new(self.router());
+        let shutdown = self.core.shutdown.clone();
+        let cut_off = httppubsub_net::serve(listener, service, config, shutdown).await;
+        if cut_off > 0 {
+            tracing::warn!(connections = cut_off, "the grace period ended before all was answered");
+        }
+    }
+
+    /// Begins to stop: no longer ready, no further connections.
+    pub fn shut_down(&self) {
+        self.core.shutdown.cancel();
+    }
+
+    /// Waits at most `grace` until nothing runs on behalf of this broadcaster any more, and says
+    /// whether that is so. Call [`Broadcaster::shut_down`] before.
+    pub async fn finish(&self, grace: Duration) -> bool {
+        self.core.tasks.close();
+        tokio::time::timeout(grace, self.core.tasks.wait()).await.is_ok()
+    }
+}

@@ -1,0 +1,38 @@
+//! What every use case of a broadcaster works with.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use httppubsub_net::{Clock, Poster, ReplayGuard, Spool};
+use httppubsub_proto::auth::Authorization;
+use httppubsub_store::Store;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::index::Index;
+
+/// The parts of a running broadcaster.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) index: Arc<Index>,
+    pub(crate) hub: Hub,
+    pub(crate) poster: Poster,
+    pub(crate) spool: Spool,
+    pub(crate) guard: ReplayGuard,
+    pub(crate) to_broadcaster: Arc<dyn Authorization>,
+    pub(crate) to_subscriber: Arc<dyn Authorization>,
+    pub(crate) clock: Clock,
+    /// Everything that runs on behalf of this broadcaster.
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when the broadcaster is to stop.
+    pub(crate) shutdown: CancellationToken,
+    /// Woken when a notice was recorded that may be due before those known so far.
+    pub(crate) missed_recorded: Notify,
+    /// When the sweep for notices last came around, in seconds since the epoch.
+    pub(crate) swept_at: AtomicU64,
+}

@@ -1,0 +1,11 @@
+//! The broadcaster's endpoints: decode, call the use case, encode.
+
+mod health;
+mod notify;
+mod reply;
+mod request;
+mod router;
+mod subscriptions;
+mod websockets;
+
+pub(crate) use router::router;

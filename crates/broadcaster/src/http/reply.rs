@@ -1,0 +1,155 @@
+//! What is answered, and the one table from failures to statuses.
+
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
+use httppubsub_net::{BodyError, FillError, HeadError, Rejected, stamp};
+use httppubsub_proto::auth::{AuthError, CannotAuthorize, Claim};
+use httppubsub_proto::http::UNSUBSCRIBE_IMMEDIATE;
+use httppubsub_proto::wire::DecodeError;
+use httppubsub_store::StoreError;
+
+use crate::core::Core;
+use crate::notify::{NotifyError, chain};
+use crate::subscriptions::NotASet;
+
+/// Why a request is not answered as asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("the body is not what this path takes")]
+    Decode(#[from] DecodeError),
+    #[error("the body cannot be read")]
+    Body(#[from] BodyError),
+    #[error("the message is not the one announced")]
+    Fill(#[from] FillError),
+    #[error("the message has {bytes} bytes, {bytes_max} are allowed here")]
+    MessageTooLong { bytes: u64, bytes_max: u64 },
+    #[error("the lists are not taken")]
+    Lists(#[from] NotASet),
+    #[error("not authorized")]
+    Auth(#[from] AuthError),
+    #[error("the url has this subscription already")]
+    Existed,
+    #[error("the url has no such subscription")]
+    Absent,
+    #[error("not now")]
+    Store(#[from] StoreError),
+    #[error("the notification may not have reached everybody")]
+    Notify(#[from] NotifyError),
+    #[error("the answer cannot be authorized")]
+    Authorize(#[from] CannotAuthorize),
+    #[error("this is not the url that was subscribed")]
+    WrongUrl,
+    #[error("the delivery is not taken")]
+    Rejected(#[from] Rejected),
+}
+
+impl From<HeadError> for Failure {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::Body(error) => error.into(),
+            HeadError::Decode(error) => error.into(),
+        }
+    }
+}
+
+impl Failure {
+    /// The status that tells of this failure (`docs/protocol/stateless.md` §2 and §8).
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Decode(_) | Self::Lists(_) | Self::WrongUrl => StatusCode::BAD_REQUEST,
+            Self::Body(error) | Self::Fill(FillError::Body(error)) => body_status(error),
+            Self::Fill(FillError::Length { .. } | FillError::Digest { .. }) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Fill(FillError::Spool(error)) => spool_status(error),
+            Self::MessageTooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Auth(error) => auth_status(error),
+            Self::Existed | Self::Absent => StatusCode::CONFLICT,
+            Self::Store(_) | Self::Notify(_) | Self::Authorize(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Rejected(rejected) => match rejected {
+                Rejected::Digest(_) | Rejected::Unwanted => StatusCode::BAD_REQUEST,
+                Rejected::Head(HeadError::Decode(_)) => StatusCode::BAD_REQUEST,
+                Rejected::Head(HeadError::Body(error)) => body_status(error),
+                Rejected::Auth(error) => auth_status(error),
+                Rejected::Fill(FillError::Body(error)) => body_status(error),
+                Rejected::Fill(FillError::Spool(error)) => spool_status(error),
+                Rejected::Fill(FillError::Length { .. } | FillError::Digest { .. }) => {
+                    StatusCode::BAD_REQUEST
+                }
+            },
+        }
+    }
+
+    /// Whether nothing came of the request and the peer may send the very same again.
+    pub(crate) fn may_be_repeated(&self) -> bool {
+        let status = self.status();
+        status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT
+    }
+}
+
+fn body_status(error: &BodyError) -> StatusCode {
+    match error {
+        BodyError::Broken { .. } => StatusCode::BAD_REQUEST,
+        BodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+        BodyError::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+    }
+}
+
+fn spool_status(error: &std::io::Error) -> StatusCode {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull
+        | std::io::ErrorKind::QuotaExceeded
+        | std::io::ErrorKind::FileTooLarge => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn auth_status(error: &AuthError) -> StatusCode {
+    match error {
+        AuthError::Missing => StatusCode::UNAUTHORIZED,
+        AuthError::Wrong(_) | AuthError::Clock { .. } | AuthError::Replayed => {
+            StatusCode::FORBIDDEN
+        }
+        AuthError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+impl IntoResponse for Failure {
+    /// The reason, in words; nobody's urls, topics or secrets are in it.
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let reason = chain(&self);
+        if status.is_server_error() {
+            tracing::error!(status = status.as_u16(), reason, "a request failed");
+        } else {
+            tracing::debug!(status = status.as_u16(), reason, "a request was refused");
+        }
+        let mut response = (status, format!("{reason}\n")).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// An answer of the protocol.
+pub(crate) fn answer(status: StatusCode, body: impl Into<bytes::Bytes>) -> Response {
+    let mut response = Response::new(axum::body::Body::from(body.into()));
+    *response.status_mut() = status;
+    let octets = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(CONTENT_TYPE, octets);
+    response
+}
+
+/// The answer by which a subscriber ends a subscription.
+pub(crate) fn unsubscribe_immediate(status: StatusCode) -> Response {
+    answer(status, bytes::Bytes::from_static(&UNSUBSCRIBE_IMMEDIATE))
+}
+
+/// What vouches for an answer to a subscriber.
+pub(crate) fn vouch(core: &Core, claim: &Claim<'_>, tracing: &[u8]) -> Result<Option<String>, Failure> {
+    Ok(core.to_subscriber.authorize(claim, tracing, &stamp(core.clock.now()))?)
+}

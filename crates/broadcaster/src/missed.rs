@@ -1,0 +1,217 @@
+//! Tells subscribers that they may have missed something, until they know.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use httppubsub_net::{Post, PostError, random_bytes, stamp};
+use httppubsub_proto::auth::{AuthError, Claim};
+use httppubsub_proto::http::{ConfirmMissed, MissedHead};
+use httppubsub_proto::time::Now;
+use httppubsub_proto::topic::Topic;
+use httppubsub_proto::url::{EndpointError, Origin, SubscriberUrl};
+use httppubsub_proto::wire::DecodeError;
+use httppubsub_store::{ClaimedNotice, Missed, NoticeOutcome, StoreError};
+
+use crate::core::Core;
+use crate::index::Row;
+
+/// Owes the subscriber of `row` a notice about `topic`; returns when that is durable.
+pub(crate) async fn record(core: &Core, row: &Row, topic: &Topic) -> Result<(), StoreError> {
+    let Some(delay) = core.config.missed.delay(0, random_fraction()) else { return Ok(()) };
+    let missed = Missed {
+        url: row.subscriber.url.clone(),
+        interest: row.interest.clone(),
+        topic: topic.clone(),
+        due: core.clock.now() + delay,
+    };
+    core.store.record_missed(missed).await?;
+    core.missed_recorded.notify_one();
+    Ok(())
+}
+
+/// Uniform in [0, 1).
+fn random_fraction() -> f64 {
+    f64::from(u32::from_be_bytes(random_bytes())) / (f64::from(u32::MAX) + 1.0)
+}
+
+/// Sends what is due, as it falls due, until the broadcaster stops. Whatever happens to one look,
+/// the next one comes.
+pub(crate) async fn sweep(core: Arc<Core>) {
+    let under_way = Arc::new(UnderWay::default());
+    loop {
+        // A task of its own, so that a panic ends this look and not all looks.
+        let look = core.tasks.spawn(look(core.clone(), under_way.clone()));
+        let pause = match look.await {
+            Ok(Ok(pause)) => pause,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "cannot look for notices that are due; trying again");
+                AFTER_FAILURE
+            }
+            Err(error) => {
+                tracing::error!(%error, "the look for notices that are due broke off; trying again");
+                AFTER_FAILURE
+            }
+        };
+        core.swept_at.store(core.clock.now().unix_seconds(), Ordering::Relaxed);
+        tokio::select! {
+            () = core.shutdown.cancelled() => return,
+            () = core.missed_recorded.notified() => {}
+            () = under_way.ended.notified() => {}
+            () = tokio::time::sleep(pause.min(core.config.sweep_interval)) => {}
+        }
+    }
+}
+
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// Notices are due at whole seconds, so there is no use in looking more often.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+
+/// Starts what is due and returns how long to wait for the next.
+async fn look(core: Arc<Core>, under_way: Arc<UnderWay>) -> Result<Duration, StoreError> {
+    tokio::time::sleep(BETWEEN_LOOKS).await;
+    let now = core.clock.now();
+    let room = core.config.missed_in_flight_max.saturating_sub(under_way.count());
+    if room == 0 {
+        return Ok(core.config.sweep_interval);
+    }
+    let lease = core.config.post.connect_timeout + 2 * core.config.post.answer_timeout;
+    for notice in core.store.claim_missed(now, lease, room).await? {
+        let place = UnderWay::begin(&under_way, &core, &notice);
+        let core = core.clone();
+        core.clone().tasks.spawn(async move {
+            let outcome = match place {
+                Some(_place) => announce(&core, &notice).await,
+                // Others to the same peer are under way: it has to wait, but not to lose its turn.
+                None => NoticeOutcome::Retry {
+                    attempts: notice.attempts,
+                    due: core.clock.now() + PEER_BUSY_DELAY,
+                },
+            };
+            if let Err(error) = core.store.settle_missed(&notice, outcome).await {
+                // Its lease ends, and it is sent once more than needed.
+                tracing::error!(%error, "cannot write down what became of a notice");
+            }
+        });
+    }
+    let next = core.store.next_missed().await?;
+    Ok(next.map_or(core.config.sweep_interval, |next| {
+        next.since_unix().saturating_sub(core.clock.now().since_unix())
+    }))
+}
+
+const PEER_BUSY_DELAY: Duration = Duration::from_secs(3);
+
+/// Sends one notice and says what is to become of it.
+async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
+    let (recovery, topic) = (&notice.recovery, &notice.topic);
+    let attempts = notice.attempts.saturating_add(1);
+    match send(core, recovery, topic).await {
+        Ok(()) => {
+            tracing::info!(%recovery, %topic, attempts, "told a subscriber that it missed something");
+            NoticeOutcome::Done
+        }
+        Err(error) => match core.config.missed.delay(attempts, random_fraction()) {
+            Some(delay) => {
+                let why = crate::notify::chain(&error);
+                tracing::info!(%recovery, %topic, attempts, why, "a notice was not taken; trying again later");
+                NoticeOutcome::Retry { attempts, due: core.clock.now() + delay }
+            }
+            None => {
+                metrics::counter!("httppubsub_notices_given_up_total").increment(1);
+                tracing::warn!(%recovery, %topic, attempts, "gave up telling a subscriber that it missed something");
+                NoticeOutcome::Done
+            }
+        },
+    }
+}
+
+/// Why a notice may not have been taken.
+#[derive(Debug, thiserror::Error)]
+enum NotTaken {
+    #[error("nothing can be posted to the recovery url")]
+    Url(#[from] EndpointError),
+    #[error(transparent)]
+    Post(#[from] PostError),
+    #[error("it answered with status {0}")]
+    Status(http::StatusCode),
+    #[error("its answer makes no sense")]
+    Answer(#[from] DecodeError),
+    #[error("its confirmation is not vouched for")]
+    Auth(#[from] AuthError),
+}
+
+async fn send(core: &Core, recovery: &SubscriberUrl, topic: &Topic) -> Result<(), NotTaken> {
+    let target = core.poster.target(recovery)?;
+    let body = MissedHead { tracing: Default::default(), topic: topic.clone() }.encode();
+    let make = || {
+        let claim = Claim::Missed { recovery: recovery.without_fragment(), topic };
+        Ok(Post {
+            authorization: core.to_subscriber.authorize(&claim, &[], &stamp(core.clock.now()))?,
+            repr_digest: None,
+            head: body.clone().into(),
+            payload: None,
+        })
+    };
+    let answer = core.poster.post(&target, 0, make).await?;
+    if !answer.status.is_success() {
+        return Err(NotTaken::Status(answer.status));
+    }
+    let confirm = ConfirmMissed::decode(&answer.body)?;
+    let now: Now = core.clock.now();
+    let urls = [recovery.as_str(), recovery.without_fragment()];
+    let (unspent, _) = httppubsub_net::first_that_verifies(&urls, |url| {
+        let value = confirm.authorization.as_ref().map(String::as_bytes);
+        let claim = Claim::ConfirmMissed { topic, url };
+        core.to_broadcaster.verify(&claim, &confirm.tracing, value, now)
+    })?;
+    let _spent = core.guard.spend(unspent, now).await?;
+    Ok(())
+}
+
+/// The notices being sent, so that one peer that hangs holds no more than its share.
+#[derive(Debug, Default)]
+struct UnderWay {
+    by_peer: Mutex<HashMap<Option<Origin>, usize>>,
+    ended: tokio::sync::Notify,
+}
+
+impl UnderWay {
+    fn count(&self) -> usize {
+        self.by_peer.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    /// A place for this notice, unless its peer has all the places it may have.
+    fn begin(this: &Arc<Self>, core: &Core, notice: &ClaimedNotice) -> Option<Place> {
+        let target = core.poster.target(&notice.recovery).ok();
+        let peer = target.map(|target| target.origin().clone());
+        let mut by_peer = this.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_peer.entry(peer.clone()).or_default();
+        if *count >= core.config.missed_in_flight_per_peer_max {
+            return None;
+        }
+        *count += 1;
+        Some(Place { under_way: this.clone(), peer })
+    }
+}
+
+/// Given back when it is dropped.
+struct Place {
+    under_way: Arc<UnderWay>,
+    peer: Option<Origin>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_peer = self.under_way.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_peer.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                by_peer.remove(&self.peer);
+            }
+        }
+        self.under_way.ended.notify_one();
+    }
+}

@@ -1,0 +1,177 @@
+//! What the tests of recorded vectors share: loading a file and reading its fields.
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+pub(crate) mod request;
+
+use std::time::Duration;
+
+use httppubsub_proto::auth::{Scheme, Secrets};
+use httppubsub_proto::digest::Sha512;
+use httppubsub_proto::glob::GlobPattern;
+use httppubsub_proto::subscription::{Interest, StrongEtag, SubscriptionSet};
+use httppubsub_proto::time::Now;
+use httppubsub_proto::topic::{Identifier, Topic};
+use httppubsub_proto::url::SubscriberUrl;
+use serde_json::Value;
+
+/// The content of one file of `tests/vectors`.
+pub(crate) fn vectors(file: &str) -> Value {
+    let path = format!("{}/tests/vectors/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Where the clock stood when the vectors were recorded.
+pub(crate) fn recorded_now(file: &Value) -> Now {
+    let now = file["auth"]["now"].as_f64().expect("auth.now");
+    Now::from_unix(Duration::from_secs_f64(now))
+}
+
+/// The secrets of one of the modes `none`, `token` and `hmac`.
+#[track_caller]
+pub(crate) fn secrets(file: &Value, mode: &str) -> Secrets {
+    let scheme = |direction| match mode {
+        "none" => Scheme::None,
+        "token" => Scheme::Token(file["auth"]["token"].text(direction).to_owned()),
+        "hmac" => Scheme::Hmac(file["auth"]["hmac"][direction].array("hex")),
+        other => panic!("unknown mode {other:?}"),
+    };
+    Secrets { to_broadcaster: scheme("to_broadcaster"), to_subscriber: scheme("to_subscriber") }
+}
+
+/// The fields of an object of a vectors file. Whatever is missing or of another type fails the
+/// test.
+pub(crate) trait Fields {
+    /// The list at this JSON pointer, which must have this many elements: a vectors file that lost
+    /// its cases must not pass.
+    fn cases(&self, pointer: &str, count: usize) -> &[Value];
+    fn list(&self, name: &str) -> &[Value];
+    fn text(&self, name: &str) -> &str;
+    /// `None` if it is null or missing.
+    fn maybe_text(&self, name: &str) -> Option<&str>;
+    fn number<T: TryFrom<u64>>(&self, name: &str) -> T;
+    fn flag(&self, name: &str) -> bool;
+    /// Bytes, written as hex.
+    fn bytes(&self, name: &str) -> Vec<u8>;
+    fn array<const N: usize>(&self, name: &str) -> [u8; N];
+    /// Text, written as the hex of its UTF-8.
+    fn hex_text(&self, name: &str) -> String;
+    fn maybe_hex_text(&self, name: &str) -> Option<String>;
+    fn topic(&self, name: &str) -> Topic;
+    fn identifier(&self, name: &str) -> Identifier;
+    fn sha512(&self, name: &str) -> Sha512;
+    fn etag(&self, name: &str) -> StrongEtag;
+}
+
+impl Fields for Value {
+    #[track_caller]
+    fn cases(&self, pointer: &str, count: usize) -> &[Value] {
+        let list = self.pointer(pointer).and_then(Value::as_array);
+        let list = list.unwrap_or_else(|| panic!("no list at {pointer}"));
+        assert_eq!(list.len(), count, "cases at {pointer}");
+        list
+    }
+
+    #[track_caller]
+    fn list(&self, name: &str) -> &[Value] {
+        self[name].as_array().unwrap_or_else(|| panic!("no list {name} in {self}"))
+    }
+
+    #[track_caller]
+    fn text(&self, name: &str) -> &str {
+        self[name].as_str().unwrap_or_else(|| panic!("no text {name} in {self}"))
+    }
+
+    #[track_caller]
+    fn maybe_text(&self, name: &str) -> Option<&str> {
+        if self[name].is_null() { None } else { Some(self.text(name)) }
+    }
+
+    #[track_caller]
+    fn number<T: TryFrom<u64>>(&self, name: &str) -> T {
+        let number = self[name].as_u64().and_then(|number| T::try_from(number).ok());
+        number.unwrap_or_else(|| panic!("no fitting number {name} in {self}"))
+    }
+
+    #[track_caller]
+    fn flag(&self, name: &str) -> bool {
+        self[name].as_bool().unwrap_or_else(|| panic!("no flag {name} in {self}"))
+    }
+
+    #[track_caller]
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        unhex(self.text(name))
+    }
+
+    #[track_caller]
+    fn array<const N: usize>(&self, name: &str) -> [u8; N] {
+        self.bytes(name).try_into().unwrap_or_else(|_| panic!("{name} is not {N} bytes in {self}"))
+    }
+
+    #[track_caller]
+    fn hex_text(&self, name: &str) -> String {
+        String::from_utf8(self.bytes(name)).unwrap_or_else(|_| panic!("{name} is not text"))
+    }
+
+    #[track_caller]
+    fn maybe_hex_text(&self, name: &str) -> Option<String> {
+        if self[name].is_null() { None } else { Some(self.hex_text(name)) }
+    }
+
+    #[track_caller]
+    fn topic(&self, name: &str) -> Topic {
+        Topic::new(self.bytes(name)).expect("a recorded topic fits its field")
+    }
+
+    #[track_caller]
+    fn identifier(&self, name: &str) -> Identifier {
+        Identifier::new(self.bytes(name)).expect("a recorded identifier fits its field")
+    }
+
+    #[track_caller]
+    fn sha512(&self, name: &str) -> Sha512 {
+        Sha512::from_bytes(self.array(name))
+    }
+
+    #[track_caller]
+    fn etag(&self, name: &str) -> StrongEtag {
+        StrongEtag(self.sha512(name))
+    }
+}
+
+/// The bytes that these hexadecimal digits are.
+#[track_caller]
+pub(crate) fn unhex(digits: &str) -> Vec<u8> {
+    assert!(digits.len().is_multiple_of(2), "an odd number of digits: {digits}");
+    let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal digits");
+    (0..digits.len()).step_by(2).map(byte).collect()
+}
+
+pub(crate) fn url(text: impl AsRef<str>) -> SubscriberUrl {
+    SubscriberUrl::new(text.as_ref()).expect("a recorded url fits its field")
+}
+
+pub(crate) fn glob(text: impl Into<String>) -> GlobPattern {
+    GlobPattern::parse(text.into()).expect("a recorded glob fits its field")
+}
+
+/// The set in the lists `exact` and `globs`, in which globs and recovery urls are hex.
+#[track_caller]
+pub(crate) fn set_in_hex(lists: &Value) -> SubscriptionSet {
+    let recovery = |entry: &Value| entry.maybe_hex_text("recovery").map(url);
+    let exacts = lists.list("exact").iter().map(|it| (it.topic("topic"), recovery(it))).collect();
+    let globs = lists.list("globs").iter();
+    let globs = globs.map(|it| (glob(it.hex_text("glob")), recovery(it))).collect();
+    SubscriptionSet::from_ascending(exacts, globs).expect("recorded lists are ascending")
+}
+
+/// Rows of a store as `exact` and `globs`, in which urls and globs are text.
+#[track_caller]
+pub(crate) fn rows_in_text(rows: &Value) -> Vec<(SubscriberUrl, Interest, Option<SubscriberUrl>)> {
+    let exacts = rows.list("exact").iter().map(|row| (row, Interest::Exact(row.topic("topic"))));
+    let globs = rows.list("globs").iter().map(|row| (row, Interest::Glob(glob(row.text("glob")))));
+    exacts
+        .chain(globs)
+        .map(|(row, interest)| (url(row.text("url")), interest, row.maybe_text("recovery").map(url)))
+        .collect()
+}

@@ -1,0 +1,66 @@
+//! `secrets.json`: which secrets files can be read, and what they say.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Fields as _, vectors};
+use httppubsub_proto::auth::{Claim, Scheme, Secrets, Stamp};
+use httppubsub_proto::time::Now;
+use serde_json::Value;
+
+#[test]
+fn every_file_is_read_as_expected() {
+    let file = vectors("secrets.json");
+    for case in file.cases("/cases", 17) {
+        let secrets = Secrets::parse(case.text("file"));
+        if case["expected"] == "error" {
+            assert!(secrets.is_err(), "{case}");
+            continue;
+        }
+        let secrets = secrets.unwrap_or_else(|error| panic!("{case}: {error}"));
+        check(&secrets.to_broadcaster, &case["expected"]["to_broadcaster"]);
+        check(&secrets.to_subscriber, &case["expected"]["to_subscriber"]);
+    }
+}
+
+#[test]
+fn every_file_says_the_same_when_it_is_written_again() {
+    let file = vectors("secrets.json");
+    let mut written = 0;
+    for case in file.cases("/cases", 17) {
+        let Ok(secrets) = Secrets::parse(case.text("file")) else { continue };
+        let text = secrets.to_text();
+        assert!(text.ends_with("}\n"), "{case}");
+        assert_eq!(Secrets::parse(&text).unwrap(), secrets, "{case}");
+        written += 1;
+    }
+    assert_eq!(written, 9);
+}
+
+#[test]
+fn no_refusal_shows_the_secret() {
+    let file = vectors("secrets.json");
+    let mut refused = 0;
+    for case in file.cases("/cases", 17) {
+        let Err(error) = Secrets::parse(case.text("file")) else { continue };
+        assert!(!error.to_string().contains("abc"), "{case}: {error}");
+        refused += 1;
+    }
+    assert_eq!(refused, 8);
+}
+
+#[track_caller]
+fn check(scheme: &Scheme, want: &Value) {
+    assert_eq!(scheme.name(), want.text("type"));
+    match scheme {
+        Scheme::None => {}
+        Scheme::Token(_) => {
+            let stamp = Stamp { now: Now::from_unix(Duration::ZERO), nonce: [0; 12] };
+            let claim = Claim::Check { url: "" };
+            let value = scheme.authorization().authorize(&claim, b"", &stamp).unwrap();
+            assert_eq!(value.as_deref(), Some(want.text("header")));
+        }
+        Scheme::Hmac(secret) => assert_eq!(secret, &want.array("secret")),
+    }
+}
