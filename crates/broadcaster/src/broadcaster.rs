@@ -37,7 +37,7 @@ use crate::{http, missed};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Broadcaster {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
 }
 
 /// Why a broadcaster does not start.
@@ -100,7 +100,10 @@ impl Broadcaster {
         let shutdown = self.core.shutdown.clone();
         let cut_off = httppubsub_net::serve(listener, service, config, shutdown).await;
         if cut_off > 0 {
-            tracing::warn!(connections = cut_off, "the grace period ended before all was answered");
+            tracing::warn!(
+                connections = cut_off,
+                "the grace period ended before all was answered"
+            );
         }
     }
 
@@ -113,6 +116,8 @@ impl Broadcaster {
     /// whether that is so. Call [`Broadcaster::shut_down`] before.
     pub async fn finish(&self, grace: Duration) -> bool {
         self.core.tasks.close();
-        tokio::time::timeout(grace, self.core.tasks.wait()).await.is_ok()
+        tokio::time::timeout(grace, self.core.tasks.wait())
+            .await
+            .is_ok()
     }
 }

@@ -17,7 +17,10 @@ pub(crate) struct Hub {
 impl Hub {
     /// Whether any session is subscribed to `topic`.
     pub(crate) fn wants(&self, topic: &Topic) -> bool {
-        let interests = self.interests.lock().unwrap_or_else(PoisonError::into_inner);
+        let interests = self
+            .interests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         interests.keys().any(|interest| interest.covers(topic))
     }
 
@@ -29,7 +32,10 @@ impl Hub {
     /// One more session wants this.
     #[cfg(test)]
     pub(crate) fn join(&self, interest: Interest) {
-        let mut interests = self.interests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut interests = self
+            .interests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *interests.entry(interest).or_default() += 1;
     }
 }

@@ -42,7 +42,11 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn new(poster: Poster) -> Self {
-        Self { poster, tables: RwLock::default(), reloading: Mutex::default() }
+        Self {
+            poster,
+            tables: RwLock::default(),
+            reloading: Mutex::default(),
+        }
     }
 
     /// Every row that a notification on `topic` goes to.
@@ -66,7 +70,10 @@ impl Index {
     pub(crate) async fn matching_long(&self, topic: &Topic) -> Vec<Arc<Row>> {
         let (mut found, candidates) = {
             let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-            let found = tables.exacts.get(topic).map_or_else(Vec::new, |rows| rows.to_vec());
+            let found = tables
+                .exacts
+                .get(topic)
+                .map_or_else(Vec::new, |rows| rows.to_vec());
             let mut candidates: Vec<(GlobPattern, Rows)> = Vec::new();
             if let Some(text) = topic.as_str() {
                 tables.globs.candidates(text, |glob, rows| {
@@ -77,7 +84,9 @@ impl Index {
         };
         let topic = topic.clone();
         let matching = tokio::task::spawn_blocking(move || {
-            let matching = candidates.into_iter().filter(|(glob, _)| glob.matches(&topic));
+            let matching = candidates
+                .into_iter()
+                .filter(|(glob, _)| glob.matches(&topic));
             matching.map(|(_, rows)| rows).collect::<Vec<_>>()
         });
         for rows in matching.await.expect("matching a glob does not panic") {
@@ -86,15 +95,44 @@ impl Index {
         found
     }
 
+    /// Every row there is.
+    #[cfg(test)]
+    pub(crate) fn rows(&self) -> Vec<Arc<Row>> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let Globs {
+            by_prefix,
+            by_suffix,
+            others,
+        } = &tables.globs;
+        let by_end = by_prefix
+            .globs
+            .values()
+            .chain(by_suffix.globs.values())
+            .flatten();
+        let globs = by_end.chain(others).map(|(_, rows)| rows);
+        tables
+            .exacts
+            .values()
+            .chain(globs)
+            .flat_map(|rows| rows.to_vec())
+            .collect()
+    }
+
     /// How many rows there are.
     pub(crate) fn len(&self) -> usize {
-        self.tables.read().unwrap_or_else(PoisonError::into_inner).rows
+        self.tables
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .rows
     }
 }
 
 impl Observer for Index {
     fn observe(&self, changes: &[Change]) {
-        let mut reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reloading = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let tables = || self.tables.write().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             match change {
@@ -129,12 +167,22 @@ struct Tables {
 
 impl Tables {
     fn add(&mut self, subscription: &Subscription, poster: &Poster) {
-        let Subscription { url, interest, recovery } = subscription;
+        let Subscription {
+            url,
+            interest,
+            recovery,
+        } = subscription;
         // One that is there already gets another recovery url.
         self.remove(url, interest);
         let (subscriber, rows) = self.subscribers.entry(url.clone()).or_insert_with(|| {
             let target = poster.target(url);
-            (Arc::new(Subscriber { url: url.clone(), target }), 0)
+            (
+                Arc::new(Subscriber {
+                    url: url.clone(),
+                    target,
+                }),
+                0,
+            )
         });
         *rows += 1;
         self.rows += 1;
@@ -151,10 +199,14 @@ impl Tables {
     }
 
     fn remove(&mut self, url: &SubscriberUrl, interest: &Interest) {
-        let Some((_, count)) = self.subscribers.get_mut(url) else { return };
+        let Some((_, count)) = self.subscribers.get_mut(url) else {
+            return;
+        };
         let removed = match interest {
             Interest::Exact(topic) => {
-                let Some(rows) = self.exacts.get_mut(topic) else { return };
+                let Some(rows) = self.exacts.get_mut(topic) else {
+                    return;
+                };
                 let removed = remove_row(rows, url);
                 if rows.is_empty() {
                     self.exacts.remove(topic);
@@ -219,14 +271,20 @@ impl Globs {
     fn candidates(&self, topic: &str, mut visit: impl FnMut(&GlobPattern, &Rows)) {
         let topic = topic.as_bytes();
         for &length in self.by_prefix.lengths.keys() {
-            let Some(prefix) = topic.get(..length) else { break };
+            let Some(prefix) = topic.get(..length) else {
+                break;
+            };
             self.by_prefix.visit(prefix, &mut visit);
         }
         for &length in self.by_suffix.lengths.keys() {
-            let Some(start) = topic.len().checked_sub(length) else { break };
+            let Some(start) = topic.len().checked_sub(length) else {
+                break;
+            };
             self.by_suffix.visit(&topic[start..], &mut visit);
         }
-        self.others.iter().for_each(|(glob, rows)| visit(glob, rows));
+        self.others
+            .iter()
+            .for_each(|(glob, rows)| visit(glob, rows));
     }
 
     /// The rows of `glob`, perhaps none yet.
@@ -236,10 +294,13 @@ impl Globs {
             ([], suffix) => self.by_suffix.entry(suffix),
             (prefix, _) => self.by_prefix.entry(prefix),
         };
-        let at = globs.iter().position(|(own, _)| own == glob).unwrap_or_else(|| {
-            globs.push((glob.clone(), Rows::default()));
-            globs.len() - 1
-        });
+        let at = globs
+            .iter()
+            .position(|(own, _)| own == glob)
+            .unwrap_or_else(|| {
+                globs.push((glob.clone(), Rows::default()));
+                globs.len() - 1
+            });
         &mut globs[at].1
     }
 
@@ -273,7 +334,9 @@ impl ByEnd {
         glob: &GlobPattern,
         change: impl FnOnce(&mut Rows) -> bool,
     ) -> bool {
-        let Some(globs) = self.globs.get_mut(end) else { return false };
+        let Some(globs) = self.globs.get_mut(end) else {
+            return false;
+        };
         let changed = change_in(globs, glob, change);
         if globs.is_empty() {
             self.globs.remove(end);
@@ -293,7 +356,9 @@ fn change_in(
     glob: &GlobPattern,
     change: impl FnOnce(&mut Rows) -> bool,
 ) -> bool {
-    let Some(at) = globs.iter().position(|(own, _)| own == glob) else { return false };
+    let Some(at) = globs.iter().position(|(own, _)| own == glob) else {
+        return false;
+    };
     let changed = change(&mut globs[at].1);
     if globs[at].1.is_empty() {
         globs.swap_remove(at);
@@ -316,7 +381,11 @@ mod tests {
             None => Interest::Exact(Topic::new(interest.to_owned()).unwrap()),
         };
         let recovery = recovery.map(|it| SubscriberUrl::new(it).unwrap());
-        Subscription { url: SubscriberUrl::new(url).unwrap(), interest, recovery }
+        Subscription {
+            url: SubscriberUrl::new(url).unwrap(),
+            interest,
+            recovery,
+        }
     }
 
     fn removed(url: &str, interest: &str) -> Change {
@@ -342,19 +411,32 @@ mod tests {
     #[tokio::test]
     async fn every_row_that_covers_the_topic_is_found_once() {
         let index = index();
-        let all = ["a/b", "glob a/*", "glob *b", "glob *", "glob a?b", "glob [a]/b", "b", "glob b*", "glob *a"];
+        let all = [
+            "a/b",
+            "glob a/*",
+            "glob *b",
+            "glob *",
+            "glob a?b",
+            "glob [a]/b",
+            "b",
+            "glob b*",
+            "glob *a",
+        ];
         for interest in all {
             index.observe(&[Change::Added(subscription("http://x/", interest, None))]);
         }
         let found = matching(&index, "a/b").await;
-        assert_eq!(found, [
-            "http://x/ exact \"a/b\"",
-            "http://x/ glob \"*\"",
-            "http://x/ glob \"*b\"",
-            "http://x/ glob \"[a]/b\"",
-            "http://x/ glob \"a/*\"",
-            "http://x/ glob \"a?b\"",
-        ]);
+        assert_eq!(
+            found,
+            [
+                "http://x/ exact \"a/b\"",
+                "http://x/ glob \"*\"",
+                "http://x/ glob \"*b\"",
+                "http://x/ glob \"[a]/b\"",
+                "http://x/ glob \"a/*\"",
+                "http://x/ glob \"a?b\"",
+            ]
+        );
         assert_eq!(index.len(), all.len());
         for interest in all {
             index.observe(&[removed("http://x/", interest)]);
@@ -362,7 +444,9 @@ mod tests {
         assert_eq!(index.len(), 0);
         let tables = index.tables.read().unwrap();
         assert!(tables.subscribers.is_empty() && tables.exacts.is_empty());
-        assert!(tables.globs.by_prefix.lengths.is_empty() && tables.globs.by_suffix.globs.is_empty());
+        assert!(
+            tables.globs.by_prefix.lengths.is_empty() && tables.globs.by_suffix.globs.is_empty()
+        );
     }
 
     #[tokio::test]
@@ -374,14 +458,20 @@ mod tests {
         ]);
         let rows = index.matching(&Topic::new("a").unwrap());
         assert_eq!(rows.len(), 1);
-        assert_eq!(rows[0].recovery.as_ref().map(SubscriberUrl::as_str), Some("http://x/r"));
+        assert_eq!(
+            rows[0].recovery.as_ref().map(SubscriberUrl::as_str),
+            Some("http://x/r")
+        );
     }
 
     #[tokio::test]
     async fn a_reload_replaces_all_at_once() {
         let index = index();
         index.observe(&[Change::Added(subscription("http://x/", "a", None))]);
-        index.observe(&[Change::ReloadBegan, Change::Added(subscription("http://y/", "a", None))]);
+        index.observe(&[
+            Change::ReloadBegan,
+            Change::Added(subscription("http://y/", "a", None)),
+        ]);
         assert_eq!(matching(&index, "a").await, ["http://x/ exact \"a\""]);
         index.observe(&[Change::ReloadEnded]);
         assert_eq!(matching(&index, "a").await, ["http://y/ exact \"a\""]);

@@ -3,6 +3,8 @@
 
 mod config;
 
+mod reason;
+
 mod index;
 
 mod hub;
@@ -20,6 +22,9 @@ mod subscriptions;
 mod http;
 
 mod broadcaster;
+
+#[cfg(test)]
+mod vectors;
 
 pub use broadcaster::{Broadcaster, StartError};
 pub use config::{Authorizations, Config};

@@ -16,10 +16,13 @@ use httppubsub_store::{ClaimedNotice, Missed, NoticeOutcome, StoreError};
 
 use crate::core::Core;
 use crate::index::Row;
+use crate::reason::chain;
 
 /// Owes the subscriber of `row` a notice about `topic`; returns when that is durable.
 pub(crate) async fn record(core: &Core, row: &Row, topic: &Topic) -> Result<(), StoreError> {
-    let Some(delay) = core.config.missed.delay(0, random_fraction()) else { return Ok(()) };
+    let Some(delay) = core.config.missed.delay(0, random_fraction()) else {
+        return Ok(());
+    };
     let missed = Missed {
         url: row.subscriber.url.clone(),
         interest: row.interest.clone(),
@@ -54,7 +57,8 @@ pub(crate) async fn sweep(core: Arc<Core>) {
                 AFTER_FAILURE
             }
         };
-        core.swept_at.store(core.clock.now().unix_seconds(), Ordering::Relaxed);
+        core.swept_at
+            .store(core.clock.now().unix_seconds(), Ordering::Relaxed);
         tokio::select! {
             () = core.shutdown.cancelled() => return,
             () = core.missed_recorded.notified() => {}
@@ -73,7 +77,10 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 async fn look(core: Arc<Core>, under_way: Arc<UnderWay>) -> Result<Duration, StoreError> {
     tokio::time::sleep(BETWEEN_LOOKS).await;
     let now = core.clock.now();
-    let room = core.config.missed_in_flight_max.saturating_sub(under_way.count());
+    let room = core
+        .config
+        .missed_in_flight_max
+        .saturating_sub(under_way.count());
     if room == 0 {
         return Ok(core.config.sweep_interval);
     }
@@ -98,7 +105,8 @@ async fn look(core: Arc<Core>, under_way: Arc<UnderWay>) -> Result<Duration, Sto
     }
     let next = core.store.next_missed().await?;
     Ok(next.map_or(core.config.sweep_interval, |next| {
-        next.since_unix().saturating_sub(core.clock.now().since_unix())
+        next.since_unix()
+            .saturating_sub(core.clock.now().since_unix())
     }))
 }
 
@@ -115,9 +123,12 @@ async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
         }
         Err(error) => match core.config.missed.delay(attempts, random_fraction()) {
             Some(delay) => {
-                let why = crate::notify::chain(&error);
+                let why = chain(&error);
                 tracing::info!(%recovery, %topic, attempts, why, "a notice was not taken; trying again later");
-                NoticeOutcome::Retry { attempts, due: core.clock.now() + delay }
+                NoticeOutcome::Retry {
+                    attempts,
+                    due: core.clock.now() + delay,
+                }
             }
             None => {
                 metrics::counter!("httppubsub_notices_given_up_total").increment(1);
@@ -145,11 +156,20 @@ enum NotTaken {
 
 async fn send(core: &Core, recovery: &SubscriberUrl, topic: &Topic) -> Result<(), NotTaken> {
     let target = core.poster.target(recovery)?;
-    let body = MissedHead { tracing: Default::default(), topic: topic.clone() }.encode();
+    let body = MissedHead {
+        tracing: Default::default(),
+        topic: topic.clone(),
+    }
+    .encode();
     let make = || {
-        let claim = Claim::Missed { recovery: recovery.without_fragment(), topic };
+        let claim = Claim::Missed {
+            recovery: recovery.without_fragment(),
+            topic,
+        };
         Ok(Post {
-            authorization: core.to_subscriber.authorize(&claim, &[], &stamp(core.clock.now()))?,
+            authorization: core
+                .to_subscriber
+                .authorize(&claim, &[], &stamp(core.clock.now()))?,
             repr_digest: None,
             head: body.clone().into(),
             payload: None,
@@ -165,7 +185,8 @@ async fn send(core: &Core, recovery: &SubscriberUrl, topic: &Topic) -> Result<()
     let (unspent, _) = httppubsub_net::first_that_verifies(&urls, |url| {
         let value = confirm.authorization.as_ref().map(String::as_bytes);
         let claim = Claim::ConfirmMissed { topic, url };
-        core.to_broadcaster.verify(&claim, &confirm.tracing, value, now)
+        core.to_broadcaster
+            .verify(&claim, &confirm.tracing, value, now)
     })?;
     let _spent = core.guard.spend(unspent, now).await?;
     Ok(())
@@ -180,7 +201,11 @@ struct UnderWay {
 
 impl UnderWay {
     fn count(&self) -> usize {
-        self.by_peer.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+        self.by_peer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .sum()
     }
 
     /// A place for this notice, unless its peer has all the places it may have.
@@ -193,7 +218,10 @@ impl UnderWay {
             return None;
         }
         *count += 1;
-        Some(Place { under_way: this.clone(), peer })
+        Some(Place {
+            under_way: this.clone(),
+            peer,
+        })
     }
 }
 
@@ -205,7 +233,11 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut by_peer = self.under_way.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_peer = self
+            .under_way
+            .by_peer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = by_peer.get_mut(&self.peer) {
             *count -= 1;
             if *count == 0 {

@@ -10,6 +10,7 @@ use httppubsub_store::{StoreError, Unsubscribed};
 use crate::core::Core;
 use crate::index::Row;
 use crate::missed;
+use crate::reason::chain;
 use crate::webhook::{self, Verdict};
 
 /// What became of a notification: every row that matched is in exactly one of the counts of rows.
@@ -52,7 +53,9 @@ pub(crate) async fn notify(
     if rows.is_empty() {
         return Ok(Reached::default());
     }
-    let all = core.tasks.spawn(deliver_to_all(core.clone(), rows, topic, payload));
+    let all = core
+        .tasks
+        .spawn(deliver_to_all(core.clone(), rows, topic, payload));
     match all.await {
         Ok(reached) => Ok(reached?),
         Err(error) => {
@@ -127,7 +130,9 @@ async fn deliver_to_one(
             let (subscriber, why) = (&row.subscriber.url, chain(&why));
             tracing::info!(%subscriber, interest = %row.interest, why, "a delivery failed");
             match &row.recovery {
-                Some(_) => missed::record(core, row, topic).await.map(|()| Outcome::Missed),
+                Some(_) => missed::record(core, row, topic)
+                    .await
+                    .map(|()| Outcome::Missed),
                 None => Ok(Outcome::Dropped),
             }
         }
@@ -136,7 +141,11 @@ async fn deliver_to_one(
 
 async fn unsubscribe(core: &Core, row: &Row) {
     let (subscriber, interest) = (&row.subscriber.url, &row.interest);
-    match core.store.unsubscribe(subscriber.clone(), interest.clone()).await {
+    match core
+        .store
+        .unsubscribe(subscriber.clone(), interest.clone())
+        .await
+    {
         Ok(Unsubscribed::Removed) => {
             tracing::info!(%subscriber, %interest, "unsubscribed by its answer to a delivery");
         }
@@ -144,19 +153,4 @@ async fn unsubscribe(core: &Core, row: &Row) {
         // It will answer so again.
         Err(error) => tracing::error!(%subscriber, %interest, %error, "cannot unsubscribe"),
     }
-}
-
-/// An error and all that caused it, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let part = error.to_string();
-        if !text.ends_with(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        source = error.source();
-    }
-    text
 }

@@ -1,12 +1,12 @@
 //! One delivery to one subscriber, and what its answer means.
 
+use http::StatusCode;
 use httppubsub_net::{Post, PostError, random_bytes, stamp};
 use httppubsub_proto::auth::{AuthError, Claim};
 use httppubsub_proto::http::{ConfirmReceive, ReceiveAnswer, ReceiveHead};
 use httppubsub_proto::topic::{Identifier, Topic};
 use httppubsub_proto::url::EndpointError;
 use httppubsub_proto::wire::DecodeError;
-use http::StatusCode;
 
 use crate::core::Core;
 use crate::index::Row;
@@ -33,7 +33,10 @@ pub(crate) enum Undelivered {
     #[error("it answered with status {0}")]
     Status(StatusCode),
     #[error("its answer to status {status} makes no sense: {source}")]
-    Answer { status: StatusCode, source: DecodeError },
+    Answer {
+        status: StatusCode,
+        source: DecodeError,
+    },
     #[error("it confirmed another delivery")]
     Identifier,
     #[error("its confirmation is not vouched for: {0}")]
@@ -63,10 +66,16 @@ pub(crate) async fn deliver(core: &Core, row: &Row, topic: &Topic, payload: &Pay
     };
     let sha512 = payload.sha512();
     let make = || {
-        let claim =
-            Claim::Receive { url: url.without_fragment(), topic, identifier: &identifier, sha512 };
+        let claim = Claim::Receive {
+            url: url.without_fragment(),
+            topic,
+            identifier: &identifier,
+            sha512,
+        };
         Ok(Post {
-            authorization: core.to_subscriber.authorize(&claim, &[], &stamp(core.clock.now()))?,
+            authorization: core
+                .to_subscriber
+                .authorize(&claim, &[], &stamp(core.clock.now()))?,
             repr_digest: Some(*sha512),
             head: head.encode().into(),
             payload: Some(payload.clone()),
@@ -81,8 +90,17 @@ pub(crate) async fn deliver(core: &Core, row: &Row, topic: &Topic, payload: &Pay
         // It names an identifier that was drawn for this very delivery and is waited for only
         // here, so it need not be spent to count but once.
         httppubsub_net::first_that_verifies(&[url.as_str(), url.without_fragment()], |url| {
-            let ConfirmReceive { authorization, tracing, identifier, subscribers } = confirm;
-            let claim = Claim::ConfirmReceive { identifier, subscribers: *subscribers, url };
+            let ConfirmReceive {
+                authorization,
+                tracing,
+                identifier,
+                subscribers,
+            } = confirm;
+            let claim = Claim::ConfirmReceive {
+                identifier,
+                subscribers: *subscribers,
+                url,
+            };
             let value = authorization.as_ref().map(String::as_bytes);
             core.to_broadcaster.verify(&claim, tracing, value, now)
         })

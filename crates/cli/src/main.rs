@@ -1,2 +1,65 @@
 //! The program `httppubsub`.
-fn main() {}
+
+mod completions;
+mod connection;
+mod demo;
+mod listen;
+mod logs;
+mod notify;
+mod output;
+mod secrets;
+mod serve;
+mod setup;
+mod subscriptions;
+mod topic;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Publish/subscribe over HTTP, for programs that should not have to hold a connection open.
+///
+/// A broadcaster keeps subscriptions and hands every notification to all matching subscribers by
+/// HTTP POST. Try it all in one go with `httppubsub demo`.
+#[derive(Debug, Parser)]
+#[command(name = "httppubsub", version, propagate_version = true)]
+#[command(after_help = "Exit status: 0 done, 1 failed or refused, 2 wrong usage, \
+    3 perhaps done (the broadcaster's answer was lost), 4 time ran out.")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Setup(setup::Setup),
+    Serve(serve::Serve),
+    Listen(listen::Listen),
+    Notify(notify::Notify),
+    Subscriptions(subscriptions::Subscriptions),
+    Demo(demo::Demo),
+    Completions(completions::Completions),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
+        Verb::Setup(setup) => setup.run(),
+        Verb::Serve(serve) => serve.run().await,
+        Verb::Listen(listen) => listen.run().await,
+        Verb::Notify(notify) => notify.run().await,
+        Verb::Subscriptions(subscriptions) => subscriptions.run().await,
+        Verb::Demo(demo) => demo.run().await,
+        Verb::Completions(completions) => completions.run(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("httppubsub: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The answer that would tell whether it was done did not come.
+const AMBIGUOUS: u8 = 3;
+
+/// What was waited for did not come in time.
+const TIMED_OUT: u8 = 4;

@@ -89,7 +89,14 @@ where
     /// Reads `body`, of which nothing was read yet.
     pub fn new(body: B, limits: BodyLimits) -> Self {
         let began = Instant::now();
-        Self { body, limits, began, received: 0, ahead: Bytes::new(), ended: false }
+        Self {
+            body,
+            limits,
+            began,
+            received: 0,
+            ahead: Bytes::new(),
+            ended: false,
+        }
     }
 
     /// The next part; `None` at the end.
@@ -108,10 +115,15 @@ where
                 Ok(None) => self.ended = true,
                 Ok(Some(Err(error))) => {
                     self.ended = true;
-                    return Err(BodyError::Broken { received: self.received, source: error.into() });
+                    return Err(BodyError::Broken {
+                        received: self.received,
+                        source: error.into(),
+                    });
                 }
                 Ok(Some(Ok(frame))) => {
-                    let Ok(part) = frame.into_data() else { continue };
+                    let Ok(part) = frame.into_data() else {
+                        continue;
+                    };
                     self.received += part.len() as u64;
                     self.check_rate()?;
                     if !part.is_empty() {
@@ -134,7 +146,10 @@ where
     }
 
     fn too_slow(&self) -> BodyError {
-        BodyError::TooSlow { received: self.received, seconds: self.began.elapsed().as_secs() }
+        BodyError::TooSlow {
+            received: self.received,
+            seconds: self.began.elapsed().as_secs(),
+        }
     }
 
     /// Reads until `decode` is satisfied; what follows the head stays to be read. `decode` returns
@@ -153,7 +168,9 @@ where
                     return Ok(head);
                 }
                 Err(error) if error.is_short() && held.len() <= bytes_max => {
-                    let Some(part) = self.next_frame().await? else { return Err(error.into()) };
+                    let Some(part) = self.next_frame().await? else {
+                        return Err(error.into());
+                    };
                     let mut longer = BytesMut::from(held);
                     longer.extend_from_slice(&part);
                     held = longer.freeze();
@@ -225,12 +242,17 @@ mod tests {
     use super::*;
     use http_body_util::StreamBody;
 
-    fn reader(parts: &[&'static [u8]]) -> BodyReader<impl Body<Data = Bytes, Error = std::io::Error> + Unpin> {
+    fn reader(
+        parts: &[&'static [u8]],
+    ) -> BodyReader<impl Body<Data = Bytes, Error = std::io::Error> + Unpin> {
         let frames: Vec<_> = parts
             .iter()
             .map(|part| Ok(http_body::Frame::data(Bytes::from_static(part))))
             .collect();
-        BodyReader::new(StreamBody::new(futures_util::stream::iter(frames)), BodyLimits::default())
+        BodyReader::new(
+            StreamBody::new(futures_util::stream::iter(frames)),
+            BodyLimits::default(),
+        )
     }
 
     fn decode(bytes: &[u8]) -> Result<(Vec<u8>, usize), DecodeError> {
@@ -255,27 +277,51 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_cut_short_names_the_field() {
-        let error = reader(&[b"\x00", b"\x03a"]).head(100, decode).await.unwrap_err();
-        assert!(matches!(error, HeadError::Decode(DecodeError::Short { field: "field", .. })));
+        let error = reader(&[b"\x00", b"\x03a"])
+            .head(100, decode)
+            .await
+            .unwrap_err();
+        assert!(matches!(
+            error,
+            HeadError::Decode(DecodeError::Short { field: "field", .. })
+        ));
     }
 
     #[tokio::test]
     async fn no_more_than_allowed_is_held() {
         let error = reader(&[b"abc", b"def"]).rest(5).await.unwrap_err();
         assert!(matches!(error, BodyError::TooLong { bytes_max: 5 }));
-        let error = reader(&[b"\xff\xffabc", b"defg", b"h"]).head(6, decode).await.unwrap_err();
-        assert!(matches!(error, HeadError::Decode(DecodeError::Short { left: 7, .. })));
+        let error = reader(&[b"\xff\xffabc", b"defg", b"h"])
+            .head(6, decode)
+            .await
+            .unwrap_err();
+        assert!(matches!(
+            error,
+            HeadError::Decode(DecodeError::Short { left: 7, .. })
+        ));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_drips_is_given_up() {
         let drips = futures_util::stream::unfold((), |()| async {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            Some((Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from_static(b"x"))), ()))
+            Some((
+                Ok::<_, std::io::Error>(http_body::Frame::data(Bytes::from_static(b"x"))),
+                (),
+            ))
         });
         let mut reader = BodyReader::new(StreamBody::new(Box::pin(drips)), BodyLimits::default());
         let error = reader.rest(1_000_000).await.unwrap_err();
-        assert!(matches!(error, BodyError::TooSlow { received: 11, seconds: 11 }), "{error:?}");
+        assert!(
+            matches!(
+                error,
+                BodyError::TooSlow {
+                    received: 11,
+                    seconds: 11
+                }
+            ),
+            "{error:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -283,6 +329,15 @@ mod tests {
         let silent = futures_util::stream::pending::<Result<_, std::io::Error>>();
         let mut reader = BodyReader::new(StreamBody::new(silent), BodyLimits::default());
         let error = reader.rest(10).await.unwrap_err();
-        assert!(matches!(error, BodyError::TooSlow { received: 0, seconds: 15 }), "{error:?}");
+        assert!(
+            matches!(
+                error,
+                BodyError::TooSlow {
+                    received: 0,
+                    seconds: 15
+                }
+            ),
+            "{error:?}"
+        );
     }
 }

@@ -32,7 +32,9 @@ impl Clock {
     pub fn now(&self) -> Now {
         Now::from_unix(match &self.0 {
             Some(own) => *own.lock().unwrap_or_else(PoisonError::into_inner),
-            None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            None => SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
         })
     }
 }

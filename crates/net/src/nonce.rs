@@ -12,5 +12,8 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
 
 /// A stamp for an authorization made `now`.
 pub fn stamp(now: Now) -> Stamp {
-    Stamp { now, nonce: random_bytes() }
+    Stamp {
+        now,
+        nonce: random_bytes(),
+    }
 }

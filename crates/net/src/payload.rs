@@ -53,7 +53,10 @@ struct SpoolInner {
 impl Spool {
     /// A spool with these bounds.
     pub fn new(config: SpoolConfig) -> Self {
-        Self(Arc::new(SpoolInner { config, memory_used: AtomicU64::new(0) }))
+        Self(Arc::new(SpoolInner {
+            config,
+            memory_used: AtomicU64::new(0),
+        }))
     }
 
     /// How many bytes of memory its payloads take now.
@@ -62,7 +65,10 @@ impl Spool {
     }
 
     fn room(&self) -> Room {
-        Room { spool: self.clone(), bytes: 0 }
+        Room {
+            spool: self.clone(),
+            bytes: 0,
+        }
     }
 
     /// Reads all of `source`, whose length and digest are not known yet.
@@ -76,7 +82,11 @@ impl Spool {
             filling.push(part.freeze()).await?;
         }
         let (bytes, sha512, kept) = filling.finish().await?;
-        Ok(Payload(Arc::new(Inner { bytes, sha512, kept })))
+        Ok(Payload(Arc::new(Inner {
+            bytes,
+            sha512,
+            kept,
+        })))
     }
 }
 
@@ -96,12 +106,16 @@ struct Room {
 impl Room {
     /// Takes room for `more` bytes, if both bounds allow it.
     fn grow(&mut self, more: u64) -> bool {
-        let SpoolInner { config, memory_used } = &*self.spool.0;
+        let SpoolInner {
+            config,
+            memory_used,
+        } = &*self.spool.0;
         if self.bytes + more > config.memory_each_max {
             return false;
         }
         let taken = memory_used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(more).filter(|used| *used <= config.memory_total_max)
+            used.checked_add(more)
+                .filter(|used| *used <= config.memory_total_max)
         });
         if taken.is_ok() {
             self.bytes += more;
@@ -112,7 +126,10 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.spool.0.memory_used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.spool
+            .0
+            .memory_used
+            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -156,9 +173,15 @@ struct Inner {
 
 #[derive(Debug)]
 enum Kept {
-    Memory { bytes: Bytes, _room: Option<Room> },
+    Memory {
+        bytes: Bytes,
+        _room: Option<Room>,
+    },
     /// The payload is what follows `offset`.
-    File { file: File, offset: u64 },
+    File {
+        file: File,
+        offset: u64,
+    },
 }
 
 impl Payload {
@@ -189,7 +212,11 @@ impl Payload {
                 }
             }
             let kept = Kept::File { file, offset };
-            Ok(Self(Arc::new(Inner { bytes, sha512: hasher.finish(), kept })))
+            Ok(Self(Arc::new(Inner {
+                bytes,
+                sha512: hasher.finish(),
+                kept,
+            })))
         })
         .await
     }
@@ -210,18 +237,30 @@ impl Payload {
         while let Some(part) = body.part().await? {
             let got = filling.bytes + part.len() as u64;
             if got > announced {
-                return Err(FillError::Length { announced, got: announced, more: true });
+                return Err(FillError::Length {
+                    announced,
+                    got: announced,
+                    more: true,
+                });
             }
             filling.push(part).await?;
         }
         if filling.bytes < announced {
-            return Err(FillError::Length { announced, got: filling.bytes, more: false });
+            return Err(FillError::Length {
+                announced,
+                got: filling.bytes,
+                more: false,
+            });
         }
         let (bytes, got, kept) = filling.finish().await?;
         if got != *sha512 {
             return Err(FillError::Digest { got });
         }
-        Ok(Self(Arc::new(Inner { bytes, sha512: got, kept })))
+        Ok(Self(Arc::new(Inner {
+            bytes,
+            sha512: got,
+            kept,
+        })))
     }
 
     /// Its length in bytes.
@@ -249,12 +288,20 @@ impl Payload {
 
     /// A body that sends `head` and then the payload. Any number of them may be sent at once.
     pub fn to_body(&self, head: Bytes) -> PayloadBody {
-        PayloadBody { head, rest: self.reader(), sent: None }
+        PayloadBody {
+            head,
+            rest: self.reader(),
+            sent: None,
+        }
     }
 
     /// Reads the payload from its start. Any number of readers may be used at once.
     pub fn reader(&self) -> PayloadReader {
-        PayloadReader { payload: self.clone(), at: 0, state: ReaderState::default() }
+        PayloadReader {
+            payload: self.clone(),
+            at: 0,
+            state: ReaderState::default(),
+        }
     }
 
     /// Reads all of it into memory.
@@ -329,7 +376,9 @@ impl Filling {
     }
 
     async fn write_waiting(&mut self) -> io::Result<()> {
-        let Some(file) = self.file.take() else { return Ok(()) };
+        let Some(file) = self.file.take() else {
+            return Ok(());
+        };
         let parts = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
         let mut hasher = std::mem::take(&mut self.hasher);
@@ -355,7 +404,10 @@ impl Filling {
                     Ok([only]) => only,
                     Err(parts) => parts.concat().into(),
                 };
-                Kept::Memory { bytes, _room: Some(self.room) }
+                Kept::Memory {
+                    bytes,
+                    _room: Some(self.room),
+                }
             }
         };
         Ok((self.bytes, self.hasher.finish(), kept))
@@ -363,13 +415,17 @@ impl Filling {
 }
 
 fn write_all(mut file: &File, parts: &[Bytes]) -> io::Result<()> {
-    parts.iter().try_for_each(|part| io::Write::write_all(&mut file, part))
+    parts
+        .iter()
+        .try_for_each(|part| io::Write::write_all(&mut file, part))
 }
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
 }
 
 /// Reads a payload from its start.
@@ -449,9 +505,13 @@ impl PayloadReader {
 impl Payload {
     fn read_chunk(&self, at: u64, left: u64) -> io::Result<Bytes> {
         let Kept::File { file, .. } = &self.0.kept else {
-            return Err(io::Error::other("a payload in memory is not read in chunks"));
+            return Err(io::Error::other(
+                "a payload in memory is not read in chunks",
+            ));
         };
-        let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(FILE_CHUNK_BYTES);
+        let bytes = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(FILE_CHUNK_BYTES);
         let mut chunk = vec![0; bytes];
         file.read_exact_at(&mut chunk, at)?;
         Ok(chunk.into())
@@ -464,7 +524,9 @@ impl AsyncRead for PayloadReader {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Some(part) = ready!(self.poll_part(cx)).transpose()? else { return Poll::Ready(Ok(())) };
+        let Some(part) = ready!(self.poll_part(cx)).transpose()? else {
+            return Poll::Ready(Ok(()));
+        };
         let mut part = part;
         let bytes = part.len().min(buffer.remaining());
         buffer.put_slice(&part[..bytes]);
@@ -529,10 +591,18 @@ mod tests {
     use http_body_util::{BodyExt as _, Full};
 
     fn small_spool() -> Spool {
-        Spool::new(SpoolConfig { memory_each_max: 10, memory_total_max: 15, ..SpoolConfig::default() })
+        Spool::new(SpoolConfig {
+            memory_each_max: 10,
+            memory_total_max: 15,
+            ..SpoolConfig::default()
+        })
     }
 
-    async fn fill(body: &'static [u8], announced: u64, sha512: Sha512) -> Result<Payload, FillError> {
+    async fn fill(
+        body: &'static [u8],
+        announced: u64,
+        sha512: Sha512,
+    ) -> Result<Payload, FillError> {
         let mut body = BodyReader::new(Full::new(Bytes::from_static(body)), BodyLimits::default());
         Payload::fill(&mut body, announced, &sha512, &small_spool()).await
     }
@@ -541,9 +611,24 @@ mod tests {
     async fn only_a_body_of_the_announced_length_and_digest_is_a_payload() {
         assert!(fill(b"hello", 5, Sha512::of(b"hello")).await.is_ok());
         let error = fill(b"hello", 4, Sha512::of(b"hell")).await.unwrap_err();
-        assert_eq!(error.to_string(), "the head announces 4 bytes, the body has more than 4");
-        let error = fill(b"hello", u64::MAX, Sha512::of(b"hello")).await.unwrap_err();
-        assert!(matches!(error, FillError::Length { got: 5, more: false, .. }), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "the head announces 4 bytes, the body has more than 4"
+        );
+        let error = fill(b"hello", u64::MAX, Sha512::of(b"hello"))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                FillError::Length {
+                    got: 5,
+                    more: false,
+                    ..
+                }
+            ),
+            "{error}"
+        );
         let error = fill(b"hello", 5, Sha512::of(b"hallo")).await.unwrap_err();
         assert!(matches!(error, FillError::Digest { .. }), "{error}");
     }
@@ -555,7 +640,10 @@ mod tests {
             let spool = small_spool();
             let payload = spool.read(&source[..]).await.unwrap();
             assert_eq!(payload.in_memory().is_some(), size <= 10, "{size}");
-            assert_eq!(spool.memory_used(), if size <= 10 { u64::from(size) } else { 0 });
+            assert_eq!(
+                spool.memory_used(),
+                if size <= 10 { u64::from(size) } else { 0 }
+            );
             assert_eq!(*payload.sha512(), Sha512::of(&source));
             assert_eq!(payload.to_bytes().await.unwrap(), source);
             for _ in 0..2 {

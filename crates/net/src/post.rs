@@ -238,7 +238,10 @@ impl Poster {
             peers: Mutex::default(),
             config,
         });
-        tokio::spawn(close_idle(Arc::downgrade(&inner), inner.config.idle_timeout));
+        tokio::spawn(close_idle(
+            Arc::downgrade(&inner),
+            inner.config.idle_timeout,
+        ));
         Self(inner)
     }
 
@@ -250,9 +253,19 @@ impl Poster {
     /// The target that the url spelled `url` names.
     pub fn target_str(&self, url: &str) -> Result<Target, EndpointError> {
         let endpoint = Endpoint::parse_str(url)?;
-        let uri = endpoint.path_and_query().parse().map_err(|_| EndpointError::Control)?;
-        let host = endpoint.host_header().parse().map_err(|_| EndpointError::Control)?;
-        Ok(Target { peer: self.0.peer(endpoint.origin()), uri, host })
+        let uri = endpoint
+            .path_and_query()
+            .parse()
+            .map_err(|_| EndpointError::Control)?;
+        let host = endpoint
+            .host_header()
+            .parse()
+            .map_err(|_| EndpointError::Control)?;
+        Ok(Target {
+            peer: self.0.peer(endpoint.origin()),
+            uri,
+            host,
+        })
     }
 
     /// Posts what `make` makes and returns the answer, whatever its status. If a kept connection
@@ -272,7 +285,10 @@ impl Poster {
         let exchange = self.exchange(target, message_bytes, &mut make);
         match tokio::time::timeout(timeout, exchange).await {
             Ok(answer) => answer,
-            Err(_) => Err(PostError::Timeout { origin: target.origin().clone(), timeout }),
+            Err(_) => Err(PostError::Timeout {
+                origin: target.origin().clone(),
+                timeout,
+            }),
         }
     }
 
@@ -282,14 +298,22 @@ impl Poster {
         message_bytes: u64,
         make: &mut impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
-        if let Some(kept) = target.peer.kept_connection(self.0.config.idle_timeout).await {
-            match self.exchange_over(kept, target, message_bytes, make()?).await {
+        if let Some(kept) = target
+            .peer
+            .kept_connection(self.0.config.idle_timeout)
+            .await
+        {
+            match self
+                .exchange_over(kept, target, message_bytes, make()?)
+                .await
+            {
                 Err(PostError::Broken { source, .. }) if broke_before_the_answer(&source) => {}
                 done => return done,
             }
         }
         let fresh = self.0.connect(&target.peer.origin).await?;
-        self.exchange_over(fresh, target, message_bytes, make()?).await
+        self.exchange_over(fresh, target, message_bytes, make()?)
+            .await
     }
 
     async fn exchange_over(
@@ -301,9 +325,14 @@ impl Poster {
     ) -> Result<Answer, PostError> {
         let origin = || target.origin().clone();
         let sent = Arc::new(AtomicU64::new(0));
-        let request = request(target, post, &sent)
-            .map_err(|source| PostError::Malformed { origin: origin(), source })?;
-        let broken = |source| PostError::Broken { origin: origin(), source };
+        let request = request(target, post, &sent).map_err(|source| PostError::Malformed {
+            origin: origin(),
+            source,
+        })?;
+        let broken = |source| PostError::Broken {
+            origin: origin(),
+            source,
+        };
         let exchange = async {
             let response = connection.send_request(request).await.map_err(broken)?;
             let status = response.status();
@@ -323,7 +352,9 @@ impl Poster {
             exchange.await?
         };
         if whole {
-            target.peer.keep(connection, self.0.config.idle_per_peer_max);
+            target
+                .peer
+                .keep(connection, self.0.config.idle_per_peer_max);
         }
         Ok(answer)
     }
@@ -357,12 +388,20 @@ fn broke_before_the_answer(error: &hyper::Error) -> bool {
     }
     let source = std::error::Error::source(error).and_then(|it| it.downcast_ref::<io::Error>());
     source.is_some_and(|error| {
-        matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+        matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        )
     })
 }
 
 fn request(target: &Target, post: Post, sent: &Arc<AtomicU64>) -> http::Result<Request<PostBody>> {
-    let Post { authorization, repr_digest, head, payload } = post;
+    let Post {
+        authorization,
+        repr_digest,
+        head,
+        payload,
+    } = post;
     let body = match payload {
         None => PostBody::Whole(Full::new(head)),
         Some(payload) => match payload.in_memory() {
@@ -387,7 +426,10 @@ fn request(target: &Target, post: Post, sent: &Arc<AtomicU64>) -> http::Result<R
         headers.insert(AUTHORIZATION, value);
     }
     if let Some(digest) = repr_digest {
-        headers.insert(REPR_DIGEST, HeaderValue::try_from(encode_repr_digest(&digest))?);
+        headers.insert(
+            REPR_DIGEST,
+            HeaderValue::try_from(encode_repr_digest(&digest))?,
+        );
     }
     Ok(request)
 }
@@ -402,7 +444,9 @@ const JOINED_BYTES_MAX: usize = 16 * 1024;
 async fn read_answer(mut body: Incoming, bytes_max: usize) -> hyper::Result<(Bytes, bool)> {
     let mut all = Bytes::new();
     while let Some(frame) = body.frame().await {
-        let Ok(part) = frame?.into_data() else { continue };
+        let Ok(part) = frame?.into_data() else {
+            continue;
+        };
         if all.is_empty() {
             all = part;
         } else {
@@ -434,7 +478,9 @@ impl Inner {
             waiting: AtomicUsize::new(0),
             idle: Mutex::default(),
         });
-        peers.by_origin.insert(origin.clone(), Arc::downgrade(&peer));
+        peers
+            .by_origin
+            .insert(origin.clone(), Arc::downgrade(&peer));
         peer
     }
 
@@ -449,19 +495,38 @@ impl Inner {
         }
         let waiting = Waiting::join(&peer.waiting);
         if waiting.before >= self.config.waiting_per_peer_max {
-            return Err(PostError::Busy { origin: peer.origin.clone(), waiting: waiting.before });
+            return Err(PostError::Busy {
+                origin: peer.origin.clone(),
+                waiting: waiting.before,
+            });
         }
         let both = async {
-            let own = peer.turns.acquire().await.expect("the semaphore is never closed");
-            (own, self.in_flight.acquire().await.expect("the semaphore is never closed"))
+            let own = peer
+                .turns
+                .acquire()
+                .await
+                .expect("the semaphore is never closed");
+            (
+                own,
+                self.in_flight
+                    .acquire()
+                    .await
+                    .expect("the semaphore is never closed"),
+            )
         };
         let timeout = self.config.answer_timeout;
         let turn = tokio::time::timeout(timeout, both).await;
-        turn.map_err(|_| PostError::NoTurn { origin: peer.origin.clone(), timeout })
+        turn.map_err(|_| PostError::NoTurn {
+            origin: peer.origin.clone(),
+            timeout,
+        })
     }
 
     async fn connect(&self, origin: &Origin) -> Result<SendRequest<PostBody>, PostError> {
-        let failed = |source| PostError::Connect { origin: origin.clone(), source };
+        let failed = |source| PostError::Connect {
+            origin: origin.clone(),
+            source,
+        };
         let connecting = async {
             let stream = match self.config.pins.get(&(origin.host.clone(), origin.port)) {
                 Some(address) => TcpStream::connect(address).await?,
@@ -525,7 +590,10 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     fn join(count: &'a AtomicUsize) -> Self {
-        Self { count, before: count.fetch_add(1, Ordering::Relaxed) }
+        Self {
+            count,
+            before: count.fetch_add(1, Ordering::Relaxed),
+        }
     }
 }
 
@@ -549,7 +617,10 @@ impl Peer {
     fn keep(&self, connection: SendRequest<PostBody>, idle_max: usize) {
         let mut idle = self.idle();
         if idle.len() < idle_max && !connection.is_closed() {
-            idle.push(Idle { connection, since: Instant::now() });
+            idle.push(Idle {
+                connection,
+                since: Instant::now(),
+            });
         }
     }
 
@@ -562,15 +633,16 @@ impl Peer {
 async fn close_idle(poster: Weak<Inner>, idle_timeout: Duration) {
     loop {
         tokio::time::sleep(idle_timeout.max(Duration::from_secs(1)) / 2).await;
-        let Some(poster) = poster.upgrade() else { return };
+        let Some(poster) = poster.upgrade() else {
+            return;
+        };
         let peers: Vec<_> = {
             let peers = poster.peers.lock().unwrap_or_else(PoisonError::into_inner);
             peers.by_origin.values().filter_map(Weak::upgrade).collect()
         };
         for peer in peers {
-            peer.idle().retain(|kept| {
-                kept.since.elapsed() < idle_timeout && !kept.connection.is_closed()
-            });
+            peer.idle()
+                .retain(|kept| kept.since.elapsed() < idle_timeout && !kept.connection.is_closed());
         }
     }
 }
@@ -591,9 +663,9 @@ impl Body for PostBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.get_mut() {
-            Self::Whole(body) => {
-                Pin::new(body).poll_frame(cx).map_err(|never| match never {})
-            }
+            Self::Whole(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
             Self::Streamed(body) => Pin::new(body).poll_frame(cx),
         }
     }

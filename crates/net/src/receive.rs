@@ -78,8 +78,15 @@ where
     }
     let (unspent, url) = first_that_verifies(judge.urls, |url| {
         let (topic, identifier) = (&head.topic, &head.identifier);
-        let claim = Claim::Receive { url, topic, identifier, sha512: &sha512 };
-        judge.authorization.verify(&claim, &head.tracing, authorization, now)
+        let claim = Claim::Receive {
+            url,
+            topic,
+            identifier,
+            sha512: &sha512,
+        };
+        judge
+            .authorization
+            .verify(&claim, &head.tracing, authorization, now)
     })?;
     let spent = judge.guard.spend(unspent, now).await?;
     match Payload::fill(body, head.message_bytes, &sha512, judge.spool).await {

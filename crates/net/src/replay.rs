@@ -48,26 +48,45 @@ pub struct Spent(Option<Code>);
 impl ReplayGuard {
     /// A guard that forgets all when it is dropped.
     pub fn in_memory(codes_max: usize) -> Self {
-        Self { inner: Mutex::new(Inner { spent: SpentCodes::new(codes_max), tail: None }) }
+        Self {
+            inner: Mutex::new(Inner {
+                spent: SpentCodes::new(codes_max),
+                tail: None,
+            }),
+        }
     }
 
     /// A guard that keeps its codes in two files in `folder`. Reads them at once, on this thread.
     pub fn open(folder: &Path, codes_max: usize, now: Now) -> Result<Self, ReplayGuardError> {
         let mut spent = SpentCodes::new(codes_max);
         let tail = Tail::open(folder, &mut spent, now)?;
-        Ok(Self { inner: Mutex::new(Inner { spent, tail: Some(tail) }) })
+        Ok(Self {
+            inner: Mutex::new(Inner {
+                spent,
+                tail: Some(tail),
+            }),
+        })
     }
 
     /// Spends an authorization: it must not have been spent before.
     pub async fn spend(&self, unspent: Unspent, now: Now) -> Result<Spent, AuthError> {
-        let Some(code) = unspent.into_code() else { return Ok(Spent(None)) };
+        let Some(code) = unspent.into_code() else {
+            return Ok(Spent(None));
+        };
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.spent.spend(code, now).map_err(|error| match error {
             SpendError::Replayed => AuthError::Replayed,
             SpendError::Full(_) => AuthError::Unavailable("the replay guard is full"),
         })?;
         if let Some(tail) = &mut inner.tail
-            && let Err(error) = tail.write(Record { kind: SPENT, code, at: now }, now)
+            && let Err(error) = tail.write(
+                Record {
+                    kind: SPENT,
+                    code,
+                    at: now,
+                },
+                now,
+            )
         {
             tracing::error!(%error, "cannot write the replay guard down; refusing authorizations");
             inner.spent.release(&code);
@@ -83,7 +102,14 @@ impl ReplayGuard {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.spent.release(&code);
         if let Some(tail) = &mut inner.tail
-            && let Err(error) = tail.write(Record { kind: RELEASED, code, at: now }, now)
+            && let Err(error) = tail.write(
+                Record {
+                    kind: RELEASED,
+                    code,
+                    at: now,
+                },
+                now,
+            )
         {
             tracing::warn!(%error, "cannot write down that an authorization may be used again");
         }
@@ -124,7 +150,11 @@ impl Record {
         let (kind, rest) = bytes.split_first()?;
         let (code, at) = rest.split_first_chunk::<16>()?;
         let at = Duration::from_nanos(u64::from_be_bytes(at.try_into().ok()?));
-        Some(Self { kind: *kind, code: Code::from_bytes(*code), at: Now::from_unix(at) })
+        Some(Self {
+            kind: *kind,
+            code: Code::from_bytes(*code),
+            at: Now::from_unix(at),
+        })
     }
 }
 
@@ -135,7 +165,10 @@ impl Tail {
             move |source| ReplayGuardError::Io { path, source }
         };
         let lock_path = folder.join("replay-guard.lock");
-        let lock = OpenOptions::new().create(true).append(true).open(&lock_path);
+        let lock = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&lock_path);
         let lock = lock.map_err(failed(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -173,7 +206,13 @@ impl Tail {
             }
             _ => {}
         }
-        Ok(Self { paths, current: 0, file, began: now, _lock: lock })
+        Ok(Self {
+            paths,
+            current: 0,
+            file,
+            began: now,
+            _lock: lock,
+        })
     }
 
     fn write(&mut self, record: Record, now: Now) -> io::Result<()> {
@@ -217,7 +256,10 @@ mod tests {
         guard.release(two, at(1_001));
         drop(guard);
         let guard = ReplayGuard::open(folder.path(), 10, at(1_010)).unwrap();
-        assert_eq!(guard.spend(once(1), at(1_010)).await.unwrap_err(), AuthError::Replayed);
+        assert_eq!(
+            guard.spend(once(1), at(1_010)).await.unwrap_err(),
+            AuthError::Replayed
+        );
         assert!(guard.spend(once(2), at(1_010)).await.is_ok());
     }
 
@@ -231,10 +273,16 @@ mod tests {
         drop(guard);
         for name in ["replay-guard.0", "replay-guard.1"] {
             let bytes = std::fs::metadata(folder.path().join(name)).unwrap().len();
-            assert!(bytes <= 12 * RECORD_BYTES as u64, "{name} has {bytes} bytes");
+            assert!(
+                bytes <= 12 * RECORD_BYTES as u64,
+                "{name} has {bytes} bytes"
+            );
         }
         let guard = ReplayGuard::open(folder.path(), 1_000, at(7_500)).unwrap();
-        assert_eq!(guard.spend(once(250), at(7_500)).await.unwrap_err(), AuthError::Replayed);
+        assert_eq!(
+            guard.spend(once(250), at(7_500)).await.unwrap_err(),
+            AuthError::Replayed
+        );
         assert!(guard.spend(once(0), at(7_500)).await.is_ok());
     }
 
@@ -253,8 +301,16 @@ mod tests {
         let _ = guard.spend(once(1), at(0)).await.unwrap();
         drop(guard);
         let path = folder.path().join("replay-guard.0");
-        OpenOptions::new().append(true).open(path).unwrap().write_all(b"\x01half").unwrap();
+        OpenOptions::new()
+            .append(true)
+            .open(path)
+            .unwrap()
+            .write_all(b"\x01half")
+            .unwrap();
         let guard = ReplayGuard::open(folder.path(), 10, at(1)).unwrap();
-        assert_eq!(guard.spend(once(1), at(1)).await.unwrap_err(), AuthError::Replayed);
+        assert_eq!(
+            guard.spend(once(1), at(1)).await.unwrap_err(),
+            AuthError::Replayed
+        );
     }
 }

@@ -80,7 +80,11 @@ where
     drop(listener);
     connections.close();
     let finished = tokio::time::timeout(config.grace, connections.wait()).await;
-    let cut_off = if finished.is_ok() { 0 } else { connections.len() };
+    let cut_off = if finished.is_ok() {
+        0
+    } else {
+        connections.len()
+    };
     abort.cancel();
     connections.wait().await;
     cut_off
@@ -93,7 +97,11 @@ async fn accept(
     shutdown: &CancellationToken,
 ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     let accepting = async {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let place = places
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => return (stream, place),
@@ -116,7 +124,10 @@ async fn accept(
 
 fn is_the_connections_own(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }
 
 async fn connection<S, B>(
@@ -135,8 +146,14 @@ async fn connection<S, B>(
         return;
     }
     let phase = Arc::new(Phases::default());
-    let stream = Watched { stream, phase: phase.clone() };
-    let service = Watching { service, phase: phase.clone() };
+    let stream = Watched {
+        stream,
+        phase: phase.clone(),
+    };
+    let service = Watching {
+        service,
+        phase: phase.clone(),
+    };
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(None)
@@ -217,7 +234,11 @@ impl Phases {
             if phase != Phase::Busy && since.elapsed() >= allowed {
                 return;
             }
-            let until = if phase == Phase::Busy { Instant::now() } else { since } + allowed;
+            let until = if phase == Phase::Busy {
+                Instant::now()
+            } else {
+                since
+            } + allowed;
             tokio::time::sleep_until(until).await;
         }
     }
@@ -291,7 +312,10 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.phase.enter(Phase::Busy);
-        WatchedFuture { future: Box::pin(self.service.call(request)), phase: self.phase.clone() }
+        WatchedFuture {
+            future: Box::pin(self.service.call(request)),
+            phase: self.phase.clone(),
+        }
     }
 }
 
@@ -309,7 +333,10 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let phase = self.phase.clone();
         self.future.as_mut().poll(cx).map(|Ok(response)| {
-            Ok(response.map(|body| WatchedBody { body, answered: Answered(phase) }))
+            Ok(response.map(|body| WatchedBody {
+                body,
+                answered: Answered(phase),
+            }))
         })
     }
 }

@@ -44,7 +44,11 @@ impl MissedSchedule {
         let seconds = self.expo_factor.as_secs_f64() * self.expo_base.powi(exponent)
             + self.constant.as_secs_f64()
             + random * self.jitter.as_secs_f64();
-        Some(Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_DELAY).min(LONGEST_DELAY))
+        Some(
+            Duration::try_from_secs_f64(seconds)
+                .unwrap_or(LONGEST_DELAY)
+                .min(LONGEST_DELAY),
+        )
     }
 }
 
@@ -71,19 +75,27 @@ mod tests {
     #[test]
     fn the_default_schedule_goes_on_for_a_day() {
         let schedule = MissedSchedule::default();
-        let total: Duration = (0..).map_while(|attempts| schedule.delay(attempts, 0.0)).sum();
+        let total: Duration = (0..)
+            .map_while(|attempts| schedule.delay(attempts, 0.0))
+            .sum();
         assert!(total > Duration::from_secs(86_400), "{total:?}");
     }
 
     #[test]
     fn absurd_settings_do_not_overflow() {
-        let schedule = MissedSchedule { expo_base: 1e300, expo_max: u32::MAX, ..Default::default() };
+        let schedule = MissedSchedule {
+            expo_base: 1e300,
+            expo_max: u32::MAX,
+            ..Default::default()
+        };
         assert_eq!(schedule.delay(99, 0.5), Some(LONGEST_DELAY));
     }
 
     #[test]
     fn passes_wait_twice_as_long_each() {
-        let waits: Vec<_> = (0..4).map(|pass| before_pass(pass, 0.5).as_secs_f64()).collect();
+        let waits: Vec<_> = (0..4)
+            .map(|pass| before_pass(pass, 0.5).as_secs_f64())
+            .collect();
         assert_eq!(waits, [0.0, 1.5, 2.5, 4.5]);
     }
 }

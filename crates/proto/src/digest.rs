@@ -100,12 +100,21 @@ impl HmacSha512 {
     }
 
     pub(crate) fn code(&self, message: &[u8]) -> [u8; SHA512_BYTES] {
-        self.0.clone().chain_update(message).finalize().into_bytes().into()
+        self.0
+            .clone()
+            .chain_update(message)
+            .finalize()
+            .into_bytes()
+            .into()
     }
 
     /// Compares in constant time.
     pub(crate) fn vouches(&self, message: &[u8], code: &[u8; SHA512_BYTES]) -> bool {
-        self.0.clone().chain_update(message).verify_slice(code).is_ok()
+        self.0
+            .clone()
+            .chain_update(message)
+            .verify_slice(code)
+            .is_ok()
     }
 }
 
@@ -137,14 +146,17 @@ pub fn decode_repr_digest(value: &[u8]) -> Result<Sha512, ReprDigestError> {
         .filter_map(|entry| {
             let equals = entry.iter().position(|byte| *byte == b'=')?;
             let name = entry[..equals].trim_ascii();
-            let known = name.eq_ignore_ascii_case(b"sha-512") || name.eq_ignore_ascii_case(b"sha512");
+            let known =
+                name.eq_ignore_ascii_case(b"sha-512") || name.eq_ignore_ascii_case(b"sha512");
             known.then(|| entry[equals + 1..].trim_ascii())
         })
         .next_back()
         .ok_or(ReprDigestError::NoSha512)?;
     let entry = entry.strip_prefix(b":").unwrap_or(entry);
     let entry = entry.strip_suffix(b":").unwrap_or(entry);
-    let bytes = BASE64.decode(entry).map_err(|_| ReprDigestError::NotADigest)?;
+    let bytes = BASE64
+        .decode(entry)
+        .map_err(|_| ReprDigestError::NotADigest)?;
     let bytes = bytes.try_into().map_err(|_| ReprDigestError::NotADigest)?;
     Ok(Sha512(bytes))
 }
@@ -156,7 +168,10 @@ mod tests {
     #[test]
     fn a_repr_digest_reads_back() {
         let digest = Sha512::of(b"hello");
-        assert_eq!(decode_repr_digest(encode_repr_digest(&digest).as_bytes()), Ok(digest));
+        assert_eq!(
+            decode_repr_digest(encode_repr_digest(&digest).as_bytes()),
+            Ok(digest)
+        );
     }
 
     #[test]
@@ -165,14 +180,26 @@ mod tests {
         let last = encode_repr_digest(&Sha512::of(b"last"));
         let last = last.strip_prefix("sha-512=").unwrap();
         let value = format!("{first}, md5=:abc:, SHA512=:{last}: ");
-        assert_eq!(decode_repr_digest(value.as_bytes()), Ok(Sha512::of(b"last")));
+        assert_eq!(
+            decode_repr_digest(value.as_bytes()),
+            Ok(Sha512::of(b"last"))
+        );
     }
 
     #[test]
     fn a_repr_digest_of_something_else_is_refused() {
         assert_eq!(decode_repr_digest(b""), Err(ReprDigestError::NoSha512));
-        assert_eq!(decode_repr_digest(b"sha-256=abc"), Err(ReprDigestError::NoSha512));
-        assert_eq!(decode_repr_digest(b"sha-512=abcd"), Err(ReprDigestError::NotADigest));
-        assert_eq!(decode_repr_digest(b"sha-512=\xff"), Err(ReprDigestError::NotADigest));
+        assert_eq!(
+            decode_repr_digest(b"sha-256=abc"),
+            Err(ReprDigestError::NoSha512)
+        );
+        assert_eq!(
+            decode_repr_digest(b"sha-512=abcd"),
+            Err(ReprDigestError::NotADigest)
+        );
+        assert_eq!(
+            decode_repr_digest(b"sha-512=\xff"),
+            Err(ReprDigestError::NotADigest)
+        );
     }
 }

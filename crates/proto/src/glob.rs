@@ -36,14 +36,22 @@ impl GlobPattern {
     pub fn parse(source: impl Into<Box<str>>) -> Result<Self, GlobTooLong> {
         let source = source.into();
         if source.len() > FIELD_BYTES_MAX {
-            return Err(GlobTooLong { bytes: source.len() });
+            return Err(GlobTooLong {
+                bytes: source.len(),
+            });
         }
-        Ok(Self(Arc::new(Inner { source, program: OnceLock::new() })))
+        Ok(Self(Arc::new(Inner {
+            source,
+            program: OnceLock::new(),
+        })))
     }
 
     /// The text of a field of the wire, which cannot be too long.
     pub(crate) fn from_field(source: &str) -> Self {
-        Self(Arc::new(Inner { source: source.into(), program: OnceLock::new() }))
+        Self(Arc::new(Inner {
+            source: source.into(),
+            program: OnceLock::new(),
+        }))
     }
 
     /// How it is spelled.
@@ -63,19 +71,29 @@ impl GlobPattern {
 
     /// The text that every matching topic starts with: the pattern up to its first wildcard.
     pub fn literal_prefix(&self) -> &str {
-        let end = self.0.source.find(['*', '?', '[']).unwrap_or(self.0.source.len());
+        let end = self
+            .0
+            .source
+            .find(['*', '?', '['])
+            .unwrap_or(self.0.source.len());
         &self.0.source[..end]
     }
 
     /// The text that every matching topic ends with: the pattern after its last wildcard. Empty
     /// where a `]` makes that hard to tell.
     pub fn literal_suffix(&self) -> &str {
-        let start = self.0.source.rfind(['*', '?', '[', ']']).map_or(0, |at| at + 1);
+        let start = self
+            .0
+            .source
+            .rfind(['*', '?', '[', ']'])
+            .map_or(0, |at| at + 1);
         &self.0.source[start..]
     }
 
     fn program(&self) -> &Program {
-        self.0.program.get_or_init(|| Program::compile(&self.0.source))
+        self.0
+            .program
+            .get_or_init(|| Program::compile(&self.0.source))
     }
 }
 
@@ -127,7 +145,11 @@ enum Program {
     /// No star.
     Whole(Segment),
     /// At least one star.
-    Stars { first: Segment, between: Vec<Segment>, last: Segment },
+    Stars {
+        first: Segment,
+        between: Vec<Segment>,
+        last: Segment,
+    },
 }
 
 impl Program {
@@ -147,25 +169,49 @@ impl Program {
                 },
                 c => Token::Char(c),
             };
-            segments.last_mut().expect("there is always a segment").push(token);
+            segments
+                .last_mut()
+                .expect("there is always a segment")
+                .push(token);
         }
-        let last = segments.pop().map(Segment::new).expect("there is always a segment");
+        let last = segments
+            .pop()
+            .map(Segment::new)
+            .expect("there is always a segment");
         if segments.is_empty() {
             return Self::Whole(last);
         }
         let mut segments = segments.into_iter();
-        let first = segments.next().map(Segment::new).expect("there is one before a star");
-        let between = segments.filter(|tokens| !tokens.is_empty()).map(Segment::new).collect();
-        Self::Stars { first, between, last }
+        let first = segments
+            .next()
+            .map(Segment::new)
+            .expect("there is one before a star");
+        let between = segments
+            .filter(|tokens| !tokens.is_empty())
+            .map(Segment::new)
+            .collect();
+        Self::Stars {
+            first,
+            between,
+            last,
+        }
     }
 
     fn matches(&self, topic: &str) -> bool {
         match self {
             Self::Nothing => false,
             Self::Whole(segment) => segment.at_start(topic) == Some(topic.len()),
-            Self::Stars { first, between, last } => {
-                let Some(start) = first.at_start(topic) else { return false };
-                let Some(end) = last.at_end(topic) else { return false };
+            Self::Stars {
+                first,
+                between,
+                last,
+            } => {
+                let Some(start) = first.at_start(topic) else {
+                    return false;
+                };
+                let Some(end) = last.at_end(topic) else {
+                    return false;
+                };
                 if start > end {
                     return false;
                 }
@@ -223,9 +269,9 @@ impl Segment {
     /// Where it begins if it matches at the end of `topic`.
     fn at_end(&self, topic: &str) -> Option<usize> {
         match self {
-            Self::Literal(literal) => {
-                topic.ends_with(&**literal).then(|| topic.len() - literal.len())
-            }
+            Self::Literal(literal) => topic
+                .ends_with(&**literal)
+                .then(|| topic.len() - literal.len()),
             Self::Tokens(tokens) => {
                 let mut start = topic.len();
                 let mut chars = topic.char_indices().rev();
@@ -289,10 +335,9 @@ const CACHED_WORDS_MAX: usize = 131_072;
 
 fn fill_mask(mask: &mut [u64], tokens: &[Token], c: char) {
     for (word, tokens) in mask.iter_mut().zip(tokens.chunks(64)) {
-        *word = tokens
-            .iter()
-            .enumerate()
-            .fold(0, |bits, (bit, token)| bits | (u64::from(token.matches(c)) << bit));
+        *word = tokens.iter().enumerate().fold(0, |bits, (bit, token)| {
+            bits | (u64::from(token.matches(c)) << bit)
+        });
     }
 }
 
@@ -321,7 +366,10 @@ struct Set {
 impl Set {
     /// Reads on after the `[`; `None` if there is no closing `]`.
     fn parse(chars: &mut std::str::Chars<'_>) -> Option<Self> {
-        let mut set = Self { negated: false, ranges: Vec::new() };
+        let mut set = Self {
+            negated: false,
+            ranges: Vec::new(),
+        };
         let mut c = chars.next()?;
         if c == '^' || c == '!' {
             set.negated = true;
@@ -351,7 +399,10 @@ impl Set {
     }
 
     fn matches(&self, c: char) -> bool {
-        self.ranges.iter().any(|(start, end)| (start..=end).contains(&&c)) != self.negated
+        self.ranges
+            .iter()
+            .any(|(start, end)| (start..=end).contains(&&c))
+            != self.negated
     }
 }
 
@@ -418,7 +469,10 @@ mod tests {
         let glob = GlobPattern::parse("a/[b]*c").unwrap();
         assert_eq!((glob.literal_prefix(), glob.literal_suffix()), ("a/", "c"));
         let glob = GlobPattern::parse("plain").unwrap();
-        assert_eq!((glob.literal_prefix(), glob.literal_suffix()), ("plain", "plain"));
+        assert_eq!(
+            (glob.literal_prefix(), glob.literal_suffix()),
+            ("plain", "plain")
+        );
     }
 
     #[track_caller]
@@ -429,12 +483,16 @@ mod tests {
 
     /// The rule of `docs/protocol/subscriptions.md` §3 taken word for word, exponential and all.
     fn reference(pattern: &[char], topic: &[char]) -> bool {
-        let Some((&first, pattern)) = pattern.split_first() else { return topic.is_empty() };
+        let Some((&first, pattern)) = pattern.split_first() else {
+            return topic.is_empty();
+        };
         match first {
             '*' => (0..=topic.len()).any(|skip| reference(pattern, &topic[skip..])),
             '?' => !topic.is_empty() && reference(pattern, &topic[1..]),
             '[' => {
-                let Some((members, pattern)) = reference_set(pattern) else { return false };
+                let Some((members, pattern)) = reference_set(pattern) else {
+                    return false;
+                };
                 topic.first().is_some_and(|c| members(*c)) && reference(pattern, &topic[1..])
             }
             c => topic.first() == Some(&c) && reference(pattern, &topic[1..]),
@@ -450,10 +508,11 @@ mod tests {
         let bracket_first = pattern.get(at) == Some(&']');
         let begin = at;
         at += usize::from(bracket_first);
-        let close = at + pattern.get(at..)?.iter().enumerate().position(|(i, c)| {
-            // A `]` that a range ends with would close the set instead, so any `]` closes.
-            *c == ']' && i < pattern.len()
-        })?;
+        let close = at
+            + pattern.get(at..)?.iter().enumerate().position(|(i, c)| {
+                // A `]` that a range ends with would close the set instead, so any `]` closes.
+                *c == ']' && i < pattern.len()
+            })?;
         let body = &pattern[begin..close];
         let members = move |c: char| {
             let mut i = usize::from(bracket_first);

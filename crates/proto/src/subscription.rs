@@ -106,16 +106,27 @@ impl SubscriptionSet {
 
     /// Every entry: the topics, then the globs.
     pub fn iter(&self) -> impl Iterator<Item = (Interest, Option<&SubscriberUrl>)> {
-        let exacts = self.exacts.iter().map(|(it, recovery)| (Interest::Exact(it.clone()), recovery));
-        let globs = self.globs.iter().map(|(it, recovery)| (Interest::Glob(it.clone()), recovery));
-        exacts.chain(globs).map(|(interest, recovery)| (interest, recovery.as_ref()))
+        let exacts = self
+            .exacts
+            .iter()
+            .map(|(it, recovery)| (Interest::Exact(it.clone()), recovery));
+        let globs = self
+            .globs
+            .iter()
+            .map(|(it, recovery)| (Interest::Glob(it.clone()), recovery));
+        exacts
+            .chain(globs)
+            .map(|(interest, recovery)| (interest, recovery.as_ref()))
     }
 
     /// The etag of `url` having exactly these subscriptions.
     pub fn etag(&self, url: &SubscriberUrl) -> StrongEtag {
         let mut document = StrongEtagHasher::new(url);
         for (topic, recovery) in &self.exacts {
-            document.exact(topic.as_bytes(), recovery.as_ref().map(SubscriberUrl::as_str));
+            document.exact(
+                topic.as_bytes(),
+                recovery.as_ref().map(SubscriberUrl::as_str),
+            );
         }
         for (glob, recovery) in &self.globs {
             document.glob(glob.as_str(), recovery.as_ref().map(SubscriberUrl::as_str));
@@ -135,14 +146,20 @@ impl FromIterator<(Interest, Option<SubscriberUrl>)> for SubscriptionSet {
                 Interest::Glob(glob) => globs.insert(glob, recovery),
             };
         }
-        Self { exacts: exacts.into_iter().collect(), globs: globs.into_iter().collect() }
+        Self {
+            exacts: exacts.into_iter().collect(),
+            globs: globs.into_iter().collect(),
+        }
     }
 }
 
 fn check_ascending<K: Ord, V>(entries: &[(K, V)], kind: &'static str) -> Result<(), NotAscending> {
     match entries.windows(2).position(|pair| pair[0].0 >= pair[1].0) {
         None => Ok(()),
-        Some(index) => Err(NotAscending { kind, index: index + 1 }),
+        Some(index) => Err(NotAscending {
+            kind,
+            index: index + 1,
+        }),
     }
 }
 
@@ -171,7 +188,10 @@ pub struct StrongEtagHasher {
 impl StrongEtagHasher {
     /// The etag of `url` and the rows to come.
     pub fn new(url: &SubscriberUrl) -> Self {
-        let mut it = Self { document: Sha512Hasher::default(), globs_begun: false };
+        let mut it = Self {
+            document: Sha512Hasher::default(),
+            globs_begun: false,
+        };
         it.document.update(b"URL");
         it.field(url.as_str().as_bytes());
         it.document.update(b"\nEXACT");
@@ -221,9 +241,21 @@ mod tests {
     fn an_unsorted_or_repeated_list_is_refused() {
         let entry = |topic: &'static str| (Topic::new(topic).unwrap(), None);
         let set = SubscriptionSet::from_ascending(vec![entry("b"), entry("a")], vec![]);
-        assert_eq!(set.unwrap_err(), NotAscending { kind: "topic", index: 1 });
+        assert_eq!(
+            set.unwrap_err(),
+            NotAscending {
+                kind: "topic",
+                index: 1
+            }
+        );
         let set = SubscriptionSet::from_ascending(vec![entry("a"), entry("a")], vec![]);
-        assert_eq!(set.unwrap_err(), NotAscending { kind: "topic", index: 1 });
+        assert_eq!(
+            set.unwrap_err(),
+            NotAscending {
+                kind: "topic",
+                index: 1
+            }
+        );
     }
 
     #[test]

@@ -110,12 +110,18 @@ mod tests {
     #[test]
     fn a_topic_holds_exactly_what_the_wire_can_say() {
         assert!(Topic::new(vec![0; FIELD_BYTES_MAX]).is_ok());
-        assert_eq!(Topic::new(vec![0; 65_536]), Err(TopicTooLong { bytes: 65_536 }));
+        assert_eq!(
+            Topic::new(vec![0; 65_536]),
+            Err(TopicTooLong { bytes: 65_536 })
+        );
     }
 
     #[test]
     fn a_topic_is_shown_without_control_characters() {
         assert_eq!(Topic::new("a\r\nb").unwrap().to_string(), r#""a\r\nb""#);
-        assert_eq!(Topic::new(&b"\xff\x00"[..]).unwrap().to_string(), r#"b"\xff\x00""#);
+        assert_eq!(
+            Topic::new(&b"\xff\x00"[..]).unwrap().to_string(),
+            r#"b"\xff\x00""#
+        );
     }
 }

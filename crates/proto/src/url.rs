@@ -131,7 +131,10 @@ impl Endpoint {
 
     /// What a request to the url spelled `text` needs. The fragment is dropped.
     pub fn parse_str(text: &str) -> Result<Self, EndpointError> {
-        if text.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
+        if text
+            .bytes()
+            .any(|byte| byte.is_ascii_control() || byte == b' ')
+        {
             return Err(EndpointError::Control);
         }
         let url = ::url::Url::parse(text).map_err(EndpointError::Syntax)?;
@@ -159,7 +162,11 @@ impl Endpoint {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
         };
-        Ok(Self { origin: Origin { scheme, host, port }, host_header, path_and_query })
+        Ok(Self {
+            origin: Origin { scheme, host, port },
+            host_header,
+            path_and_query,
+        })
     }
 
     /// Whom to connect to.
@@ -220,19 +227,38 @@ mod tests {
     fn what_cannot_be_posted_to_says_why() {
         for (url, want) in [
             ("", "not an absolute url: relative URL without a base"),
-            ("unix:/tmp/x", "the scheme is \"unix\", only http and https are posted to"),
-            ("file:///etc/passwd", "the scheme is \"file\", only http and https are posted to"),
+            (
+                "unix:/tmp/x",
+                "the scheme is \"unix\", only http and https are posted to",
+            ),
+            (
+                "file:///etc/passwd",
+                "the scheme is \"file\", only http and https are posted to",
+            ),
             ("http://", "not an absolute url: empty host"),
-            ("http://me:pw@host/", "the url carries a user name or a password"),
-            ("http://host/\r\nX: y", "the url holds a control character or blank"),
+            (
+                "http://me:pw@host/",
+                "the url carries a user name or a password",
+            ),
+            (
+                "http://host/\r\nX: y",
+                "the url holds a control character or blank",
+            ),
         ] {
-            assert_eq!(Endpoint::parse_str(url).unwrap_err().to_string(), want, "{url:?}");
+            assert_eq!(
+                Endpoint::parse_str(url).unwrap_err().to_string(),
+                want,
+                "{url:?}"
+            );
         }
     }
 
     #[test]
     fn a_url_in_a_log_shows_its_origin_only() {
         let url = SubscriberUrl::new("http://host:1/secret?token=x").unwrap();
-        assert_eq!(format!("{url} {url:?}"), "http://host:1 SubscriberUrl(http://host:1)");
+        assert_eq!(
+            format!("{url} {url:?}"),
+            "http://host:1 SubscriberUrl(http://host:1)"
+        );
     }
 }

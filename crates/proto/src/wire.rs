@@ -87,7 +87,12 @@ impl<'a> Reader<'a> {
     pub fn bytes(&mut self, count: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let rest = self.rest();
         let Some(bytes) = rest.get(..count) else {
-            return Err(DecodeError::Short { field, at: self.at, need: count, left: rest.len() });
+            return Err(DecodeError::Short {
+                field,
+                at: self.at,
+                need: count,
+                left: rest.len(),
+            });
         };
         self.at += count;
         Ok(bytes)
@@ -160,7 +165,9 @@ pub struct Writer {
 impl Writer {
     /// An empty message with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { bytes: Vec::with_capacity(capacity) }
+        Self {
+            bytes: Vec::with_capacity(capacity),
+        }
     }
 
     /// What was written.
@@ -210,7 +217,8 @@ impl Writer {
     ///
     /// If there are more than 65,535: the types that are written so cannot hold more.
     pub fn field16(&mut self, bytes: &[u8]) -> &mut Self {
-        let length = u16::try_from(bytes.len()).expect("the field's type holds at most 65535 bytes");
+        let length =
+            u16::try_from(bytes.len()).expect("the field's type holds at most 65535 bytes");
         self.u16(length).bytes(bytes)
     }
 }
@@ -223,14 +231,28 @@ mod tests {
     fn a_short_read_names_the_field() {
         let mut reader = Reader::new(&[0, 5, b'a']);
         let error = reader.field16("topic").unwrap_err();
-        assert_eq!(error, DecodeError::Short { field: "topic", at: 2, need: 5, left: 1 });
+        assert_eq!(
+            error,
+            DecodeError::Short {
+                field: "topic",
+                at: 2,
+                need: 5,
+                left: 1
+            }
+        );
         assert!(error.is_short());
     }
 
     #[test]
     fn what_was_written_reads_back() {
         let mut writer = Writer::default();
-        writer.u8(1).u16(2).u32(3).u64(4).field8(b"five").field16("séx".as_bytes());
+        writer
+            .u8(1)
+            .u16(2)
+            .u32(3)
+            .u64(4)
+            .field8(b"five")
+            .field16("séx".as_bytes());
         let bytes = writer.into_bytes();
         let mut reader = Reader::new(&bytes);
         assert_eq!(reader.u8("a"), Ok(1));

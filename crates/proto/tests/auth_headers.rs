@@ -5,9 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Fields as _, recorded_now, secrets, vectors};
-use httppubsub_proto::auth::{
-    AuthError, Authorization as _, Claim, Code, SpendError, SpentCodes, Unspent,
-};
+use httppubsub_proto::auth::{AuthError, Claim, Code, SpendError, SpentCodes, Unspent};
 use httppubsub_proto::time::Now;
 use serde_json::Value;
 
@@ -25,7 +23,9 @@ fn every_value_is_judged_as_expected() {
 fn every_value_is_judged_alike_when_its_bytes_are_latin_1() {
     let file = vectors("auth_headers.json");
     for case in file.cases("/cases", 48) {
-        let Some(value) = case.maybe_text("authorization") else { continue };
+        let Some(value) = case.maybe_text("authorization") else {
+            continue;
+        };
         let value: Vec<u8> = value.chars().map(|c| u8::try_from(c).unwrap()).collect();
         let verdict = judge(&file, case.text("mode"), Some(&value));
         assert_eq!(name(&verdict), case.text("expected"), "{case}: {verdict:?}");
@@ -47,10 +47,18 @@ fn a_value_counts_once() {
             })?;
             Ok(Unspent::reusable())
         });
-        assert_eq!(name(&verdict), step.text("expected"), "step {index}: {verdict:?}");
+        assert_eq!(
+            name(&verdict),
+            step.text("expected"),
+            "step {index}: {verdict:?}"
+        );
     }
     let rows = file.cases("/replay/rows_afterwards", 2);
-    assert_eq!(spent.len(), rows.len(), "only codes that passed the check are remembered");
+    assert_eq!(
+        spent.len(),
+        rows.len(),
+        "only codes that passed the check are remembered"
+    );
     for row in rows {
         // At the last moment that the recorded store would have known it, and so at least 180 s.
         let until = Now::from_unix(Duration::from_secs(row.number("expires_at")));
@@ -65,7 +73,12 @@ fn judge(file: &Value, mode: &str, value: Option<&[u8]>) -> Result<Unspent, Auth
     assert_eq!(request.text("type"), "CHECK_SUBSCRIPTIONS");
     let (url, tracing) = (request.hex_text("url"), request.bytes("tracing"));
     let scheme = secrets(file, mode).to_broadcaster.authorization();
-    scheme.verify(&Claim::Check { url: &url }, &tracing, value, recorded_now(file))
+    scheme.verify(
+        &Claim::Check { url: &url },
+        &tracing,
+        value,
+        recorded_now(file),
+    )
 }
 
 fn name(verdict: &Result<Unspent, AuthError>) -> &'static str {

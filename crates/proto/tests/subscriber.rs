@@ -4,7 +4,7 @@ mod common;
 
 use bytes::Bytes;
 use common::{Fields as _, recorded_now, secrets, unhex, vectors};
-use httppubsub_proto::auth::{Authorization, Claim, Secrets};
+use httppubsub_proto::auth::{Authorization, Claim, Secrets, Stamp};
 use httppubsub_proto::digest::{Sha512, decode_repr_digest, hex};
 use httppubsub_proto::http::{
     ConfirmMissed, ConfirmReceive, MissedHead, RECEIVE, RECOVER, ReceiveAnswer, ReceiveHead,
@@ -24,7 +24,11 @@ fn every_request_is_answered_as_expected() {
         let headers = &case["headers"];
         let answer = subscriber.answer(case.text("path"), headers, &case.bytes("body"));
         let expected = &case["expected"];
-        assert_eq!(answer.status(), expected.number::<u16>("status"), "{case}: {answer:?}");
+        assert_eq!(
+            answer.status(),
+            expected.number::<u16>("status"),
+            "{case}: {answer:?}"
+        );
         match answer {
             Answer::Refused(_, body) => {
                 assert_eq!(hex(body), expected.text("body"), "{case}");
@@ -55,7 +59,11 @@ fn every_digest_header_is_taken_as_expected() {
     for case in file.cases("/repr_digest/cases", 15) {
         let headers = serde_json::json!({ "repr-digest": case.text("repr_digest") });
         let answer = subscriber.answer(RECEIVE, &headers, &body);
-        assert_eq!(answer.status(), case["expected"].number::<u16>("status"), "{case}: {answer:?}");
+        assert_eq!(
+            answer.status(),
+            case["expected"].number::<u16>("status"),
+            "{case}: {answer:?}"
+        );
     }
 }
 
@@ -71,8 +79,14 @@ struct Subscriber {
 enum Answer {
     Refused(u16, &'static [u8]),
     /// With the url that the delivery was verified with.
-    Receive { head: ReceiveHead, url: String },
-    Missed { topic: Topic, url: String },
+    Receive {
+        head: ReceiveHead,
+        url: String,
+    },
+    Missed {
+        topic: Topic,
+        url: String,
+    },
 }
 
 impl Answer {
@@ -87,10 +101,12 @@ impl Answer {
 impl Subscriber {
     fn of_case(file: &Value, case: &Value) -> Self {
         let name = case.text("case");
-        let host = name.split_once("host is ").map_or("http://127.0.0.1:3002", |(_, host)| host);
+        let host = name
+            .split_once("host is ")
+            .map_or("http://127.0.0.1:3002", |(_, host)| host);
         Self {
             secrets: secrets(file, case.text("mode")),
-            urls: ClientUrls::of_host(host).unwrap(),
+            urls: ClientUrls::of_host(host).expect("the urls are short"),
             now: recorded_now(file),
         }
     }
@@ -106,12 +122,23 @@ impl Subscriber {
     fn receive(&self, headers: &Value, body: &[u8]) -> Answer {
         let unsubscribe = |status| Answer::Refused(status, &UNSUBSCRIBE_IMMEDIATE);
         let digest = headers.maybe_text("repr-digest").unwrap_or_default();
-        let Ok(digest) = decode_repr_digest(digest.as_bytes()) else { return unsubscribe(400) };
-        let Ok((head, used)) = ReceiveHead::decode(body) else { return Answer::Refused(400, b"") };
+        let Ok(digest) = decode_repr_digest(digest.as_bytes()) else {
+            return unsubscribe(400);
+        };
+        let Ok((head, used)) = ReceiveHead::decode(body) else {
+            return Answer::Refused(400, b"");
+        };
         let (topic, identifier, sha512) = (&head.topic, &head.identifier, &digest);
-        let claim = |url| Claim::Receive { url, topic, identifier, sha512 };
+        let claim = |url| Claim::Receive {
+            url,
+            topic,
+            identifier,
+            sha512,
+        };
         let vouched = self.vouched(&self.urls.receive, claim, &head.tracing, headers);
-        let Some(url) = vouched else { return unsubscribe(403) };
+        let Some(url) = vouched else {
+            return unsubscribe(403);
+        };
         let message = &body[used..];
         if message.len() as u64 != head.message_bytes {
             return unsubscribe(400);
@@ -123,10 +150,18 @@ impl Subscriber {
     }
 
     fn missed(&self, headers: &Value, body: &[u8]) -> Answer {
-        let Ok(head) = MissedHead::decode(body) else { return Answer::Refused(400, b"") };
-        let claim = |recovery| Claim::Missed { recovery, topic: &head.topic };
+        let Ok(head) = MissedHead::decode(body) else {
+            return Answer::Refused(400, b"");
+        };
+        let claim = |recovery| Claim::Missed {
+            recovery,
+            topic: &head.topic,
+        };
         match self.vouched(&self.urls.recovery, claim, &head.tracing, headers) {
-            Some(url) => Answer::Missed { topic: head.topic, url },
+            Some(url) => Answer::Missed {
+                topic: head.topic,
+                url,
+            },
             None => Answer::Refused(403, b""),
         }
     }
@@ -143,7 +178,8 @@ impl Subscriber {
         let value = headers.maybe_text("authorization").map(str::as_bytes);
         let spellings = [registered.as_str(), registered.without_fragment()];
         let mut spellings = spellings.into_iter();
-        let found = spellings.find(|url| scheme.verify(&claim(url), tracing, value, self.now).is_ok());
+        let found =
+            spellings.find(|url| scheme.verify(&claim(url), tracing, value, self.now).is_ok());
         found.map(str::to_owned)
     }
 
@@ -161,7 +197,11 @@ impl Subscriber {
         assert_eq!(&it.identifier, &head.identifier);
         assert_eq!(it.identifier, fields.identifier("identifier"));
         assert_eq!(it.subscribers.to_be_bytes(), fields.array("subscribers"));
-        let claim = Claim::ConfirmReceive { identifier: &head.identifier, subscribers: 1, url };
+        let claim = Claim::ConfirmReceive {
+            identifier: &head.identifier,
+            subscribers: 1,
+            url,
+        };
         self.check_authorization(&claim, it.authorization.as_ref(), &it.tracing, fields);
 
         if self.secrets.to_broadcaster.name() != "hmac" {
@@ -177,22 +217,30 @@ impl Subscriber {
 
     fn check_confirm_missed(&self, topic: &Topic, url: &str, expected: &Value) {
         let (recorded, fields) = (expected.text("body"), &expected["fields"]);
-        let it = ConfirmMissed::decode(&unhex(recorded)).unwrap();
+        let it = ConfirmMissed::decode(&unhex(recorded)).expect("a confirmation");
         assert_eq!(hex(&it.encode()), recorded);
         assert_eq!(fields.text("type"), "0009");
         let claim = Claim::ConfirmMissed { topic, url };
         self.check_authorization(&claim, it.authorization.as_ref(), &it.tracing, fields);
 
         if self.secrets.to_broadcaster.name() != "hmac" {
-            let own =
-                ConfirmMissed { authorization: self.authorize(&claim), tracing: Bytes::new() };
+            let own = ConfirmMissed {
+                authorization: self.authorize(&claim),
+                tracing: Bytes::new(),
+            };
             assert_eq!(hex(&own.encode()), recorded);
         }
     }
 
     fn authorize(&self, claim: &Claim<'_>) -> Option<String> {
-        let stamp = httppubsub_proto::auth::Stamp { now: self.now, nonce: [7; 12] };
-        self.secrets.to_broadcaster.authorization().authorize(claim, b"", &stamp).unwrap()
+        let stamp = Stamp {
+            now: self.now,
+            nonce: [7; 12],
+        };
+        let scheme = self.secrets.to_broadcaster.authorization();
+        scheme
+            .authorize(claim, b"", &stamp)
+            .expect("the built-in schemes can authorize")
     }
 
     fn check_authorization(
@@ -202,7 +250,10 @@ impl Subscriber {
         tracing: &[u8],
         fields: &Value,
     ) {
-        assert_eq!(value.cloned().unwrap_or_default(), fields.hex_text("authorization"));
+        assert_eq!(
+            value.cloned().unwrap_or_default(),
+            fields.hex_text("authorization")
+        );
         assert_eq!(tracing, fields.bytes("tracing"));
         let value = value.map(String::as_bytes);
         let verify = |scheme: &dyn Authorization| scheme.verify(claim, tracing, value, self.now);

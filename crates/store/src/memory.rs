@@ -1,6 +1,6 @@
 //! A store that lives as long as the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -116,7 +116,7 @@ impl Store for MemoryStore {
         let mut state = self.state();
         let mut changed = Changed::default();
         let mut changes = Vec::new();
-        let mut gone: BTreeMap<Interest, ()> = state.of_url(&url).map(|(it, _)| (it.clone(), ())).collect();
+        let mut gone: BTreeSet<Interest> = state.of_url(&url).map(|(it, _)| it.clone()).collect();
         for (interest, recovery) in set.iter() {
             gone.remove(&interest);
             let key = (url.clone(), interest);
@@ -138,7 +138,7 @@ impl Store for MemoryStore {
                 }
             }
         }
-        for interest in gone.into_keys() {
+        for interest in gone {
             state.rows.remove(&(url.clone(), interest.clone()));
             changes.push(Change::Removed { url: url.clone(), interest });
             changed.removed += 1;
@@ -236,7 +236,7 @@ impl Store for MemoryStore {
 
 impl State {
     fn of_url(&self, url: &SubscriberUrl) -> impl Iterator<Item = (&Interest, &Row)> {
-        let first = Interest::Exact(Topic::default());
+        let first = Interest::Exact(Topic::new("").expect("nothing is not too long"));
         self.rows
             .range((url.clone(), first)..)
             .take_while(move |((of, _), _)| of == url)

@@ -29,7 +29,11 @@ async fn reason_against(core: &Core) -> Option<String> {
     if let Err(error) = core.store.catch_up().await {
         return Some(error.to_string());
     }
-    let since = core.clock.now().unix_seconds().saturating_sub(core.swept_at.load(Ordering::Relaxed));
+    let since = core
+        .clock
+        .now()
+        .unix_seconds()
+        .saturating_sub(core.swept_at.load(Ordering::Relaxed));
     // A look at a slow store may take as long as its time-outs.
     let allowed = 3 * core.config.sweep_interval.as_secs() + 30;
     (since > allowed).then(|| format!("no notice was looked for in {since} s"))

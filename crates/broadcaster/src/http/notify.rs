@@ -19,9 +19,22 @@ pub(crate) async fn notify(
     request: Request,
 ) -> Result<Response, Failure> {
     let mut incoming = Incoming::new(&core, request);
-    let head = incoming.body().head(HEAD_BYTES_MAX, NotifyHead::decode).await?;
-    let NotifyHead { topic, sha512, tracing, identifier, message_bytes } = &head;
-    let claim = Claim::Notify { topic, identifier, sha512 };
+    let head = incoming
+        .body()
+        .head(HEAD_BYTES_MAX, NotifyHead::decode)
+        .await?;
+    let NotifyHead {
+        topic,
+        sha512,
+        tracing,
+        identifier,
+        message_bytes,
+    } = &head;
+    let claim = Claim::Notify {
+        topic,
+        identifier,
+        sha512,
+    };
     let spent = incoming.authorize(&claim, tracing).await?;
     let reached = match take_and_deliver(&core, &mut incoming, &head).await {
         Ok(reached) => reached,
@@ -29,9 +42,18 @@ pub(crate) async fn notify(
     };
     metrics::counter!("httppubsub_notifications_total").increment(1);
     tracing::debug!(%topic, message_bytes, ?reached, "notified");
-    let trace = NotifyTrace { received: incoming.now, answered: core.clock.now() }.encode();
+    let trace = NotifyTrace {
+        received: incoming.now,
+        answered: core.clock.now(),
+    }
+    .encode();
     let subscribers = reached.subscribers;
-    let claim = Claim::ConfirmNotify { identifier, subscribers, topic, sha512 };
+    let claim = Claim::ConfirmNotify {
+        identifier,
+        subscribers,
+        topic,
+        sha512,
+    };
     let response = NotifyResponse {
         authorization: vouch(&core, &claim, &trace)?,
         tracing: trace.into(),

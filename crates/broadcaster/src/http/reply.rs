@@ -10,7 +10,8 @@ use httppubsub_proto::wire::DecodeError;
 use httppubsub_store::StoreError;
 
 use crate::core::Core;
-use crate::notify::{NotifyError, chain};
+use crate::notify::NotifyError;
+use crate::reason::chain;
 use crate::subscriptions::NotASet;
 
 /// Why a request is not answered as asked.
@@ -129,7 +130,9 @@ impl IntoResponse for Failure {
         }
         let mut response = (status, format!("{reason}\n")).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
     }
@@ -150,6 +153,12 @@ pub(crate) fn unsubscribe_immediate(status: StatusCode) -> Response {
 }
 
 /// What vouches for an answer to a subscriber.
-pub(crate) fn vouch(core: &Core, claim: &Claim<'_>, tracing: &[u8]) -> Result<Option<String>, Failure> {
-    Ok(core.to_subscriber.authorize(claim, tracing, &stamp(core.clock.now()))?)
+pub(crate) fn vouch(
+    core: &Core,
+    claim: &Claim<'_>,
+    tracing: &[u8],
+) -> Result<Option<String>, Failure> {
+    Ok(core
+        .to_subscriber
+        .authorize(claim, tracing, &stamp(core.clock.now()))?)
 }

@@ -22,16 +22,26 @@ impl<'a> Incoming<'a> {
     pub(crate) fn new(core: &'a Core, request: axum::extract::Request) -> Self {
         let (parts, body) = request.into_parts();
         let body = Some(BodyReader::new(body, core.config.body));
-        Self { core, parts, now: core.clock.now(), body }
+        Self {
+            core,
+            parts,
+            now: core.clock.now(),
+            body,
+        }
     }
 
     pub(crate) fn body(&mut self) -> &mut BodyReader<Body> {
-        self.body.as_mut().expect("it is taken only when this is dropped")
+        self.body
+            .as_mut()
+            .expect("it is taken only when this is dropped")
     }
 
     /// The `Authorization` header, which may be missing.
     pub(crate) fn authorization(&self) -> Option<&[u8]> {
-        self.parts.headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes)
+        self.parts
+            .headers
+            .get(AUTHORIZATION)
+            .map(http::HeaderValue::as_bytes)
     }
 
     /// Judges the authorization by what the request says, and spends it.
@@ -43,7 +53,9 @@ impl<'a> Incoming<'a> {
         tracing: &[u8],
     ) -> Result<Spent, Failure> {
         let core = self.core;
-        let verdict = core.to_broadcaster.verify(claim, tracing, self.authorization(), self.now);
+        let verdict = core
+            .to_broadcaster
+            .verify(claim, tracing, self.authorization(), self.now);
         Ok(core.guard.spend(verdict?, self.now).await?)
     }
 

@@ -14,8 +14,14 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route(paths::NOTIFY, post(notify::notify))
         .route(paths::SUBSCRIBE_EXACT, post(subscriptions::subscribe_exact))
         .route(paths::SUBSCRIBE_GLOB, post(subscriptions::subscribe_glob))
-        .route(paths::UNSUBSCRIBE_EXACT, post(subscriptions::unsubscribe_exact))
-        .route(paths::UNSUBSCRIBE_GLOB, post(subscriptions::unsubscribe_glob))
+        .route(
+            paths::UNSUBSCRIBE_EXACT,
+            post(subscriptions::unsubscribe_exact),
+        )
+        .route(
+            paths::UNSUBSCRIBE_GLOB,
+            post(subscriptions::unsubscribe_glob),
+        )
         .route(paths::CHECK_SUBSCRIPTIONS, post(subscriptions::check))
         .route(paths::SET_SUBSCRIPTIONS, post(subscriptions::set))
         .route(paths::RECEIVE_FOR_WEBSOCKETS, post(websockets::receive))

@@ -41,18 +41,33 @@ async fn subscribe(core: &Arc<Core>, request: Request, kind: InterestKind) -> An
     let mut incoming = Incoming::new(core, request);
     let decode = |bytes: &[u8]| Ok((SubscribeRequest::decode(kind, bytes)?, bytes.len()));
     let asked = incoming.body().head(HEAD_BYTES_MAX, decode).await?;
-    let SubscribeRequest { url, interest, recovery, tracing } = &asked;
+    let SubscribeRequest {
+        url,
+        interest,
+        recovery,
+        tracing,
+    } = &asked;
     let (asked_url, asked_recovery) = (url.as_str(), recovery.as_ref().map(|it| it.as_str()));
-    let claim = Claim::Subscribe { url: asked_url, recovery: asked_recovery, interest };
+    let claim = Claim::Subscribe {
+        url: asked_url,
+        recovery: asked_recovery,
+        interest,
+    };
     let spent = incoming.authorize(&claim, tracing).await?;
-    let subscription =
-        Subscription { url: url.clone(), interest: interest.clone(), recovery: recovery.clone() };
+    let subscription = Subscription {
+        url: url.clone(),
+        interest: interest.clone(),
+        recovery: recovery.clone(),
+    };
     let store = core.store.clone();
     match to_the_end(core, async move { store.subscribe(subscription).await }).await {
         Ok(Subscribed::Added) => {
             tracing::debug!(subscriber = %url, %interest, "subscribed");
-            let confirm =
-                Claim::ConfirmSubscribe { url: asked_url, recovery: asked_recovery, interest };
+            let confirm = Claim::ConfirmSubscribe {
+                url: asked_url,
+                recovery: asked_recovery,
+                interest,
+            };
             confirmed(core, &confirm)
         }
         Ok(Subscribed::Existed) => Err(Failure::Existed),
@@ -64,16 +79,27 @@ async fn unsubscribe(core: &Arc<Core>, request: Request, kind: InterestKind) -> 
     let mut incoming = Incoming::new(core, request);
     let decode = |bytes: &[u8]| Ok((UnsubscribeRequest::decode(kind, bytes)?, bytes.len()));
     let asked = incoming.body().head(HEAD_BYTES_MAX, decode).await?;
-    let UnsubscribeRequest { url, interest, tracing } = &asked;
+    let UnsubscribeRequest {
+        url,
+        interest,
+        tracing,
+    } = &asked;
     // Signed like a SUBSCRIBE without a recovery url (`docs/protocol/auth.md` §5).
-    let claim = Claim::Subscribe { url: url.as_str(), recovery: None, interest };
+    let claim = Claim::Subscribe {
+        url: url.as_str(),
+        recovery: None,
+        interest,
+    };
     let spent = incoming.authorize(&claim, tracing).await?;
     let (store, row) = (core.store.clone(), (url.clone(), interest.clone()));
     match to_the_end(core, async move { store.unsubscribe(row.0, row.1).await }).await {
         Ok(Unsubscribed::Removed) => {
             tracing::debug!(subscriber = %url, %interest, "unsubscribed");
-            let confirm =
-                Claim::ConfirmSubscribe { url: url.as_str(), recovery: None, interest };
+            let confirm = Claim::ConfirmSubscribe {
+                url: url.as_str(),
+                recovery: None,
+                interest,
+            };
             confirmed(core, &confirm)
         }
         Ok(Unsubscribed::Absent) => Err(Failure::Absent),
@@ -85,18 +111,30 @@ pub(crate) async fn check(State(core): State<Arc<Core>>, request: Request) -> An
     let mut incoming = Incoming::new(&core, request);
     let decode = |bytes: &[u8]| Ok((CheckRequest::decode(bytes)?, bytes.len()));
     let CheckRequest { tracing, url } = incoming.body().head(HEAD_BYTES_MAX, decode).await?;
-    let spent = incoming.authorize(&Claim::Check { url: url.as_str() }, &tracing).await?;
+    let spent = incoming
+        .authorize(&Claim::Check { url: url.as_str() }, &tracing)
+        .await?;
     let etag = core.store.etag(url).await;
     let etag = etag.map_err(|error| incoming.release(spent, error.into()))?;
     let authorization = vouch(&core, &Claim::CheckResponse { etag: &etag }, &[])?;
-    let response = CheckResponse { authorization, tracing: Bytes::new(), etag };
+    let response = CheckResponse {
+        authorization,
+        tracing: Bytes::new(),
+        etag,
+    };
     Ok(answer(StatusCode::OK, response.encode()))
 }
 
 pub(crate) async fn set(State(core): State<Arc<Core>>, request: Request) -> Answer {
     let mut incoming = Incoming::new(&core, request);
-    let head = incoming.body().head(HEAD_BYTES_MAX, SetHead::decode).await?;
-    let claim = Claim::Set { url: head.url.as_str(), etag: &head.etag };
+    let head = incoming
+        .body()
+        .head(HEAD_BYTES_MAX, SetHead::decode)
+        .await?;
+    let claim = Claim::Set {
+        url: head.url.as_str(),
+        etag: &head.etag,
+    };
     let spent = incoming.authorize(&claim, &head.tracing).await?;
     match replace_all(&core, &mut incoming, &head).await {
         Ok(()) => confirmed(&core, &Claim::SetResponse { etag: &head.etag }),
@@ -132,6 +170,9 @@ async fn to_the_end<T: Send + 'static>(
 
 fn confirmed(core: &Core, claim: &Claim<'_>) -> Answer {
     let authorization = vouch(core, claim, &[])?;
-    let response = GenericResponse { authorization, tracing: Bytes::new() };
+    let response = GenericResponse {
+        authorization,
+        tracing: Bytes::new(),
+    };
     Ok(answer(StatusCode::OK, response.encode()))
 }

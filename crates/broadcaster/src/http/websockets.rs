@@ -25,8 +25,7 @@ pub(crate) async fn receive(State(core): State<Arc<Core>>, request: Request) -> 
         Err(failure) => {
             let ends_the_row = matches!(
                 &failure,
-                Failure::WrongUrl
-                    | Failure::Rejected(Rejected::Digest(_) | Rejected::Unwanted)
+                Failure::WrongUrl | Failure::Rejected(Rejected::Digest(_) | Rejected::Unwanted)
             ) || matches!(&failure, Failure::Rejected(Rejected::Auth(_)))
                 && failure.status() != StatusCode::SERVICE_UNAVAILABLE;
             if ends_the_row {
@@ -41,7 +40,11 @@ pub(crate) async fn receive(State(core): State<Arc<Core>>, request: Request) -> 
 async fn receive_or_fail(core: &Arc<Core>, request: Request) -> Result<Response, Failure> {
     let mut incoming = Incoming::new(core, request);
     let here = asked_for(&incoming, &core.config.receiver_url);
-    let repr_digest = incoming.parts.headers.get(REPR_DIGEST).map(HeaderValue::as_bytes);
+    let repr_digest = incoming
+        .parts
+        .headers
+        .get(REPR_DIGEST)
+        .map(HeaderValue::as_bytes);
     let repr_digest = repr_digest.map(Bytes::copy_from_slice);
     if !here {
         return Err(Failure::WrongUrl);
@@ -66,9 +69,15 @@ async fn receive_or_fail(core: &Arc<Core>, request: Request) -> Result<Response,
     .await?;
     let identifier = &received.head.identifier;
     let subscribers = core.hub.deliver(&received.head.topic, &received.payload);
-    let claim = Claim::ConfirmReceive { identifier, subscribers, url: received.url };
+    let claim = Claim::ConfirmReceive {
+        identifier,
+        subscribers,
+        url: received.url,
+    };
     let confirm = ConfirmReceive {
-        authorization: core.to_broadcaster.authorize(&claim, &[], &stamp(core.clock.now()))?,
+        authorization: core
+            .to_broadcaster
+            .authorize(&claim, &[], &stamp(core.clock.now()))?,
         tracing: Bytes::new(),
         identifier: identifier.clone(),
         subscribers,
@@ -87,13 +96,20 @@ pub(crate) async fn missed(
     }
     let decode = |bytes: &[u8]| Ok((MissedHead::decode(bytes)?, bytes.len()));
     let MissedHead { tracing, topic } = incoming.body().head(HEAD_BYTES_MAX, decode).await?;
-    let claim = Claim::Missed { recovery: url, topic: &topic };
+    let claim = Claim::Missed {
+        recovery: url,
+        topic: &topic,
+    };
     let value = incoming.authorization();
-    let unspent = core.to_subscriber.verify(&claim, &tracing, value, incoming.now)?;
+    let unspent = core
+        .to_subscriber
+        .verify(&claim, &tracing, value, incoming.now)?;
     let _spent = core.guard.spend(unspent, incoming.now).await?;
     let claim = Claim::ConfirmMissed { topic: &topic, url };
     let confirm = ConfirmMissed {
-        authorization: core.to_broadcaster.authorize(&claim, &[], &stamp(core.clock.now()))?,
+        authorization: core
+            .to_broadcaster
+            .authorize(&claim, &[], &stamp(core.clock.now()))?,
         tracing: Bytes::new(),
     };
     Ok(answer(StatusCode::OK, confirm.encode()))
@@ -101,9 +117,14 @@ pub(crate) async fn missed(
 
 /// Whether the request asks for the path and query of `url`, of its host if it names one.
 fn asked_for(incoming: &Incoming<'_>, url: &str) -> bool {
-    let Ok(endpoint) = Endpoint::parse_str(url) else { return false };
+    let Ok(endpoint) = Endpoint::parse_str(url) else {
+        return false;
+    };
     let parts = &incoming.parts;
-    let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
+    let uri = parts
+        .extensions
+        .get::<OriginalUri>()
+        .map_or(&parts.uri, |original| &original.0);
     let asked = uri.path_and_query().map(http::uri::PathAndQuery::as_str);
     let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
     asked == Some(endpoint.path_and_query())

@@ -180,8 +180,14 @@ impl Claim<'_> {
     /// The number of this kind of signature (`docs/protocol/auth.md` §5).
     pub fn type_id(&self) -> u8 {
         match self {
-            Self::Subscribe { interest: Interest::Exact(_), .. } => 1,
-            Self::Subscribe { interest: Interest::Glob(_), .. } => 2,
+            Self::Subscribe {
+                interest: Interest::Exact(_),
+                ..
+            } => 1,
+            Self::Subscribe {
+                interest: Interest::Glob(_),
+                ..
+            } => 2,
             Self::Notify { .. } => 3,
             Self::Configure { .. } => 4,
             Self::Check { .. } => 5,
@@ -191,8 +197,14 @@ impl Claim<'_> {
             Self::ConfirmMissed { .. } => 9,
             Self::Receive { .. } => 10,
             Self::Missed { .. } => 11,
-            Self::ConfirmSubscribe { interest: Interest::Exact(_), .. } => 12,
-            Self::ConfirmSubscribe { interest: Interest::Glob(_), .. } => 13,
+            Self::ConfirmSubscribe {
+                interest: Interest::Exact(_),
+                ..
+            } => 12,
+            Self::ConfirmSubscribe {
+                interest: Interest::Glob(_),
+                ..
+            } => 13,
             Self::ConfirmNotify { .. } => 14,
             Self::CheckResponse { .. } => 15,
             Self::SetResponse { .. } => 16,
@@ -208,27 +220,52 @@ impl Claim<'_> {
     /// (at most 65,535 bytes), signed at `timestamp` with `nonce` (at most 255 bytes).
     pub fn to_sign(&self, tracing: &[u8], timestamp: u64, nonce: &[u8]) -> Vec<u8> {
         let mut out = Writer::with_capacity(512);
-        out.u8(self.type_id()).u64(timestamp).field8(nonce).field16(tracing);
+        out.u8(self.type_id())
+            .u64(timestamp)
+            .field8(nonce)
+            .field16(tracing);
         match *self {
-            Self::Subscribe { url, recovery, interest }
-            | Self::ConfirmSubscribe { url, recovery, interest } => out
+            Self::Subscribe {
+                url,
+                recovery,
+                interest,
+            }
+            | Self::ConfirmSubscribe {
+                url,
+                recovery,
+                interest,
+            } => out
                 .field16(url.as_bytes())
                 .field16(recovery.unwrap_or_default().as_bytes())
                 .field16(interest.as_bytes()),
-            Self::Notify { topic, identifier, sha512 } => out
+            Self::Notify {
+                topic,
+                identifier,
+                sha512,
+            } => out
                 .field16(topic.as_bytes())
                 .field8(identifier.as_bytes())
                 .bytes(sha512.as_bytes()),
-            Self::Configure { subscriber_nonce, enable_zstd, enable_training, initial_dict } => out
+            Self::Configure {
+                subscriber_nonce,
+                enable_zstd,
+                enable_training,
+                initial_dict,
+            } => out
                 .field8(subscriber_nonce)
                 .u8(u8::from(enable_zstd))
                 .u8(u8::from(enable_training))
                 .u16(initial_dict),
             Self::Check { url } => out.field16(url.as_bytes()),
-            Self::Set { url, etag } => {
-                out.field16(url.as_bytes()).u8(ETAG_FORMAT).bytes(etag.0.as_bytes())
-            }
-            Self::ContinueReceive { identifier, part_id, url } => {
+            Self::Set { url, etag } => out
+                .field16(url.as_bytes())
+                .u8(ETAG_FORMAT)
+                .bytes(etag.0.as_bytes()),
+            Self::ContinueReceive {
+                identifier,
+                part_id,
+                url,
+            } => {
                 out.field8(identifier.as_bytes());
                 match u8::try_from(part_id) {
                     Ok(part_id) => out.u8(part_id),
@@ -236,13 +273,23 @@ impl Claim<'_> {
                 };
                 out.field16(url.as_bytes())
             }
-            Self::ConfirmReceive { identifier, subscribers, url } => {
-                out.field8(identifier.as_bytes()).u32(subscribers).field16(url.as_bytes())
-            }
+            Self::ConfirmReceive {
+                identifier,
+                subscribers,
+                url,
+            } => out
+                .field8(identifier.as_bytes())
+                .u32(subscribers)
+                .field16(url.as_bytes()),
             Self::ConfirmMissed { topic, url } => {
                 out.field16(topic.as_bytes()).field16(url.as_bytes())
             }
-            Self::Receive { url, topic, identifier, sha512 } => out
+            Self::Receive {
+                url,
+                topic,
+                identifier,
+                sha512,
+            } => out
                 .field16(url.as_bytes())
                 .field16(topic.as_bytes())
                 .field8(identifier.as_bytes())
@@ -250,7 +297,12 @@ impl Claim<'_> {
             Self::Missed { recovery, topic } => {
                 out.field16(recovery.as_bytes()).field16(topic.as_bytes())
             }
-            Self::ConfirmNotify { identifier, subscribers, topic, sha512 } => out
+            Self::ConfirmNotify {
+                identifier,
+                subscribers,
+                topic,
+                sha512,
+            } => out
                 .field8(identifier.as_bytes())
                 .u32(subscribers)
                 .field16(topic.as_bytes())
@@ -259,25 +311,37 @@ impl Claim<'_> {
                 out.u8(ETAG_FORMAT).bytes(etag.0.as_bytes())
             }
             Self::ConfirmConfigure { broadcaster_nonce } => out.field8(broadcaster_nonce),
-            Self::EnablePreset { url, compressor, level, min_size, max_size } => out
+            Self::EnablePreset {
+                url,
+                compressor,
+                level,
+                min_size,
+                max_size,
+            } => out
                 .field16(url.as_bytes())
                 .u32(compressor)
                 .u32(level)
                 .u64(min_size)
                 .u64(max_size),
-            Self::EnableCustom { url, compressor, level, min_size, max_size, sha512 } => out
+            Self::EnableCustom {
+                url,
+                compressor,
+                level,
+                min_size,
+                max_size,
+                sha512,
+            } => out
                 .field16(url.as_bytes())
                 .u32(compressor)
                 .u32(level)
                 .u64(min_size)
                 .u64(max_size)
                 .bytes(sha512.as_bytes()),
-            Self::DisableCustom { compressor, url } => {
-                out.u32(compressor).field16(url.as_bytes())
-            }
-            Self::ContinueNotify { identifier, part_id } => {
-                out.field8(identifier.as_bytes()).u32(part_id)
-            }
+            Self::DisableCustom { compressor, url } => out.u32(compressor).field16(url.as_bytes()),
+            Self::ContinueNotify {
+                identifier,
+                part_id,
+            } => out.field8(identifier.as_bytes()).u32(part_id),
         };
         out.into_bytes()
     }

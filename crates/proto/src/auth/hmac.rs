@@ -25,7 +25,9 @@ pub struct HmacAuthorization {
 impl HmacAuthorization {
     /// The scheme of this secret.
     pub fn new(secret: &[u8; SHA512_BYTES]) -> Self {
-        Self { key: HmacSha512::new(secret) }
+        Self {
+            key: HmacSha512::new(secret),
+        }
     }
 }
 
@@ -44,7 +46,9 @@ impl Authorization for HmacAuthorization {
     ) -> Result<Option<String>, CannotAuthorize> {
         let timestamp = stamp.now.unix_seconds();
         let nonce = BASE64_URL.encode(stamp.nonce);
-        let code = self.key.code(&claim.to_sign(tracing, timestamp, nonce.as_bytes()));
+        let code = self
+            .key
+            .code(&claim.to_sign(tracing, timestamp, nonce.as_bytes()));
         let mut value = format!("X-HMAC {timestamp}:{nonce}:");
         BASE64.encode_string(code, &mut value);
         Ok(Some(value))
@@ -80,7 +84,9 @@ struct Signed<'a> {
 
 impl<'a> Signed<'a> {
     fn parse(value: &'a [u8]) -> Result<Self, &'static str> {
-        let value = value.strip_prefix(SCHEME).ok_or("it does not start with \"X-HMAC \"")?;
+        let value = value
+            .strip_prefix(SCHEME)
+            .ok_or("it does not start with \"X-HMAC \"")?;
         let mut parts = value.splitn(3, |byte| *byte == b':');
         let timestamp = parts.next().ok_or("it has no timestamp")?;
         let nonce = parts.next().ok_or("it has no nonce")?;

@@ -64,7 +64,11 @@ pub struct SpentCodes {
 impl SpentCodes {
     /// None yet, and never more than `codes_max`.
     pub fn new(codes_max: usize) -> Self {
-        Self { expiry: HashMap::new(), oldest_first: VecDeque::new(), codes_max }
+        Self {
+            expiry: HashMap::new(),
+            oldest_first: VecDeque::new(),
+            codes_max,
+        }
     }
 
     /// Spends `code`, which must not have been spent before.
@@ -74,7 +78,10 @@ impl SpentCodes {
             return Err(SpendError::Replayed);
         }
         if self.oldest_first.len() >= self.codes_max {
-            return Err(GuardFull { codes: self.expiry.len() }.into());
+            return Err(GuardFull {
+                codes: self.expiry.len(),
+            }
+            .into());
         }
         let expiry = now + REPLAY_MEMORY;
         self.expiry.insert(code, expiry);
@@ -136,7 +143,10 @@ mod tests {
     fn a_full_guard_accepts_nothing_and_forgets_nothing() {
         let mut spent = SpentCodes::new(1);
         assert_eq!(spent.spend(code(1), at(0)), Ok(()));
-        assert_eq!(spent.spend(code(2), at(0)), Err(GuardFull { codes: 1 }.into()));
+        assert_eq!(
+            spent.spend(code(2), at(0)),
+            Err(GuardFull { codes: 1 }.into())
+        );
         assert_eq!(spent.spend(code(1), at(0)), Err(SpendError::Replayed));
         assert_eq!(spent.spend(code(2), at(301)), Ok(()));
     }

@@ -162,7 +162,10 @@ pub struct Secrets {
 
 impl Secrets {
     /// No authorization in either direction.
-    pub const NONE: Self = Self { to_broadcaster: Scheme::None, to_subscriber: Scheme::None };
+    pub const NONE: Self = Self {
+        to_broadcaster: Scheme::None,
+        to_subscriber: Scheme::None,
+    };
 
     /// Reads the text of a secrets file.
     pub fn parse(text: &str) -> Result<Self, SecretsError> {
@@ -170,11 +173,21 @@ impl Secrets {
         let file = file.as_object().ok_or(SecretsError::NotAnObject)?;
         match file.get("version") {
             Some(serde_json::Value::String(version)) if version == "2" => {}
-            Some(other) => return Err(SecretsError::Version { got: other.to_string() }),
-            None => return Err(SecretsError::Version { got: "none".to_owned() }),
+            Some(other) => {
+                return Err(SecretsError::Version {
+                    got: other.to_string(),
+                });
+            }
+            None => {
+                return Err(SecretsError::Version {
+                    got: "none".to_owned(),
+                });
+            }
         }
         let direction = |direction: Direction| {
-            let Some(value) = file.get(&direction.to_string()) else { return Ok(Scheme::None) };
+            let Some(value) = file.get(&direction.to_string()) else {
+                return Ok(Scheme::None);
+            };
             parse_scheme(value).map_err(|problem| SecretsError::Direction { direction, problem })
         };
         Ok(Self {

@@ -24,7 +24,9 @@ impl TokenAuthorization {
         if token.is_empty() {
             return Err(EmptyToken);
         }
-        Ok(Self { value: format!("Bearer {token}") })
+        Ok(Self {
+            value: format!("Bearer {token}"),
+        })
     }
 }
 

@@ -32,7 +32,10 @@ impl GenericResponse {
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let (authorization, tracing) = read_begin(&mut reader, Self::TYPE)?;
-        Ok(Self { authorization, tracing })
+        Ok(Self {
+            authorization,
+            tracing,
+        })
     }
 }
 
@@ -65,7 +68,12 @@ impl NotifyResponse {
         let (authorization, tracing) = read_begin(&mut reader, Self::TYPE)?;
         let subscribers = reader.u32("subscribers")?;
         let identifier = Identifier::from_field(reader.field8("identifier")?);
-        Ok(Self { authorization, tracing, subscribers, identifier })
+        Ok(Self {
+            authorization,
+            tracing,
+            subscribers,
+            identifier,
+        })
     }
 }
 
@@ -94,7 +102,11 @@ impl CheckResponse {
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let (authorization, tracing) = read_begin(&mut reader, Self::TYPE)?;
-        Ok(Self { authorization, tracing, etag: read_etag(&mut reader)? })
+        Ok(Self {
+            authorization,
+            tracing,
+            etag: read_etag(&mut reader)?,
+        })
     }
 }
 
@@ -141,7 +153,12 @@ impl ReceiveAnswer {
         let (authorization, tracing) = read_begin(&mut reader, ConfirmReceive::TYPE)?;
         let identifier = Identifier::from_field(reader.field8("identifier")?);
         let subscribers = reader.u32("subscribers")?;
-        Ok(Self::Confirm(ConfirmReceive { authorization, tracing, identifier, subscribers }))
+        Ok(Self::Confirm(ConfirmReceive {
+            authorization,
+            tracing,
+            identifier,
+            subscribers,
+        }))
     }
 }
 
@@ -166,7 +183,10 @@ impl ConfirmMissed {
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let (authorization, tracing) = read_begin(&mut reader, Self::TYPE)?;
-        Ok(Self { authorization, tracing })
+        Ok(Self {
+            authorization,
+            tracing,
+        })
     }
 }
 
@@ -174,7 +194,9 @@ impl ConfirmMissed {
 fn begin(message_type: u16, authorization: Option<&str>, tracing: &[u8]) -> Writer {
     let authorization = authorization.unwrap_or_default().as_bytes();
     let mut out = Writer::with_capacity(authorization.len() + tracing.len() + 128);
-    out.u16(message_type).field16(authorization).field16(tracing);
+    out.u16(message_type)
+        .field16(authorization)
+        .field16(tracing);
     out
 }
 

@@ -44,7 +44,8 @@ impl SubscribeRequest {
     /// The body that says this.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
-        out.field16(self.url.as_str().as_bytes()).field16(self.interest.as_bytes());
+        out.field16(self.url.as_str().as_bytes())
+            .field16(self.interest.as_bytes());
         write_recovery(&mut out, self.recovery.as_ref());
         out.field16(&self.tracing);
         out.into_bytes()
@@ -107,7 +108,8 @@ impl CheckRequest {
     /// The body that says this.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
-        out.field16(&self.tracing).field16(self.url.as_str().as_bytes());
+        out.field16(&self.tracing)
+            .field16(self.url.as_str().as_bytes());
         out.into_bytes()
     }
 

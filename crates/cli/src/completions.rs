@@ -1,0 +1,23 @@
+//! `httppubsub completions`.
+
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+/// Print what a shell needs to complete commands and flags.
+///
+/// For bash: `httppubsub completions bash > ~/.local/share/bash-completion/completions/httppubsub`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Completions {
+    /// Which shell.
+    shell: Shell,
+}
+
+impl Completions {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let mut command = crate::Arguments::command();
+        clap_complete::generate(self.shell, &mut command, "httppubsub", &mut std::io::stdout());
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,210 @@
+//! `httppubsub serve`.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use httppubsub_broadcaster::{Authorizations, Broadcaster, Config};
+use httppubsub_net::{PostConfig, ServeConfig, SpoolConfig};
+use httppubsub_proto::auth::Secrets;
+use httppubsub_store::{MemoryStore, SqliteStore, Store};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::logs::Logs;
+use crate::secrets;
+
+/// Run a broadcaster.
+///
+/// Prints one line on stdout when it is ready: `listening on http://ADDR:PORT`. SIGTERM and SIGINT
+/// stop it: it takes nothing new, finishes what is under way and exits with status 0.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// Where to listen; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:3003", env = "HTTPPUBSUB_LISTEN")]
+    listen: SocketAddr,
+
+    /// Folder for all that is kept: subscriptions, secrets, which authorizations were used.
+    #[arg(long, value_name = "DIR", default_value = "./httppubsub-data", env = "HTTPPUBSUB_DATA")]
+    data: PathBuf,
+
+    /// Where subscriptions are kept: `sqlite:PATH`, or `memory` to forget them at the end.
+    /// [default: subscriptions.db in the data folder]
+    #[arg(long, value_name = "DATABASE", env = "HTTPPUBSUB_DB")]
+    db: Option<Database>,
+
+    /// Secrets file. [default: broadcaster-secrets.json in the data folder, made at the first
+    /// start with fresh HMAC secrets]
+    #[arg(long, value_name = "FILE", env = "HTTPPUBSUB_SECRETS")]
+    secrets: Option<PathBuf>,
+
+    /// Longest message taken, in bytes; longer ones are answered 413. [default: no limit]
+    #[arg(long, value_name = "BYTES")]
+    message_bytes_max: Option<u64>,
+
+    /// Messages up to this size are kept in memory, larger ones in a temporary file.
+    #[arg(long, value_name = "BYTES", default_value_t = 10 * 1024 * 1024)]
+    spool_above: u64,
+
+    /// Folder for these temporary files. [default: that of the operating system]
+    #[arg(long, value_name = "DIR")]
+    spool_dir: Option<PathBuf>,
+
+    /// Longest wait for a subscriber's answer, in seconds; large messages get more.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    answer_timeout: u64,
+
+    /// Deliveries under way at once.
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = positive)]
+    deliveries_max: usize,
+
+    /// Deliveries under way at once to one peer (scheme, host and port).
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    deliveries_per_peer_max: usize,
+
+    /// Connections open at once; others wait.
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = positive)]
+    connections_max: usize,
+
+    /// Longest wait for what is under way when it is told to stop, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    grace: u64,
+
+    #[command(flatten)]
+    logs: Logs,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Database {
+    Memory,
+    Sqlite(PathBuf),
+}
+
+impl FromStr for Database {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "memory" => Ok(Self::Memory),
+            Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
+            _ => Err("use sqlite:PATH or memory".to_owned()),
+        }
+    }
+}
+
+impl Serve {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        self.logs.begin()?;
+        std::fs::create_dir_all(&self.data)
+            .with_context(|| format!("cannot make the data folder {}", self.data.display()))?;
+        let secrets = match &self.secrets {
+            Some(file) => secrets::read(Some(file))?,
+            None => own_secrets(&self.data)?,
+        };
+        let listener = TcpListener::bind(self.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", self.listen))?;
+        let address = listener.local_addr()?;
+        let store = self.open_store()?;
+        let config = self.config(address);
+        let authorizations = Authorizations::from(&secrets);
+        let broadcaster = Broadcaster::start(config, store, authorizations).await?;
+        tokio::spawn(stop_on_signal(broadcaster.clone())?);
+        let mut stdout = std::io::stdout();
+        writeln!(stdout, "listening on http://{address}").context("cannot write to stdout")?;
+        stdout.flush()?;
+        let grace = Duration::from_secs(self.grace);
+        let serve = ServeConfig {
+            connections_max: self.connections_max,
+            grace,
+            ..ServeConfig::default()
+        };
+        broadcaster.serve(listener, serve).await;
+        if broadcaster.finish(grace).await {
+            tracing::info!("stopped");
+        } else {
+            tracing::warn!("stopped while deliveries were under way; their publishers got no answer");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn open_store(&self) -> anyhow::Result<Arc<dyn Store>> {
+        let path = match &self.db {
+            Some(Database::Memory) => return Ok(Arc::new(MemoryStore::new())),
+            Some(Database::Sqlite(path)) => path.clone(),
+            None => self.data.join("subscriptions.db"),
+        };
+        let store = SqliteStore::open(&path)
+            .with_context(|| format!("cannot open the database {}", path.display()))?;
+        Ok(Arc::new(store))
+    }
+
+    fn config(&self, address: SocketAddr) -> Config {
+        let defaults = SpoolConfig::default();
+        Config {
+            spool: SpoolConfig {
+                folder: self.spool_dir.clone().unwrap_or(defaults.folder),
+                memory_each_max: self.spool_above,
+                ..SpoolConfig::default()
+            },
+            post: PostConfig {
+                answer_timeout: Duration::from_secs(self.answer_timeout),
+                in_flight_max: self.deliveries_max,
+                in_flight_per_peer_max: self.deliveries_per_peer_max,
+                ..PostConfig::default()
+            },
+            message_bytes_max: self.message_bytes_max,
+            replay_folder: Some(self.data.clone()),
+            receiver_url: format!("http://{address}/v1/receive_for_websockets"),
+            missed_url: format!("http://{address}/v1/missed_for_websockets"),
+            ..Config::default()
+        }
+    }
+}
+
+/// The secrets in the data folder, made if there are none yet.
+fn own_secrets(data: &Path) -> anyhow::Result<Secrets> {
+    let file = data.join(secrets::BROADCASTER_FILE);
+    if !file.exists() {
+        let [_, subscribers] = secrets::write(data, &secrets::fresh_hmac())?;
+        tracing::info!(
+            subscribers = %subscribers.display(),
+            "made fresh HMAC secrets; subscribers need this file"
+        );
+    }
+    secrets::read(Some(&file))
+}
+
+/// Waits for SIGTERM or SIGINT and then begins to stop; a second one ends the process at once.
+fn stop_on_signal(broadcaster: Broadcaster) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        for first in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if first {
+                tracing::info!("stopping: taking nothing new, finishing what is under way");
+                broadcaster.shut_down();
+            } else {
+                tracing::warn!("stopped at once by a second signal");
+                std::process::exit(1);
+            }
+        }
+    })
+}

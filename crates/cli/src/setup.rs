@@ -1,0 +1,84 @@
+//! `httppubsub setup`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use httppubsub_net::random_bytes;
+use httppubsub_proto::auth::{Scheme, Secrets};
+
+use crate::secrets;
+
+/// Write the secrets that a broadcaster and its subscribers share.
+///
+/// Two files of the same content, broadcaster-secrets.json and subscriber-secrets.json, readable
+/// by their owner only. Existing files are never overwritten. The published Python packages read
+/// them as well.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Setup {
+    /// Folder for the files; it is made if need be.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+
+    /// How subscribers show the broadcaster who they are.
+    #[arg(long, value_enum, value_name = "SCHEME", default_value_t)]
+    to_broadcasters_auth: SchemeName,
+
+    /// Their secret: for hmac the base64url of 64 bytes, for token any text. Drawn at random if
+    /// not given.
+    #[arg(long, value_name = "SECRET")]
+    to_broadcasters_secret: Option<String>,
+
+    /// How the broadcaster shows subscribers who it is.
+    #[arg(long, value_enum, value_name = "SCHEME", default_value_t)]
+    to_subscribers_auth: SchemeName,
+
+    /// Its secret, likewise.
+    #[arg(long, value_name = "SECRET")]
+    to_subscribers_secret: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum SchemeName {
+    /// Every message is signed.
+    #[default]
+    Hmac,
+    /// A shared token is sent along; only for networks nobody listens on.
+    Token,
+    /// No authorization.
+    None,
+}
+
+impl SchemeName {
+    fn scheme(self, secret: Option<&str>) -> anyhow::Result<Scheme> {
+        let name = match self {
+            Self::Hmac => "hmac",
+            Self::Token => "token",
+            Self::None => "none",
+        };
+        Ok(match secret {
+            Some(secret) => Scheme::parse(name, secret)?,
+            None => Scheme::generate(name, &random_bytes())?,
+        })
+    }
+}
+
+impl Setup {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let to_broadcaster = self
+            .to_broadcasters_auth
+            .scheme(self.to_broadcasters_secret.as_deref())
+            .context("--to-broadcasters-secret")?;
+        let to_subscriber = self
+            .to_subscribers_auth
+            .scheme(self.to_subscribers_secret.as_deref())
+            .context("--to-subscribers-secret")?;
+        let files = secrets::write(&self.dir, &Secrets { to_broadcaster, to_subscriber })?;
+        for file in files {
+            println!("{}", file.display());
+        }
+        eprintln!("Keep the first with the broadcaster, hand the second to its subscribers.");
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,78 @@
+//! Why a thread of the store did not do what it was asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::ErrorCode;
+
+use crate::store::StoreError;
+
+/// One failure may be the answer to many calls, so it can be cloned.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Sql(Arc<rusqlite::Error>),
+    #[error("another connection held the database locked for {0:?}")]
+    Locked(Duration),
+    #[error("the database did not get to it within {0:?}")]
+    Waited(Duration),
+    #[error("the store's thread failed or the store is being closed")]
+    Stopped,
+    #[error("the observer of changes panicked")]
+    Observer,
+}
+
+impl Failure {
+    pub(super) fn doing(self, doing: &'static str) -> StoreError {
+        match &self {
+            Self::Sql(error) if is_corruption(error) => StoreError::Corrupt(format!("{doing}: {error}")),
+            _ => StoreError::Unavailable { doing, source: Box::new(self) },
+        }
+    }
+
+    /// Whether the connection that failed so can be trusted further. After an I/O error it cannot:
+    /// a failed `fsync` says nothing about what the next one will say.
+    pub(super) fn spares_connection(&self) -> bool {
+        match self {
+            Self::Sql(error) => matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)
+            ),
+            Self::Locked(_) | Self::Waited(_) | Self::Stopped | Self::Observer => true,
+        }
+    }
+
+    /// Whether it is about the database and not about the one statement that met it, so that no
+    /// other statement of the transaction can be believed.
+    pub(super) fn spoils_transaction(&self) -> bool {
+        match self {
+            Self::Sql(error) => !matches!(
+                error.sqlite_error_code(),
+                None | Some(
+                    ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch
+                )
+            ),
+            Self::Locked(_) | Self::Waited(_) | Self::Stopped | Self::Observer => true,
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(Arc::new(error))
+    }
+}
+
+pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
+
+fn is_corruption(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}

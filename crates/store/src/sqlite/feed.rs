@@ -1,0 +1,213 @@
+//! What the observer knows of the change log, and how it learns the rest.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, Row};
+
+use super::failure::Failure;
+use super::row::{Interner, Kind, Unreadable, text};
+use crate::store::{Change, Observer};
+
+/// The writer feeds after its commits and the feeder after those of others; whoever does holds the
+/// position meanwhile, so that the observer sees one order.
+pub(super) struct Feed {
+    position: Mutex<Position>,
+    closing: AtomicBool,
+}
+
+#[derive(Default)]
+struct Position {
+    observer: Option<Arc<dyn Observer>>,
+    /// Number of the last change that the observer knows; `None` when it must be told everything.
+    known: Option<i64>,
+}
+
+impl Feed {
+    pub(super) fn new() -> Self {
+        Self { position: Mutex::default(), closing: AtomicBool::new(false) }
+    }
+
+    /// Makes whatever takes long end soon.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Tells `observer` everything there is, and from now on what changes.
+    pub(super) fn watch(
+        &self,
+        connection: &Connection,
+        observer: Arc<dyn Observer>,
+    ) -> Result<(), Failure> {
+        let mut position = self.position();
+        *position = Position { observer: Some(observer), known: None };
+        self.tell(connection, &mut position)
+    }
+
+    /// Tells the observer what `connection` sees and it does not know yet.
+    pub(super) fn advance(&self, connection: &Connection) -> Result<(), Failure> {
+        self.tell(connection, &mut self.position())
+    }
+
+    fn position(&self) -> MutexGuard<'_, Position> {
+        self.position.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, connection: &Connection, position: &mut Position) -> Result<(), Failure> {
+        let Some(observer) = position.observer.clone() else { return Ok(()) };
+        // One snapshot for all that is read; it ends when this is dropped.
+        let snapshot = connection.unchecked_transaction()?;
+        let log = Log::of(&snapshot)?;
+        match position.known {
+            Some(known) if known == log.newest => Ok(()),
+            Some(known) if log.follows(known) => self.tell_changes(&snapshot, &*observer, position),
+            known => {
+                if known.is_some() {
+                    tracing::info!(
+                        known,
+                        oldest = log.oldest,
+                        newest = log.newest,
+                        "changes are gone before they were read: reading all subscriptions"
+                    );
+                }
+                position.known = None;
+                self.tell_all(&snapshot, &*observer)?;
+                position.known = Some(log.newest);
+                Ok(())
+            }
+        }
+    }
+
+    fn tell_changes(
+        &self,
+        snapshot: &Connection,
+        observer: &dyn Observer,
+        position: &mut Position,
+    ) -> Result<(), Failure> {
+        let mut statement = snapshot.prepare_cached(
+            "SELECT seq, added, kind, url, interest, missed_url FROM httppubsub_changes \
+             WHERE seq > ?1 ORDER BY seq",
+        )?;
+        let mut rows = statement.query([position.known])?;
+        let mut interner = Interner::default();
+        let mut changes = Vec::new();
+        let mut last = position.known;
+        while let Some(row) = rows.next()? {
+            last = Some(row.get(0)?);
+            match change(&mut interner, row)? {
+                Ok(change) => changes.push(change),
+                Err(why) => tracing::warn!(seq = last, %why, "passed over a change"),
+            }
+            if changes.len() == CHUNK {
+                // Who panics may have taken in a part of it, so only everything will do then.
+                position.known = None;
+                tell(observer, &changes)?;
+                position.known = last;
+                changes.clear();
+            }
+        }
+        if !changes.is_empty() {
+            position.known = None;
+            tell(observer, &changes)?;
+        }
+        position.known = last;
+        Ok(())
+    }
+
+    fn tell_all(&self, snapshot: &Connection, observer: &dyn Observer) -> Result<(), Failure> {
+        let mut interner = Interner::default();
+        let mut changes = vec![Change::ReloadBegan];
+        for (kind, sql) in [
+            (Kind::Exact, "SELECT url, exact, missed_url, id FROM httppubsub_subscription_exacts"),
+            (Kind::Glob, "SELECT url, glob, missed_url, id FROM httppubsub_subscription_globs"),
+        ] {
+            let mut unreadable = 0_u64;
+            let mut statement = snapshot.prepare_cached(sql)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let (url, interest, recovery) = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
+                match interner.subscription(kind, url, interest, recovery) {
+                    Ok(it) => changes.push(Change::Added(it)),
+                    Err(why) => {
+                        unreadable += 1;
+                        if unreadable == 1 {
+                            tracing::warn!(?kind, id = ?row.get_ref(3)?, %why, "passed over a row");
+                        }
+                    }
+                }
+                if changes.len() >= CHUNK {
+                    if self.is_closing() {
+                        return Err(Failure::Stopped);
+                    }
+                    tell(observer, &changes)?;
+                    changes.clear();
+                }
+            }
+            if unreadable > 1 {
+                tracing::warn!(?kind, unreadable, "passed over rows that are no subscriptions");
+            }
+        }
+        changes.push(Change::ReloadEnded);
+        tell(observer, &changes)
+    }
+}
+
+/// How many changes the observer is told at a time.
+const CHUNK: usize = 4096;
+
+/// Which changes the log holds.
+pub(super) struct Log {
+    /// Number of the oldest change that is kept, if any is.
+    pub(super) oldest: Option<i64>,
+    /// Number of the newest change there ever was, 0 for none.
+    pub(super) newest: i64,
+}
+
+impl Log {
+    pub(super) fn of(connection: &Connection) -> Result<Self, Failure> {
+        let mut statement = connection.prepare_cached(
+            "SELECT (SELECT min(seq) FROM httppubsub_changes), \
+             (SELECT seq FROM sqlite_sequence WHERE name = 'httppubsub_changes')",
+        )?;
+        let (oldest, newest): (_, Option<i64>) =
+            statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(Self { oldest, newest: newest.unwrap_or(0) })
+    }
+
+    /// How many changes are kept.
+    pub(super) fn len(&self) -> i64 {
+        self.oldest.map_or(0, |oldest| self.newest.saturating_sub(oldest).saturating_add(1))
+    }
+
+    /// Whether every change after `known` is kept. A log that ends before `known` is not the one
+    /// that was read: somebody put another file in its place.
+    fn follows(&self, known: i64) -> bool {
+        known <= self.newest && self.oldest.is_some_and(|oldest| oldest <= known.saturating_add(1))
+    }
+}
+
+fn change(interner: &mut Interner, row: &Row<'_>) -> rusqlite::Result<Result<Change, Unreadable>> {
+    let added = row.get::<_, i64>(1)? != 0;
+    let kind = if row.get::<_, i64>(2)? == 0 { Kind::Exact } else { Kind::Glob };
+    let (url, interest, recovery) = (row.get_ref(3)?, row.get_ref(4)?, row.get_ref(5)?);
+    if added {
+        return Ok(interner.subscription(kind, url, interest, recovery).map(Change::Added));
+    }
+    let removed = || {
+        let interest = interner.interest(kind, interest)?;
+        Ok(Change::Removed { url: interner.url(text(url, "the url")?)?, interest })
+    };
+    Ok(removed())
+}
+
+fn tell(observer: &dyn Observer, changes: &[Change]) -> Result<(), Failure> {
+    catch_unwind(AssertUnwindSafe(|| observer.observe(changes))).map_err(|_| {
+        tracing::error!("the observer of changes panicked; it will be told everything again");
+        Failure::Observer
+    })
+}

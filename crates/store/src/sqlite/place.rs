@@ -1,0 +1,114 @@
+//! Where the database is and how a connection to it is set up.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::failure::{self, Failure};
+use super::schema;
+use crate::store::StoreError;
+
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) path: PathBuf,
+    pub(super) busy_timeout: Duration,
+}
+
+impl Place {
+    /// Creates the file and its tables where they are missing.
+    pub(super) fn prepare(&self) -> Result<Connection, StoreError> {
+        check_library(rusqlite::version_number())?;
+        let flags = OpenFlags::SQLITE_OPEN_CREATE | READ_WRITE;
+        let connection = Connection::open_with_flags(&self.path, flags)
+            .and_then(|connection| self.set_up(connection))
+            .map_err(|error| Failure::from(error).doing("opening the database"))?;
+        self.check_encoding(&connection)?;
+        self.enter_wal_mode(&connection)?;
+        schema::migrate(&connection)?;
+        Ok(connection)
+    }
+
+    /// A connection to a database that was prepared. It does not create one: if the file is gone,
+    /// so are the subscriptions, and an empty one in its place would hide that.
+    pub(super) fn connect_to_write(&self) -> Result<Connection, Failure> {
+        Ok(self.set_up(Connection::open_with_flags(&self.path, READ_WRITE)?)?)
+    }
+
+    /// The same, for questions only.
+    pub(super) fn connect_to_read(&self) -> Result<Connection, Failure> {
+        let connection = self.connect_to_write()?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
+    }
+
+    fn set_up(&self, connection: Connection) -> rusqlite::Result<Connection> {
+        connection.busy_timeout(self.busy_timeout)?;
+        // What was acknowledged survives the loss of power: commits wait for the disk.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "fullfsync", true)?;
+        connection.pragma_update(None, "checkpoint_fullfsync", true)?;
+        connection.set_prepared_statement_cache_capacity(64);
+        Ok(connection)
+    }
+
+    /// In UTF-16 the order of globs would not be that of etags.
+    fn check_encoding(&self, connection: &Connection) -> Result<(), StoreError> {
+        let encoding: String = connection
+            .pragma_query_value(None, "encoding", |row| row.get(0))
+            .map_err(|error| Failure::from(error).doing("reading the encoding"))?;
+        match encoding.as_str() {
+            "UTF-8" => Ok(()),
+            other => Err(StoreError::Corrupt(format!("text as {other}, wanted is UTF-8"))),
+        }
+    }
+
+    fn enter_wal_mode(&self, connection: &Connection) -> Result<(), StoreError> {
+        let doing = "entering WAL mode";
+        let started = Instant::now();
+        loop {
+            let mode = connection
+                .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+            match mode {
+                Ok(mode) if mode == "wal" => return Ok(()),
+                Ok(mode) => {
+                    let why = format!("the database cannot leave journal mode {mode:?}");
+                    return Err(StoreError::Unavailable { doing, source: why.into() });
+                }
+                // SQLite does not wait here by itself, and two who open a new file collide.
+                Err(error) if failure::is_busy(&error) && started.elapsed() < self.busy_timeout => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => return Err(Failure::from(error).doing(doing)),
+            }
+        }
+    }
+}
+
+const READ_WRITE: OpenFlags =
+    OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
+/// Before this version, connections that reset the write-ahead log at the same time could corrupt
+/// the database (<https://sqlite.org/wal.html#walresetbug>).
+const LIBRARY_VERSION_MIN: i32 = 3_051_003;
+
+fn check_library(version: i32) -> Result<(), StoreError> {
+    if version >= LIBRARY_VERSION_MIN {
+        return Ok(());
+    }
+    let why = format!(
+        "SQLite {version} can corrupt databases in WAL mode, wanted is {LIBRARY_VERSION_MIN} or later"
+    );
+    Err(StoreError::Unavailable { doing: "checking the SQLite library", source: why.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_can_corrupt_databases_is_refused() {
+        assert!(check_library(3_051_002).is_err());
+        assert!(check_library(3_051_003).is_ok());
+    }
+}

@@ -1,0 +1,157 @@
+//! The thread that changes the database: whatever waits is committed together.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::mpsc;
+
+use super::call::Job;
+use super::failure::{self, Failure};
+use super::feed::Feed;
+use super::operations;
+use super::place::Place;
+
+pub(super) struct Writer {
+    pub(super) place: Place,
+    pub(super) feed: Arc<Feed>,
+    pub(super) jobs: mpsc::Receiver<Box<dyn Job>>,
+    /// `None` after a failure that casts doubt on it; the next batch opens another.
+    pub(super) connection: Option<Connection>,
+    pub(super) changes_kept: i64,
+}
+
+impl Writer {
+    /// Works until the queue is closed and empty.
+    pub(super) fn run(mut self) {
+        while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            // The batch and the connection went with it: its callers know, and it is rolled back.
+            tracing::error!("the store's writer panicked; it goes on with a new connection");
+        }
+        if let Some(connection) = self.connection {
+            // Best effort: what is not checkpointed now is when the file is opened again.
+            let _ = connection.busy_timeout(Duration::ZERO);
+            let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        }
+    }
+
+    fn serve(&mut self) {
+        while let Some(first) = self.jobs.blocking_recv() {
+            let mut batch = vec![first];
+            fill(&mut batch, &mut self.jobs);
+            self.commit(batch);
+        }
+    }
+
+    fn commit(&mut self, mut batch: Vec<Box<dyn Job>>) {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => match self.place.connect_to_write() {
+                Ok(connection) => connection,
+                Err(failure) => return answer_all(batch, Some(failure)),
+            },
+        };
+        match self.transaction(&connection, &mut batch) {
+            Ok(()) => {
+                if let Err(failure) = self.feed.advance(&connection) {
+                    // It is durable, and so it is said. The feeder sees that the database changed
+                    // and tells the observer before anybody else has caught up.
+                    tracing::warn!(%failure, "could not read what was committed");
+                }
+                self.connection = Some(connection);
+                answer_all(batch, None);
+            }
+            Err(failure) => {
+                tracing::warn!(%failure, calls = batch.len(), "rolled back");
+                let is_rolled_back =
+                    connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
+                if is_rolled_back && failure.spares_connection() {
+                    self.connection = Some(connection);
+                }
+                answer_all(batch, Some(failure));
+            }
+        }
+    }
+
+    /// After `Ok` what is left of the batch is durable.
+    fn transaction(
+        &mut self,
+        connection: &Connection,
+        batch: &mut Vec<Box<dyn Job>>,
+    ) -> Result<(), Failure> {
+        if !self.begin(connection, batch)? {
+            return Ok(());
+        }
+        batch.retain(|job| job.take());
+        operations::trim_changes(connection, self.changes_kept)?;
+        for job in batch {
+            run_in_savepoint(connection, &mut **job)?;
+        }
+        connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    }
+
+    /// Waits for the write lock as long as anybody in the batch wants to. Who does not any more is
+    /// answered and leaves it; who comes meanwhile joins it. `false` when nobody is left.
+    fn begin(
+        &mut self,
+        connection: &Connection,
+        batch: &mut Vec<Box<dyn Job>>,
+    ) -> Result<bool, Failure> {
+        loop {
+            let Some(deadline) = batch.iter().map(|job| job.deadline()).min() else {
+                return Ok(false);
+            };
+            let patience = deadline.saturating_duration_since(Instant::now());
+            connection.busy_timeout(patience.min(LOCK_WAIT_MAX))?;
+            let begun = connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]);
+            connection.busy_timeout(self.place.busy_timeout)?;
+            match begun {
+                Ok(_) => return Ok(true),
+                Err(error) if failure::is_busy(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let now = Instant::now();
+            for job in batch.extract_if(.., |job| job.deadline() <= now) {
+                // One that its caller has given up is answered to nobody.
+                job.take();
+                job.answer(Some(Failure::Locked(self.place.busy_timeout)));
+            }
+            fill(batch, &mut self.jobs);
+        }
+    }
+}
+
+fn fill(batch: &mut Vec<Box<dyn Job>>, jobs: &mut mpsc::Receiver<Box<dyn Job>>) {
+    while batch.len() < BATCH_MAX
+        && let Ok(job) = jobs.try_recv()
+    {
+        batch.push(job);
+    }
+}
+
+/// An error of the job undoes the job; an error of the database is the whole transaction's.
+fn run_in_savepoint(connection: &Connection, job: &mut dyn Job) -> Result<(), Failure> {
+    connection.prepare_cached("SAVEPOINT job")?.execute([])?;
+    if let Err(failure) = job.run(connection) {
+        if failure.spoils_transaction() || connection.is_autocommit() {
+            return Err(failure);
+        }
+        connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
+    }
+    connection.prepare_cached("RELEASE job")?.execute([])?;
+    Ok(())
+}
+
+fn answer_all(batch: Vec<Box<dyn Job>>, void: Option<Failure>) {
+    for job in batch {
+        job.answer(void.clone());
+    }
+}
+
+/// How many calls are committed together.
+const BATCH_MAX: usize = 512;
+
+/// How long one attempt waits for the write lock before newcomers are looked at.
+const LOCK_WAIT_MAX: Duration = Duration::from_millis(100);

@@ -1,0 +1,3 @@
+# What CI runs, all of it.
+ci:
+    .ci/run
