@@ -4,7 +4,7 @@ mod common;
 
 use common::request::Request;
 use common::{Fields as _, recorded_now, secrets, set_in_hex, url, vectors};
-use httppubsub_proto::auth::AuthError;
+use httppubsub_proto::auth::{AuthError, Scheme};
 use httppubsub_proto::digest::{Sha512, hex};
 use httppubsub_proto::http::{
     CHECK_SUBSCRIPTIONS, NOTIFY, SET_SUBSCRIPTIONS, SUBSCRIBE_EXACT, SUBSCRIBE_GLOB,
@@ -18,11 +18,7 @@ use serde_json::Value;
 fn every_request_has_the_recorded_fields() {
     let file = vectors("requests.json");
     for case in file.cases("/requests", 30) {
-        check_fields(
-            &decode(&file, case),
-            case.text("operation"),
-            &case["fields"],
-        );
+        check_fields(&decode(&file, case), case.text("operation"), &case["fields"]);
     }
 }
 
@@ -43,21 +39,15 @@ fn every_request_is_authorized() {
         let mode = case.text("mode");
         let secrets = secrets(&file, mode);
         let request = decode(&file, case);
-        let value = case["request"]["headers"]
-            .maybe_text("authorization")
-            .map(str::as_bytes);
-        let verify = |secrets: httppubsub_proto::auth::Scheme, tracing: &[u8]| {
-            let scheme = secrets.authorization();
-            scheme.verify(&request.claim(), tracing, value, now)
+        let value = case["request"]["headers"].maybe_text("authorization").map(str::as_bytes);
+        let verify = |scheme: &Scheme| {
+            scheme.authorization().verify(&request.claim(), request.tracing(), value, now)
         };
-        assert!(
-            verify(secrets.to_broadcaster.clone(), request.tracing()).is_ok(),
-            "{case}"
-        );
+        assert!(verify(&secrets.to_broadcaster).is_ok(), "{case}");
         match mode {
             "none" => assert_eq!(value, None, "{case}"),
             _ => {
-                let other = verify(secrets.to_subscriber, request.tracing());
+                let other = verify(&secrets.to_subscriber);
                 assert!(matches!(other, Err(AuthError::Wrong(_))), "{case}");
             }
         }
@@ -98,8 +88,7 @@ fn every_host_registers_the_recorded_urls() {
 /// Where a request went, below the host of the broadcaster.
 fn path<'a>(file: &Value, case: &'a Value) -> &'a str {
     let url = case["request"].text("url");
-    url.strip_prefix(file.text("broadcaster"))
-        .expect("requests go to the broadcaster")
+    url.strip_prefix(file.text("broadcaster")).expect("requests go to the broadcaster")
 }
 
 #[track_caller]

@@ -198,7 +198,7 @@ fn change(interner: &mut Interner, row: &Row<'_>) -> rusqlite::Result<Result<Cha
     if added {
         return Ok(interner.subscription(kind, url, interest, recovery).map(Change::Added));
     }
-    let removed = || {
+    let mut removed = || {
         let interest = interner.interest(kind, interest)?;
         Ok(Change::Removed { url: interner.url(text(url, "the url")?)?, interest })
     };

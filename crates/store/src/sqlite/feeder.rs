@@ -24,7 +24,8 @@ pub(super) struct Feeder {
     pub(super) place: Place,
     pub(super) feed: Arc<Feed>,
     pub(super) asks: mpsc::Receiver<Ask>,
-    pub(super) connection: Option<Connected>,
+    /// `None` before the first ask and after a failure that casts doubt on it.
+    pub(super) connected: Option<Connected>,
     /// Who trims the change log.
     pub(super) trimmer: Nudge,
     pub(super) changes_kept: i64,
@@ -47,26 +48,68 @@ impl Feeder {
     fn serve(&mut self) {
         while let Some(first) = self.asks.blocking_recv() {
             let mut waiting = Vec::new();
-            let mut ask = Some(first);
-            while let Some(next) = ask {
-                match next {
+            let mut next = Some(first);
+            // Who asks before the look begins shares it.
+            while let Some(ask) = next {
+                match ask {
                     Ask::CatchUp(reply) => waiting.push(reply),
                     Ask::Watch(observer, reply) => {
-                        let done = self.look(|feed, connected| feed.watch(&connected.connection, observer));
-                        let _ = reply.send(done);
+                        let _ = reply.send(self.watch(observer));
                     }
                 }
-                // Who asked before the look begins shares it.
-                ask = if waiting.len() < WAITING_MAX { self.asks.try_recv().ok() } else { None };
+                next = if waiting.len() < WAITING_MAX { self.asks.try_recv().ok() } else { None };
             }
             if !waiting.is_empty() {
-                let (trimmer, kept) = (&self.trimmer, self.changes_kept);
-                let done = catch_up_done(self, kept);
-                let _ = trimmer;
+                let done = self.catch_up();
                 for reply in waiting {
                     let _ = reply.send(done.clone());
                 }
             }
         }
+    }
+
+    fn watch(&mut self, observer: Arc<dyn Observer>) -> Result<(), Failure> {
+        self.with_connection(|feeder, connected| {
+            feeder.feed.watch(&connected.connection, observer)
+        })
+    }
+
+    fn catch_up(&mut self) -> Result<(), Failure> {
+        self.with_connection(|feeder, connected| {
+            // Changes with every commit of another connection, our writer's included, and costs no
+            // more than a look into shared memory.
+            let version = connected
+                .connection
+                .prepare_cached("PRAGMA data_version")?
+                .query_row([], |row| row.get(0))?;
+            if connected.version == Some(version) {
+                return Ok(());
+            }
+            feeder.feed.advance(&connected.connection)?;
+            connected.version = Some(version);
+            // If only others write, nobody trims what they write.
+            if operations::is_too_long(&Log::of(&connected.connection)?, feeder.changes_kept) {
+                feeder.trimmer.send();
+            }
+            Ok(())
+        })
+    }
+
+    fn with_connection(
+        &mut self,
+        work: impl FnOnce(&Self, &mut Connected) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        if self.feed.is_closing() {
+            return Err(Failure::Stopped);
+        }
+        let mut connected = match self.connected.take() {
+            Some(connected) => connected,
+            None => Connected { connection: self.place.connect_to_read()?, version: None },
+        };
+        let done = work(self, &mut connected);
+        if done.as_ref().err().is_none_or(Failure::spares_connection) {
+            self.connected = Some(connected);
+        }
+        done
     }
 }

@@ -201,7 +201,7 @@ pub(super) fn claim_missed(
     let ends = seconds(now + lease);
     for (_, id, table, notice) in &mut due {
         notice.lock = lock::random();
-        connection.prepare_cached(table.hold)?.execute(params![id, notice.lock, ends])?;
+        connection.prepare_cached(table.hold)?.execute(params![*id, notice.lock, ends])?;
     }
     Ok(due.into_iter().map(|(_, _, _, notice)| notice).collect())
 }

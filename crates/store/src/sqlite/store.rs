@@ -1,0 +1,266 @@
+//! The store as callers see it: each method hands its work to a thread and awaits the answer.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use httppubsub_proto::subscription::{Interest, StrongEtag, Subscription, SubscriptionSet};
+use httppubsub_proto::time::Now;
+use httppubsub_proto::url::SubscriberUrl;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
+
+use super::call::{GRACE, Queue, WAITING_MAX};
+use super::failure::Failure;
+use super::feed::Feed;
+use super::feeder::{Ask, Feeder, Reply};
+use super::operations;
+use super::place::Place;
+use super::reader::Reader;
+use super::writer::Writer;
+use crate::store::{
+    Changed, ClaimedNotice, Missed, NoticeOutcome, Observer, Store, StoreError, Subscribed,
+    Unsubscribed,
+};
+
+/// How a [`SqliteStore`] is opened.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    busy_timeout: Duration,
+    changes_kept: u32,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self { busy_timeout: Duration::from_secs(5), changes_kept: 20_000 }
+    }
+}
+
+impl SqliteOptions {
+    /// Longest wait for a lock that another process holds; a call that waited so long fails as
+    /// [`StoreError::Unavailable`] and can be repeated. Default 5 s, as in the published
+    /// broadcaster.
+    pub fn busy_timeout(mut self, timeout: Duration) -> Self {
+        self.busy_timeout = timeout;
+        self
+    }
+
+    /// How many changes the database remembers, in rows, for processes that share it: one that was
+    /// busy for longer than these reads all subscriptions again. Up to a quarter more are kept.
+    /// Default 20 000: some megabytes.
+    pub fn changes_kept(mut self, changes: u32) -> Self {
+        self.changes_kept = changes;
+        self
+    }
+
+    /// Opens the database at `path`, or creates it.
+    pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
+        let place = Place { path: path.as_ref().to_owned(), busy_timeout: self.busy_timeout };
+        let opened = tokio::task::spawn_blocking(move || open(place, i64::from(self.changes_kept)));
+        opened.await.unwrap_or_else(|failed| Err(unavailable("opening the database", failed)))
+    }
+}
+
+/// Subscriptions in one SQLite file, which other processes may use at the same time: other stores
+/// of this kind, and the published Python broadcaster, whose tables it keeps.
+///
+/// Calls that wait together become durable together, with one wait for the disk. Calls need a
+/// tokio runtime with its timer. Dropping the store waits for what is being committed; see
+/// [`SqliteStore::close`].
+pub struct SqliteStore {
+    path: PathBuf,
+    patience: Duration,
+    feed: Arc<Feed>,
+    /// `None` only while it is dropped.
+    doors: Option<Doors>,
+    /// In the order in which they end.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The ways to the threads. A thread ends when its way is gone.
+struct Doors {
+    writer: Queue,
+    reader: Queue,
+    feeder: mpsc::Sender<Ask>,
+}
+
+impl SqliteStore {
+    /// Opens the database at `path`, or creates it, with the default [`SqliteOptions`].
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        SqliteOptions::default().open(path).await
+    }
+
+    /// Ends the store's threads, writes its log back into the database file and closes it. The
+    /// same happens when the store is dropped, but there the thread that drops it waits.
+    pub async fn close(self) {
+        // A drop that panicked has closed all it could.
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
+
+    fn doors(&self) -> &Doors {
+        self.doors.as_ref().expect("a store has its doors until it is dropped")
+    }
+
+    async fn catch_up(&self) -> Result<(), Failure> {
+        let give_up = tokio::time::Instant::from_std(Instant::now() + self.patience);
+        let asked = self.ask(Ask::CatchUp);
+        timeout_at(give_up, asked).await.unwrap_or(Err(Failure::Waited(self.patience)))
+    }
+
+    async fn ask(&self, ask: impl FnOnce(Reply) -> Ask) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.doors().feeder.send(ask(reply)).await.map_err(|_| Failure::Stopped)?;
+        answer.await.unwrap_or(Err(Failure::Stopped))
+    }
+}
+
+fn open(place: Place, changes_kept: i64) -> Result<SqliteStore, StoreError> {
+    let connection = place.prepare()?;
+    let feed = Arc::new(Feed::new());
+    let (writer, writer_jobs) = Queue::new(place.busy_timeout);
+    let (reader, reader_jobs) = Queue::new(place.busy_timeout);
+    let (feeder, asks) = mpsc::channel(WAITING_MAX);
+    let trimmer = writer.nudge();
+    let mut store = SqliteStore {
+        path: place.path.clone(),
+        patience: place.busy_timeout + GRACE,
+        feed: feed.clone(),
+        doors: Some(Doors { writer, reader, feeder }),
+        threads: Mutex::default(),
+    };
+    // The feeder can nudge the writer, so it ends first. The writer's connection is the last to be
+    // closed: that removes the write-ahead log.
+    store.spawn("store-feeder", {
+        let (place, feed) = (place.clone(), feed.clone());
+        let it = Feeder { place, feed, asks, connected: None, trimmer, changes_kept };
+        || it.run()
+    })?;
+    store.spawn("store-reader", {
+        let (place, feed) = (place.clone(), feed.clone());
+        let it = Reader { place, feed, jobs: reader_jobs, connection: None };
+        || it.run()
+    })?;
+    store.spawn("store-writer", {
+        let connection = Some(connection);
+        let it = Writer { place, feed, jobs: writer_jobs, connection, changes_kept };
+        || it.run()
+    })?;
+    Ok(store)
+}
+
+impl SqliteStore {
+    fn spawn(
+        &mut self,
+        name: &str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+        let thread = thread.map_err(|error| unavailable("starting a thread", error))?;
+        self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.feed.close();
+        // No call is waiting: each holds the store. What was queued by calls that were given up is
+        // not done.
+        self.doors = None;
+        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Whose observer was the last to hold the store drops it on one of them, and others may be
+        // waiting for that one.
+        let own = thread::current().id();
+        if threads.iter().any(|thread| thread.thread().id() == own) {
+            return;
+        }
+        for thread in threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteStore").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn watch(&self, observer: Arc<dyn Observer>) -> Result<(), StoreError> {
+        let told = self.ask(|reply| Ask::Watch(observer, reply)).await;
+        told.map_err(|failure| failure.doing("reading all subscriptions"))
+    }
+
+    async fn catch_up(&self) -> Result<(), StoreError> {
+        let told = SqliteStore::catch_up(self).await;
+        told.map_err(|failure| failure.doing("looking for changes"))
+    }
+
+    async fn subscribe(&self, subscription: Subscription) -> Result<Subscribed, StoreError> {
+        let work = move |connection: &_| operations::subscribe(connection, &subscription);
+        self.doors().writer.call("adding a subscription", work).await
+    }
+
+    async fn unsubscribe(
+        &self,
+        url: SubscriberUrl,
+        interest: Interest,
+    ) -> Result<Unsubscribed, StoreError> {
+        let work = move |connection: &_| operations::unsubscribe(connection, &url, &interest);
+        self.doors().writer.call("removing a subscription", work).await
+    }
+
+    async fn set(&self, url: SubscriberUrl, set: SubscriptionSet) -> Result<Changed, StoreError> {
+        let work = move |connection: &_| operations::set(connection, &url, &set);
+        self.doors().writer.call("setting subscriptions", work).await
+    }
+
+    async fn etag(&self, url: SubscriberUrl) -> Result<StrongEtag, StoreError> {
+        let feed = self.feed.clone();
+        let work = move |connection: &_| operations::etag(connection, &url, &feed);
+        self.doors().reader.call("computing an etag", work).await
+    }
+
+    async fn record_missed(&self, missed: Missed) -> Result<(), StoreError> {
+        let work = move |connection: &_| operations::record_missed(connection, &missed);
+        self.doors().writer.call("recording a missed message", work).await
+    }
+
+    async fn claim_missed(
+        &self,
+        now: Now,
+        lease: Duration,
+        limit: usize,
+    ) -> Result<Vec<ClaimedNotice>, StoreError> {
+        let work = move |connection: &_| operations::claim_missed(connection, now, lease, limit);
+        self.doors().writer.call("claiming notices", work).await
+    }
+
+    async fn settle_missed(
+        &self,
+        notice: &ClaimedNotice,
+        outcome: NoticeOutcome,
+    ) -> Result<(), StoreError> {
+        let notice = notice.clone();
+        let work = move |connection: &_| operations::settle_missed(connection, &notice, outcome);
+        self.doors().writer.call("settling a notice", work).await
+    }
+
+    async fn next_missed(&self) -> Result<Option<Now>, StoreError> {
+        let work = |connection: &_| operations::next_missed(connection);
+        self.doors().reader.call("looking for the next notice", work).await
+    }
+}
+
+fn unavailable(
+    doing: &'static str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> StoreError {
+    StoreError::Unavailable { doing, source: Box::new(error) }
+}
