@@ -27,7 +27,7 @@ use crate::{http, missed};
 /// use httppubsub_store::SqliteStore;
 ///
 /// let secrets = Secrets::parse(&std::fs::read_to_string("broadcaster-secrets.json")?)?;
-/// let store = Arc::new(SqliteStore::open("subscriptions.db")?);
+/// let store = Arc::new(SqliteStore::open("subscriptions.db").await?);
 /// let broadcaster =
 ///     Broadcaster::start(Config::default(), store, Authorizations::from(&secrets)).await?;
 /// let app = axum::Router::new().nest("/pubsub", broadcaster.router());

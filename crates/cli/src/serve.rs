@@ -118,7 +118,7 @@ impl Serve {
             .await
             .with_context(|| format!("cannot listen on {}", self.listen))?;
         let address = listener.local_addr()?;
-        let store = self.open_store()?;
+        let store = self.open_store().await?;
         let config = self.config(address);
         let authorizations = Authorizations::from(&secrets);
         let broadcaster = Broadcaster::start(config, store, authorizations).await?;
@@ -141,13 +141,14 @@ impl Serve {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn open_store(&self) -> anyhow::Result<Arc<dyn Store>> {
+    async fn open_store(&self) -> anyhow::Result<Arc<dyn Store>> {
         let path = match &self.db {
             Some(Database::Memory) => return Ok(Arc::new(MemoryStore::new())),
             Some(Database::Sqlite(path)) => path.clone(),
             None => self.data.join("subscriptions.db"),
         };
         let store = SqliteStore::open(&path)
+            .await
             .with_context(|| format!("cannot open the database {}", path.display()))?;
         Ok(Arc::new(store))
     }

@@ -1,0 +1,162 @@
+//! The messages that are sent: a send time and a number in front, then filler up to the size.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use httppubsub_proto::digest::{Sha512, Sha512Hasher};
+use hyper::body::{Body, Frame, SizeHint};
+
+/// What a message begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Label {
+    /// Nanoseconds since the epoch, or 0 for one whose latency does not count.
+    pub(crate) sent_at: u64,
+    /// Which message of its turn it is.
+    pub(crate) sequence: u64,
+}
+
+impl Label {
+    /// Size on the wire; no message is shorter.
+    pub(crate) const BYTES: usize = 16;
+
+    pub(crate) fn encode(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.sent_at.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.sequence.to_be_bytes());
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8; Self::BYTES]) -> Self {
+        let (sent_at, sequence) = bytes.split_at(8);
+        let number = |half: &[u8]| u64::from_be_bytes(half.try_into().expect("half of 16 bytes"));
+        Self { sent_at: number(sent_at), sequence: number(sequence) }
+    }
+}
+
+/// A message of any size that takes no memory of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Message {
+    label: Label,
+    bytes: u64,
+}
+
+impl Message {
+    /// A message of `bytes` in all, at least [`Label::BYTES`].
+    pub(crate) fn new(label: Label, bytes: u64) -> Self {
+        Self { label, bytes: bytes.max(Label::BYTES as u64) }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn sha512(&self) -> Sha512 {
+        let mut hasher = Sha512Hasher::default();
+        hasher.update(&self.label.encode());
+        let mut left = self.filler_bytes();
+        while left > 0 {
+            let part = filler_part(left);
+            hasher.update(part);
+            left -= part.len() as u64;
+        }
+        hasher.finish()
+    }
+
+    /// The body that is `head` and then this message.
+    pub(crate) fn behind(&self, head: &[u8]) -> Outgoing {
+        let mut first = Vec::with_capacity(head.len() + Label::BYTES + FILLER.len());
+        first.extend_from_slice(head);
+        first.extend_from_slice(&self.label.encode());
+        let filler = filler_part(self.filler_bytes());
+        first.extend_from_slice(filler);
+        let left = self.filler_bytes() - filler.len() as u64;
+        Outgoing { first: Some(first.into()), left }
+    }
+
+    fn filler_bytes(&self) -> u64 {
+        self.bytes - Label::BYTES as u64
+    }
+}
+
+/// A body that is made while it is sent.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    first: Option<Bytes>,
+    left: u64,
+}
+
+impl Outgoing {
+    pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
+        Self { first: Some(bytes.into()), left: 0 }
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let part = match self.first.take() {
+            Some(first) => first,
+            None if self.left == 0 => return Poll::Ready(None),
+            None => {
+                let part = filler_part(self.left);
+                self.left -= part.len() as u64;
+                Bytes::from_static(part)
+            }
+        };
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.first.as_ref().map_or(0, Bytes::len) as u64 + self.left)
+    }
+}
+
+/// As much filler as `left` allows.
+fn filler_part(left: u64) -> &'static [u8] {
+    let bytes = usize::try_from(left).map_or(FILLER.len(), |left| left.min(FILLER.len()));
+    &FILLER[..bytes]
+}
+
+/// The bytes of a linear congruential generator: the same on every run, and no run of zeros that
+/// anything on the way could treat as a special case.
+static FILLER: [u8; 64 * 1024] = {
+    let mut bytes = [0; 64 * 1024];
+    let mut state = 1_u32;
+    let mut at = 0;
+    while at < bytes.len() {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        bytes[at] = state.to_be_bytes()[0];
+        at += 1;
+    }
+    bytes
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt as _;
+
+    #[tokio::test]
+    async fn a_body_is_its_head_and_a_message_of_the_announced_digest() {
+        for bytes in [16, 17, 65_552, 65_553, 200_000] {
+            let label = Label { sent_at: 5, sequence: 9 };
+            let message = Message::new(label, bytes);
+            let body = message.behind(b"head");
+            assert_eq!(body.size_hint().exact(), Some(4 + bytes));
+            let body = body.collect().await.unwrap().to_bytes();
+            assert_eq!(&body[..4], b"head");
+            assert_eq!(Sha512::of(&body[4..]), message.sha512(), "{bytes}");
+            assert_eq!(Label::decode(body[4..20].try_into().unwrap()), label);
+        }
+    }
+}
