@@ -11,7 +11,7 @@ use crate::core::Core;
 use crate::index::Row;
 use crate::missed;
 use crate::reason::chain;
-use crate::webhook::{self, Verdict};
+use crate::webhook::{self, Message, Verdict};
 
 /// What became of a notification: every row that matched is in exactly one of the counts of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,9 +53,8 @@ pub(crate) async fn notify(
     if rows.is_empty() {
         return Ok(Reached::default());
     }
-    let all = core
-        .tasks
-        .spawn(deliver_to_all(core.clone(), rows, topic, payload));
+    let message = Arc::new(Message::new(topic, payload));
+    let all = core.tasks.spawn(deliver_to_all(core.clone(), rows, message));
     match all.await {
         Ok(reached) => Ok(reached?),
         Err(error) => {
@@ -71,16 +70,14 @@ const LONG_TOPIC_BYTES: usize = 4_096;
 async fn deliver_to_all(
     core: Arc<Core>,
     rows: Vec<Arc<Row>>,
-    topic: Topic,
-    payload: Payload,
+    message: Arc<Message>,
 ) -> Result<Reached, StoreError> {
     let at_once = core.config.post.in_flight_max;
     let mut reached = Reached::default();
     let mut failed = None;
-    let message = Arc::new((topic, payload));
     let outcomes = rows.into_iter().map(|row| {
         let (core, message) = (core.clone(), message.clone());
-        async move { deliver_to_one(&core, &row, &message.0, &message.1).await }
+        async move { deliver_to_one(&core, &row, &message).await }
     });
     let mut outcomes = futures_util::stream::iter(outcomes).buffer_unordered(at_once);
     while let Some(outcome) = outcomes.next().await {
@@ -117,10 +114,9 @@ enum Outcome {
 async fn deliver_to_one(
     core: &Core,
     row: &Row,
-    topic: &Topic,
-    payload: &Payload,
+    message: &Message,
 ) -> Result<Outcome, StoreError> {
-    match webhook::deliver(core, row, topic, payload).await {
+    match webhook::deliver(core, row, message).await {
         Verdict::Confirmed(subscribers) => Ok(Outcome::Confirmed(subscribers)),
         Verdict::Unsubscribe => {
             unsubscribe(core, row).await;
@@ -130,7 +126,7 @@ async fn deliver_to_one(
             let (subscriber, why) = (&row.subscriber.url, chain(&why));
             tracing::info!(%subscriber, interest = %row.interest, why, "a delivery failed");
             match &row.recovery {
-                Some(_) => missed::record(core, row, topic)
+                Some(_) => missed::record(core, row, &message.topic)
                     .await
                     .map(|()| Outcome::Missed),
                 None => Ok(Outcome::Dropped),

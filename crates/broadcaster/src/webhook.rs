@@ -1,7 +1,7 @@
 //! One delivery to one subscriber, and what its answer means.
 
-use http::StatusCode;
-use httppubsub_net::{Post, PostError, random_bytes, stamp};
+use http::{HeaderValue, StatusCode};
+use httppubsub_net::{Payload, Post, PostError, random_bytes, repr_digest, stamp};
 use httppubsub_proto::auth::{AuthError, Claim};
 use httppubsub_proto::http::{ConfirmReceive, ReceiveAnswer, ReceiveHead};
 use httppubsub_proto::topic::{Identifier, Topic};
@@ -10,7 +10,6 @@ use httppubsub_proto::wire::DecodeError;
 
 use crate::core::Core;
 use crate::index::Row;
-use httppubsub_net::Payload;
 
 /// What became of a delivery.
 #[derive(Debug)]
@@ -43,8 +42,25 @@ pub(crate) enum Undelivered {
     Auth(#[from] AuthError),
 }
 
+/// A message on its way to many.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) topic: Topic,
+    pub(crate) payload: Payload,
+    /// Value of the header that every delivery carries.
+    repr_digest: HeaderValue,
+}
+
+impl Message {
+    pub(crate) fn new(topic: Topic, payload: Payload) -> Self {
+        let repr_digest = repr_digest(payload.sha512());
+        Self { topic, payload, repr_digest }
+    }
+}
+
 /// Delivers a message to the subscriber of `row`, once.
-pub(crate) async fn deliver(core: &Core, row: &Row, topic: &Topic, payload: &Payload) -> Verdict {
+pub(crate) async fn deliver(core: &Core, row: &Row, message: &Message) -> Verdict {
+    let Message { topic, payload, repr_digest } = message;
     let url = &row.subscriber.url;
     if url.as_str() == core.config.receiver_url {
         return if core.hub.wants(topic) {
@@ -76,7 +92,7 @@ pub(crate) async fn deliver(core: &Core, row: &Row, topic: &Topic, payload: &Pay
             authorization: core
                 .to_subscriber
                 .authorize(&claim, &[], &stamp(core.clock.now()))?,
-            repr_digest: Some(*sha512),
+            repr_digest: Some(repr_digest.clone()),
             head: head.encode().into(),
             payload: Some(payload.clone()),
         })

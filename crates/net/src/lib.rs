@@ -14,7 +14,7 @@ pub use body::{BodyError, BodyLimits, BodyReader, HeadError};
 pub use clock::Clock;
 pub use nonce::{random_bytes, stamp};
 pub use payload::{FillError, Payload, PayloadBody, PayloadReader, Spool, SpoolConfig};
-pub use post::{Answer, Post, PostConfig, PostError, Poster, Target};
+pub use post::{Answer, Post, PostConfig, PostError, Poster, Target, repr_digest};
 pub use receive::{Judge, Received, Rejected, first_that_verifies, receive};
 pub use replay::{ReplayGuard, ReplayGuardError, Spent};
 pub use serve::{ServeConfig, serve};

@@ -81,12 +81,17 @@ impl Default for PostConfig {
 pub struct Post {
     /// Value of the `Authorization` header.
     pub authorization: Option<String>,
-    /// Digest for the `Repr-Digest` header.
-    pub repr_digest: Option<Sha512>,
+    /// Value of the `Repr-Digest` header, see [`repr_digest`].
+    pub repr_digest: Option<HeaderValue>,
     /// First part of the body.
     pub head: Bytes,
     /// Second part of the body.
     pub payload: Option<Payload>,
+}
+
+/// The value of the `Repr-Digest` header for a message with this digest.
+pub fn repr_digest(digest: &Sha512) -> HeaderValue {
+    HeaderValue::try_from(encode_repr_digest(digest)).expect("base64 is visible ASCII")
 }
 
 /// What came back.
@@ -426,10 +431,7 @@ fn request(target: &Target, post: Post, sent: &Arc<AtomicU64>) -> http::Result<R
         headers.insert(AUTHORIZATION, value);
     }
     if let Some(digest) = repr_digest {
-        headers.insert(
-            REPR_DIGEST,
-            HeaderValue::try_from(encode_repr_digest(&digest))?,
-        );
+        headers.insert(REPR_DIGEST, digest);
     }
     Ok(request)
 }

@@ -428,3 +428,52 @@ fn moment(value: ValueRef<'_>) -> Option<Now> {
     };
     Some(Now::from_unix(since))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::schema;
+
+    /// No statement may get slower with the subscriptions of others or with notices not due yet.
+    #[test]
+    fn every_statement_finds_its_rows_by_an_index() {
+        let connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&connection).unwrap();
+        for (table, [key, of_url, due, held]) in [
+            (&EXACTS, ["exact_url", "exacts_of_url", "exacts_next_retry_at", "exacts_held"]),
+            (&GLOBS, ["glob_url", "globs_of_url", "globs_next_retry_at", "globs_held"]),
+        ] {
+            for (sql, index) in [
+                (table.delete, key),
+                (table.of_url, of_url),
+                (table.delete_id, "PRIMARY KEY"),
+                (table.move_id, "PRIMARY KEY"),
+                (table.move_id_nowhere, "PRIMARY KEY"),
+                (table.owe, key),
+                (table.due, due),
+                (table.hold, "PRIMARY KEY"),
+                (table.owe_nothing, key),
+                (table.owe_nothing_id, "PRIMARY KEY"),
+                (table.owe_again, key),
+                (table.next_free, due),
+                (table.next_held, held),
+            ] {
+                let plan = plan(&connection, sql);
+                assert!(plan.contains(index), "{sql}: {plan}");
+                assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+            }
+        }
+    }
+
+    fn plan(connection: &Connection, sql: &str) -> String {
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        // Parameters that are not bound are NULL; the plan does not depend on them.
+        let mut rows = statement.raw_query();
+        let mut plan = String::new();
+        while let Some(row) = rows.next().unwrap() {
+            plan += &row.get::<_, String>(3).unwrap();
+            plan.push('\n');
+        }
+        plan
+    }
+}

@@ -1,0 +1,237 @@
+//! The yardstick: the same requests to the same subscribers from bare hyper connections, in a
+//! process of its own.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use httppubsub_proto::auth::{Claim, Secrets};
+use httppubsub_proto::digest::{Sha512, encode_repr_digest};
+use httppubsub_proto::http::{ReceiveAnswer, ReceiveHead};
+use httppubsub_proto::topic::{Identifier, Topic};
+use httppubsub_proto::url::{Endpoint, SubscriberUrl};
+use hyper::StatusCode;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::http::uri::PathAndQuery;
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinSet;
+
+use crate::connection::Connection;
+use crate::keys::Keys;
+use crate::machine::{self, Cores};
+use crate::message::{Label, Message};
+use crate::sinks::topic;
+
+/// What the yardstick is to do.
+pub(crate) struct Order {
+    pub(crate) urls: Vec<SubscriberUrl>,
+    pub(crate) secrets: Secrets,
+    pub(crate) message_bytes: u64,
+    pub(crate) warm_up: u64,
+    pub(crate) duration: Duration,
+}
+
+/// What it did.
+pub(crate) struct Done {
+    /// Confirmed deliveries a subscriber, those of the warm-up included.
+    pub(crate) delivered: Vec<u64>,
+    /// From the end of the warm-up to the last answer.
+    pub(crate) elapsed: Duration,
+    /// Computing in that time.
+    pub(crate) cpu: Duration,
+    pub(crate) memory_max: u64,
+}
+
+/// Runs the yardstick in a process of its own.
+pub(crate) async fn run(order: &Order, cores: Option<Cores>) -> anyhow::Result<Done> {
+    let mut process = machine::measured_command(&std::env::current_exe()?, cores)
+        .arg(SUBCOMMAND)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the yardstick")?;
+    let mut stdin = process.stdin.take().context("the yardstick's stdin is gone")?;
+    stdin.write_all(order.to_json().to_string().as_bytes()).await?;
+    drop(stdin);
+    let output = process.wait_with_output().await?;
+    ensure!(output.status.success(), "the yardstick failed");
+    Done::from_json(&serde_json::from_slice(&output.stdout)?).context("the yardstick's answer")
+}
+
+/// The yardstick itself: reads its order from stdin, gives what it did to stdout.
+pub(crate) fn main() -> anyhow::Result<serde_json::Value> {
+    let mut order = String::new();
+    std::io::stdin().read_to_string(&mut order)?;
+    let order = Order::from_json(&serde_json::from_str(&order)?).context("the order")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(order.carry_out())?.to_json())
+}
+
+impl Order {
+    async fn carry_out(self) -> anyhow::Result<Done> {
+        let keys = Keys::of(&self.secrets);
+        let message = Message::new(Label::default(), self.message_bytes);
+        let sha512 = message.sha512();
+        let mut deliverers = Vec::new();
+        for url in self.urls {
+            let endpoint = Endpoint::parse(&url)?;
+            deliverers.push(Deliverer {
+                connection: Connection::open(&endpoint).await?,
+                path: PathAndQuery::try_from(endpoint.path_and_query())?,
+                url,
+                keys: keys.clone(),
+                topic: topic(),
+                message,
+                sha512,
+                repr_digest: HeaderValue::try_from(encode_repr_digest(&sha512))?,
+            });
+        }
+        for deliverer in &mut deliverers {
+            for _ in 0..self.warm_up {
+                deliverer.deliver(0).await?;
+            }
+        }
+        let (began, cpu_before) = (Instant::now(), machine::cpu_time(std::process::id())?);
+        let mut running = JoinSet::new();
+        for (number, mut deliverer) in deliverers.into_iter().enumerate() {
+            let duration = self.duration;
+            running.spawn(async move { Ok((number, deliverer.deliver_for(duration).await?)) });
+        }
+        let mut delivered = vec![self.warm_up; running.len()];
+        while let Some(done) = running.join_next().await {
+            let (number, count) = done?.and_then(anyhow::Ok)?;
+            delivered[number] += count;
+        }
+        Ok(Done {
+            delivered,
+            elapsed: began.elapsed(),
+            cpu: machine::cpu_time(std::process::id())?.saturating_sub(cpu_before),
+            memory_max: machine::memory_max(std::process::id())?,
+        })
+    }
+}
+
+/// One connection to one subscriber.
+struct Deliverer {
+    connection: Connection,
+    path: PathAndQuery,
+    url: SubscriberUrl,
+    keys: Keys,
+    topic: Topic,
+    message: Message,
+    sha512: Sha512,
+    repr_digest: HeaderValue,
+}
+
+impl Deliverer {
+    async fn deliver_for(&mut self, duration: Duration) -> anyhow::Result<u64> {
+        let began = Instant::now();
+        let mut deliveries = 0;
+        while began.elapsed() < duration && deliveries < DELIVERIES_MAX {
+            self.deliver(machine::now().unix_nanoseconds()).await?;
+            deliveries += 1;
+        }
+        Ok(deliveries)
+    }
+
+    /// One RECEIVE; it carries `sent_at` in its identifier, see
+    /// [`SentAt::Identifier`](crate::sinks::SentAt::Identifier).
+    async fn deliver(&mut self, sent_at: u64) -> anyhow::Result<()> {
+        let identifier = Identifier::new(Bytes::copy_from_slice(&sent_at.to_be_bytes()))?;
+        let claim = Claim::Receive {
+            url: self.url.as_str(),
+            topic: &self.topic,
+            identifier: &identifier,
+            sha512: &self.sha512,
+        };
+        let authorization = self.keys.to_subscriber.authorize(&claim, machine::now())?;
+        let head = ReceiveHead {
+            tracing: Bytes::new(),
+            topic: self.topic.clone(),
+            identifier: identifier.clone(),
+            message_bytes: self.message.bytes(),
+        };
+        let digest = (HeaderName::from_static("repr-digest"), self.repr_digest.clone());
+        let body = self.message.behind(&head.encode());
+        let answer = self.connection.post(&self.path, authorization, Some(digest), body).await?;
+        ensure!(answer.status == StatusCode::OK, "a RECEIVE was answered {}", answer.status);
+        let ReceiveAnswer::Confirm(confirmation) = ReceiveAnswer::decode(&answer.body)? else {
+            anyhow::bail!("a subscriber does not want its subscription any more");
+        };
+        ensure!(confirmation.identifier == identifier, "the answer is to another RECEIVE");
+        let claim = Claim::ConfirmReceive {
+            identifier: &identifier,
+            subscribers: confirmation.subscribers,
+            url: self.url.as_str(),
+        };
+        let authorization = confirmation.authorization.as_deref().map(str::as_bytes);
+        let key = &self.keys.to_broadcaster;
+        key.verify(&claim, &confirmation.tracing, authorization, machine::now())
+    }
+}
+
+impl Order {
+    fn to_json(&self) -> serde_json::Value {
+        json!({
+            "urls": self.urls.iter().map(SubscriberUrl::as_str).collect::<Vec<_>>(),
+            "secrets": self.secrets.to_text(),
+            "message_bytes": self.message_bytes,
+            "warm_up": self.warm_up,
+            "duration_ns": nanoseconds(self.duration),
+        })
+    }
+
+    fn from_json(order: &serde_json::Value) -> anyhow::Result<Self> {
+        let urls = order["urls"].as_array().context("no urls")?;
+        let url = |url: &serde_json::Value| {
+            Ok(SubscriberUrl::new(url.as_str().context("a url is no text")?)?)
+        };
+        Ok(Self {
+            urls: urls.iter().map(url).collect::<anyhow::Result<_>>()?,
+            secrets: Secrets::parse(order["secrets"].as_str().context("no secrets")?)?,
+            message_bytes: number(order, "message_bytes")?,
+            warm_up: number(order, "warm_up")?,
+            duration: Duration::from_nanos(number(order, "duration_ns")?),
+        })
+    }
+}
+
+impl Done {
+    fn to_json(&self) -> serde_json::Value {
+        json!({
+            "delivered": self.delivered,
+            "elapsed_ns": nanoseconds(self.elapsed),
+            "cpu_ns": nanoseconds(self.cpu),
+            "memory_max": self.memory_max,
+        })
+    }
+
+    fn from_json(done: &serde_json::Value) -> anyhow::Result<Self> {
+        let delivered = done["delivered"].as_array().context("no deliveries")?;
+        let count = |count: &serde_json::Value| count.as_u64().context("a count is no number");
+        Ok(Self {
+            delivered: delivered.iter().map(count).collect::<anyhow::Result<_>>()?,
+            elapsed: Duration::from_nanos(number(done, "elapsed_ns")?),
+            cpu: Duration::from_nanos(number(done, "cpu_ns")?),
+            memory_max: number(done, "memory_max")?,
+        })
+    }
+}
+
+fn number(object: &serde_json::Value, name: &str) -> anyhow::Result<u64> {
+    object[name].as_u64().with_context(|| format!("{name} is missing"))
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How this program is told to be the yardstick.
+pub(crate) const SUBCOMMAND: &str = "bare";
+
+/// A turn ends here whatever time is left, for one subscriber.
+const DELIVERIES_MAX: u64 = 1_000_000;

@@ -1,0 +1,80 @@
+//! Topics as people give them and as programs read them.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use httppubsub_proto::glob::GlobPattern;
+use httppubsub_proto::subscription::Interest;
+use httppubsub_proto::topic::Topic;
+
+/// A topic given as text.
+pub(crate) fn parse_topic(text: &str) -> Result<Topic, String> {
+    Topic::new(text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// A topic given as hexadecimal digits.
+pub(crate) fn parse_hex(digits: &str) -> Result<Topic, String> {
+    let digits = digits.as_bytes();
+    if digits.len() % 2 != 0 {
+        return Err("an odd number of hexadecimal digits".to_owned());
+    }
+    let bytes: Option<Vec<u8>> = digits
+        .chunks(2)
+        .map(|pair| Some((nibble(pair[0])? << 4) | nibble(pair[1])?))
+        .collect();
+    let bytes = bytes.ok_or("not hexadecimal digits")?;
+    Topic::new(bytes).map_err(|error| error.to_string())
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    let value = char::from(digit).to_digit(16)?;
+    u8::try_from(value).ok()
+}
+
+fn parse_glob(text: &str) -> Result<GlobPattern, String> {
+    GlobPattern::parse(text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// Flags that say what is wanted.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Interests {
+    /// Exactly this topic. May be given more than once.
+    #[arg(long, value_name = "TOPIC", value_parser = parse_topic)]
+    exact: Vec<Topic>,
+
+    /// Exactly the topic with these bytes, in hexadecimal. May be given more than once.
+    #[arg(long, value_name = "HEX", value_parser = parse_hex)]
+    exact_hex: Vec<Topic>,
+
+    /// All topics that match this glob: `*` is any run of characters, also across `/`, `?` one
+    /// character, `[a-z]` one of a set. May be given more than once.
+    #[arg(long, value_name = "PATTERN", value_parser = parse_glob)]
+    glob: Vec<GlobPattern>,
+}
+
+impl Interests {
+    /// All that was given, topics first.
+    pub(crate) fn into_vec(self) -> Vec<Interest> {
+        let exacts = self.exact.into_iter().chain(self.exact_hex).map(Interest::Exact);
+        exacts.chain(self.glob.into_iter().map(Interest::Glob)).collect()
+    }
+}
+
+/// A topic in JSON: as text where it is UTF-8, and always as base64.
+pub(crate) fn to_json(topic: &Topic) -> [(&'static str, serde_json::Value); 2] {
+    let text = topic.as_str().map_or(serde_json::Value::Null, Into::into);
+    [("topic", text), ("topic_base64", BASE64_STANDARD.encode(topic.as_bytes()).into())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_may_be_given_in_hexadecimal() {
+        assert_eq!(parse_hex("00fF").unwrap().as_bytes(), [0, 255]);
+        assert_eq!(parse_hex("").unwrap().as_bytes(), [0; 0]);
+        assert!(parse_hex("0").is_err());
+        assert!(parse_hex("0g").is_err());
+        assert!(parse_hex("é0").is_err());
+    }
+}

@@ -1,0 +1,567 @@
+//! What the SQLite store promises beyond the trait: durability, company, and what happens when
+//! things go wrong.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use httppubsub_proto::glob::GlobPattern;
+use httppubsub_proto::subscription::{Interest, Subscription, SubscriptionSet};
+use httppubsub_proto::time::Now;
+use httppubsub_proto::topic::Topic;
+use httppubsub_proto::url::SubscriberUrl;
+use httppubsub_store::conformance::Mirror;
+use httppubsub_store::{
+    Change, Changed, Missed, Observer, SqliteOptions, SqliteStore, Store, StoreError, Subscribed,
+};
+use rusqlite::Connection;
+use tokio::task::JoinSet;
+
+#[tokio::test]
+async fn a_new_file_has_the_published_tables_and_ours_beside_them() {
+    let place = Place::new();
+    place.open().await.close().await;
+    let layout: serde_json::Value = serde_json::from_str(include_str!("schema.json")).unwrap();
+    let published: Vec<String> = layout["sql"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|sql| sql.as_str().unwrap().to_owned())
+        .collect();
+    let there = place.connect();
+    let sql = "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name";
+    let there: Vec<(String, String)> = there
+        .prepare(sql)
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .map(|row| row.unwrap())
+        .collect();
+    let mut theirs = Vec::new();
+    for (name, sql) in there {
+        let sql = sql.split_whitespace().collect::<Vec<_>>().join(" ");
+        match published.contains(&sql) {
+            true => theirs.push(sql),
+            false => assert!(name.starts_with("httppubsub_"), "{name} is not named as ours: {sql}"),
+        }
+    }
+    theirs.sort();
+    let mut published = published;
+    published.sort();
+    assert_eq!(theirs, published);
+    assert_eq!(pragma(&place, "user_version"), 0);
+}
+
+#[tokio::test]
+async fn a_file_of_the_published_broadcaster_stays_usable_by_both() {
+    let place = Place::new();
+    let theirs = place.connect();
+    published_setup(&theirs);
+    theirs
+        .execute_batch(
+            "INSERT INTO httppubsub_subscription_exacts VALUES
+                (1, 'u', x'61', 'r', NULL, NULL, NULL, NULL),
+                (2, 'u', x'62', 'r', 77, 1700000030.5, 3, 4),
+                (3, 'u', x'63', 'r', 78, 1700000099.25, 0, 2),
+                (4, 'v', x'64', NULL, NULL, NULL, NULL, NULL);
+            INSERT INTO httppubsub_subscription_globs VALUES
+                (1, 'u', 'a*', 'r', NULL, NULL, x'616263', 1, 3);",
+        )
+        .unwrap();
+
+    let ours = place.open().await;
+    let mirror = watch(&ours).await;
+    assert_eq!(mirror.subscriptions().len(), 5);
+    assert_eq!(ours.next_missed().await.unwrap(), Some(at(3.0)));
+    let now = at(1_700_000_031.0);
+    let claimed = ours.claim_missed(now, Duration::from_secs(30), 10).await.unwrap();
+    let claimed: Vec<_> =
+        claimed.into_iter().map(|it| (it.interest, it.topic, it.attempts)).collect();
+    let expired = (exact("u", "b", None).interest, topic("b"), 3);
+    let waiting = (glob("u", "a*", None).interest, topic("abc"), 1);
+    assert_eq!(claimed, [waiting, expired]);
+
+    // They go on, unaware of us, and start again.
+    published_subscribe(&theirs, "u", b"new", None);
+    published_setup(&theirs);
+    ours.catch_up().await.unwrap();
+    assert!(mirror.subscriptions().contains(&exact("u", "new", None)));
+    ours.close().await;
+    published_subscribe(&theirs, "u", b"newer", Some("r"));
+    assert_eq!(pragma(&place, "user_version"), 0);
+
+    let ours = place.open().await;
+    assert!(watch(&ours).await.subscriptions().contains(&exact("u", "newer", Some("r"))));
+}
+
+#[tokio::test]
+async fn a_change_by_hand_is_told_too() {
+    let place = Place::new();
+    let store = place.open().await;
+    let mirror = watch(&store).await;
+    let hand = place.connect();
+    published_subscribe(&hand, "u", b"a", None);
+    for (sql, want) in [
+        ("UPDATE httppubsub_subscription_exacts SET missed_url = 'r'", exact("u", "a", Some("r"))),
+        ("UPDATE httppubsub_subscription_exacts SET url = 'v'", exact("v", "a", Some("r"))),
+        ("UPDATE httppubsub_subscription_exacts SET exact = x'62'", exact("v", "b", Some("r"))),
+        ("UPDATE httppubsub_subscription_exacts SET missed_url = ''", exact("v", "b", None)),
+        (
+            "DELETE FROM httppubsub_subscription_exacts;
+             INSERT INTO httppubsub_subscription_globs (url, glob) VALUES ('u', 'a');
+             UPDATE httppubsub_subscription_globs SET glob = 'b', missed_url = 'r'",
+            glob("u", "b", Some("r")),
+        ),
+    ] {
+        hand.execute_batch(sql).unwrap();
+        store.catch_up().await.unwrap();
+        assert_eq!(mirror.subscriptions(), [want], "after {sql}");
+    }
+}
+
+#[tokio::test]
+async fn stores_on_one_file_see_each_other() {
+    let place = Place::new();
+    // Opened at once, so that they create the tables at once, too.
+    let (one, other) = tokio::join!(place.open(), place.open());
+    let (one_mirror, other_mirror) = (watch(&one).await, watch(&other).await);
+    for n in 0..50 {
+        let it = exact("u", format!("{n:02}"), Some("r"));
+        let (writer, reader, seen) = match n % 2 {
+            0 => (&one, &other, &other_mirror),
+            _ => (&other, &one, &one_mirror),
+        };
+        assert_eq!(writer.subscribe(it.clone()).await.unwrap(), Subscribed::Added);
+        reader.catch_up().await.unwrap();
+        assert_eq!(seen.subscriptions().last(), Some(&it));
+    }
+    assert_eq!(one_mirror.subscriptions(), other_mirror.subscriptions());
+
+    let it = exact("u", "00", Some("r"));
+    one.record_missed(missed(&it, 10.0)).await.unwrap();
+    let lease = Duration::from_secs(30);
+    assert_eq!(other.claim_missed(at(10.0), lease, 10).await.unwrap().len(), 1);
+    assert_eq!(one.claim_missed(at(10.0), lease, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_reopening() {
+    let place = Place::new();
+    let store = place.open().await;
+    let it = exact("u", "a", Some("r"));
+    store.subscribe(it.clone()).await.unwrap();
+    store.record_missed(missed(&it, 10.0)).await.unwrap();
+    // Without a proper end, as after a crash.
+    let crashed = PathBuf::from(format!("{}.copy", place.path.display()));
+    std::fs::copy(&place.path, &crashed).unwrap();
+    std::fs::copy(wal(&place.path), wal(&crashed)).unwrap();
+    store.close().await;
+    assert!(!wal(&place.path).exists(), "closing writes the log back");
+
+    for path in [&place.path, &crashed] {
+        let store = SqliteStore::open(path).await.unwrap();
+        assert_eq!(watch(&store).await.subscriptions(), std::slice::from_ref(&it));
+        assert_eq!(store.next_missed().await.unwrap(), Some(at(10.0)));
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_alone() {
+    let place = Place::new();
+    place.open().await.close().await;
+    place.connect().execute_batch("UPDATE httppubsub_schema SET version = 99").unwrap();
+    let before = std::fs::read(&place.path).unwrap();
+    let refused = SqliteStore::open(&place.path).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "the database has schema version 99, this program knows up to 1: use the newer program"
+    );
+    assert_eq!(std::fs::read(&place.path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_refused() {
+    let place = Place::new();
+    std::fs::write(&place.path, "x".repeat(10_000)).unwrap();
+    let refused = SqliteStore::open(&place.path).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Corrupt(_)), "{refused:?}");
+
+    let nowhere = place.folder.path().join("missing").join("s.db");
+    let refused = SqliteStore::open(nowhere).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn while_another_holds_the_lock_calls_fail_and_change_nothing() {
+    let place = Place::new();
+    let options = SqliteOptions::default().busy_timeout(Duration::from_millis(20));
+    let store = options.open(&place.path).await.unwrap();
+    let mirror = watch(&store).await;
+    let there = exact("u", "there", Some("r"));
+    store.subscribe(there.clone()).await.unwrap();
+    let holder = place.connect();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+    let new = exact("u", "new", None);
+    unavailable(store.subscribe(new.clone()).await);
+    unavailable(store.unsubscribe(there.url.clone(), there.interest.clone()).await);
+    unavailable(store.set(url("u"), SubscriptionSet::default()).await);
+    unavailable(store.record_missed(missed(&there, 10.0)).await);
+    unavailable(store.claim_missed(at(10.0), Duration::from_secs(30), 10).await);
+    // Who only reads does not notice.
+    store.catch_up().await.unwrap();
+    assert_eq!(store.etag(url("u")).await.unwrap(), set_of(&[&there]).etag(&url("u")));
+    assert_eq!(store.next_missed().await.unwrap(), None);
+
+    holder.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(mirror.subscriptions(), std::slice::from_ref(&there));
+    assert_eq!(store.subscribe(new.clone()).await.unwrap(), Subscribed::Added);
+    assert_eq!(mirror.subscriptions(), [new, there]);
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_while_it_waits_is_not_done_later() {
+    let place = Place::new();
+    let store = place.open().await;
+    let holder = place.connect();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let given_up = exact("u", "given up", None);
+    poll_once(store.subscribe(given_up.clone())).await;
+    holder.execute_batch("ROLLBACK").unwrap();
+    let kept = exact("u", "kept", None);
+    store.subscribe(kept.clone()).await.unwrap();
+    assert_eq!(watch(&store).await.subscriptions(), [kept]);
+}
+
+#[tokio::test]
+async fn what_one_call_fails_at_is_rolled_back_alone() {
+    let place = Place::new();
+    let store = Arc::new(place.open().await);
+    let mirror = watch(&store).await;
+    let holder = place.connect();
+    holder
+        .execute_batch(
+            "CREATE TRIGGER no BEFORE INSERT ON httppubsub_subscription_exacts
+             WHEN NEW.exact = x'ff' BEGIN SELECT RAISE(ABORT, 'not this one'); END;
+             BEGIN IMMEDIATE",
+        )
+        .unwrap();
+    // The lock makes them wait together, so they are committed together.
+    let bad = set_of(&[&exact("u", "a", None), &exact("u", b"\xff", None)]);
+    let (good, also_good) = (exact("v", "b", None), exact("w", "c", None));
+    let mut before = Box::pin(store.subscribe(good.clone()));
+    let mut failing = Box::pin(store.set(url("u"), bad));
+    let mut after = Box::pin(store.subscribe(also_good.clone()));
+    poll_once(&mut before).await;
+    poll_once(&mut failing).await;
+    poll_once(&mut after).await;
+    holder.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(before.await.unwrap(), Subscribed::Added);
+    unavailable(failing.await);
+    assert_eq!(after.await.unwrap(), Subscribed::Added);
+    assert_eq!(mirror.subscriptions(), [good, also_good]);
+}
+
+#[tokio::test]
+async fn what_ends_the_transaction_fails_all_of_it() {
+    let place = Place::new();
+    let store = place.open().await;
+    let mirror = watch(&store).await;
+    let holder = place.connect();
+    holder
+        .execute_batch(
+            "CREATE TRIGGER no BEFORE INSERT ON httppubsub_subscription_exacts
+             WHEN NEW.exact = x'ff' BEGIN SELECT RAISE(ROLLBACK, 'nor any other'); END;
+             BEGIN IMMEDIATE",
+        )
+        .unwrap();
+    let mut before = Box::pin(store.subscribe(exact("v", "b", None)));
+    let mut failing = Box::pin(store.subscribe(exact("u", b"\xff", None)));
+    poll_once(&mut before).await;
+    poll_once(&mut failing).await;
+    holder.execute_batch("ROLLBACK").unwrap();
+    unavailable(before.await);
+    unavailable(failing.await);
+    assert_eq!(mirror.subscriptions(), []);
+    assert_eq!(store.subscribe(exact("v", "b", None)).await.unwrap(), Subscribed::Added);
+}
+
+#[tokio::test]
+async fn who_was_away_for_too_many_changes_reads_everything_again() {
+    let place = Place::new();
+    let sleeper = place.open().await;
+    let mirror = watch(&sleeper).await;
+    sleeper.subscribe(exact("u", "gone", None)).await.unwrap();
+    mirror.take_changes();
+    let busy = SqliteOptions::default().changes_kept(8).open(&place.path).await.unwrap();
+    busy.unsubscribe(url("u"), exact("u", "gone", None).interest).await.unwrap();
+    for n in 0..40 {
+        busy.subscribe(exact("u", format!("{n:02}"), None)).await.unwrap();
+    }
+    sleeper.catch_up().await.unwrap();
+    let told = mirror.take_changes();
+    assert_eq!(told.first(), Some(&Change::ReloadBegan));
+    assert_eq!(told.last(), Some(&Change::ReloadEnded));
+    assert_eq!(mirror.subscriptions(), watch(&busy).await.subscriptions());
+
+    // And from then on what changes.
+    busy.subscribe(exact("v", "x", None)).await.unwrap();
+    sleeper.catch_up().await.unwrap();
+    assert_eq!(mirror.take_changes(), [Change::Added(exact("v", "x", None))]);
+}
+
+#[tokio::test]
+async fn changes_are_forgotten_also_when_only_others_write() {
+    let place = Place::new();
+    let store = SqliteOptions::default().changes_kept(8).open(&place.path).await.unwrap();
+    let mirror = watch(&store).await;
+    let other = place.connect();
+    for n in 0..40 {
+        published_subscribe(&other, "u", format!("{n:02}").as_bytes(), None);
+    }
+    store.catch_up().await.unwrap();
+    assert_eq!(mirror.subscriptions().len(), 40);
+    // Done behind the trimming, which the above set off.
+    store.unsubscribe(url("u"), exact("u", "absent", None).interest).await.unwrap();
+    let kept: i64 = other
+        .query_row("SELECT count(*) FROM httppubsub_changes", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(kept, 8);
+    store.catch_up().await.unwrap();
+    assert_eq!(mirror.subscriptions().len(), 40);
+}
+
+#[tokio::test]
+async fn rows_that_are_no_subscriptions_are_passed_over() {
+    let place = Place::new();
+    let store = place.open().await;
+    let mirror = watch(&store).await;
+    let good = [exact("u", "a", Some("r")), glob("u", "a", None)];
+    for it in &good {
+        store.subscribe(it.clone()).await.unwrap();
+    }
+    let garbage = [
+        "_exacts (url, exact) VALUES (x'75', x'01')",
+        "_exacts (url, exact) VALUES (CAST(x'ff' AS TEXT), x'02')",
+        "_exacts (url, exact) VALUES ('u', 'text')",
+        "_exacts (url, exact) VALUES ('u', 5)",
+        "_exacts (url, exact) VALUES ('u', zeroblob(65536))",
+        "_exacts (url, exact) VALUES (CAST(zeroblob(65536) AS TEXT), x'03')",
+        "_exacts (url, exact, missed_url) VALUES ('u', x'04', x'72')",
+        "_globs (url, glob) VALUES ('u', x'61')",
+        "_globs (url, glob) VALUES ('u', CAST(x'61ff' AS TEXT))",
+        "_globs (url, glob) VALUES ('u', CAST(zeroblob(65536) AS TEXT))",
+    ];
+    let other = place.connect();
+    for row in garbage {
+        other.execute_batch(&format!("INSERT INTO httppubsub_subscription{row}")).unwrap();
+    }
+    // Notices that nobody could send, the last for want of a topic.
+    other
+        .execute_batch(
+            "UPDATE httppubsub_subscription_exacts SET missed_url = 'r' WHERE exact <> x'04';
+             UPDATE httppubsub_subscription_exacts SET missed_next_retry_at = 1;
+             UPDATE httppubsub_subscription_globs SET missed_url = 'r', missed_next_retry_at = 2;",
+        )
+        .unwrap();
+    store.catch_up().await.unwrap();
+    let known = [good[0].clone(), glob("u", "a", Some("r"))];
+    assert_eq!(mirror.subscriptions(), known);
+    assert_eq!(watch(&store).await.subscriptions(), known);
+    assert_eq!(store.etag(url("u")).await.unwrap(), set_of(&known.each_ref()).etag(&url("u")));
+
+    let claimed = store.claim_missed(at(5.0), Duration::from_secs(30), 100).await.unwrap();
+    let claimed: Vec<_> = claimed.into_iter().map(|it| it.interest).collect();
+    assert_eq!(claimed, [good[0].interest.clone()]);
+    assert_eq!(store.next_missed().await.unwrap(), Some(at(35.0)));
+
+    let changed = store.set(url("u"), set_of(&known.each_ref())).await.unwrap();
+    assert_eq!((changed.added, changed.updated), (0, 0));
+    assert_eq!(changed.removed, 7, "a set leaves exactly what it lists");
+    let changed = store.set(url("u"), set_of(&known.each_ref())).await.unwrap();
+    assert_eq!(changed, Changed::default());
+}
+
+#[tokio::test]
+async fn an_observer_that_panics_is_told_everything_again() {
+    struct Fragile(Arc<Mirror>, AtomicBool);
+    impl Observer for Fragile {
+        fn observe(&self, changes: &[Change]) {
+            assert!(!self.1.swap(false, Ordering::Relaxed), "as the test wants");
+            self.0.observe(changes);
+        }
+    }
+    let place = Place::new();
+    let store = place.open().await;
+    let mirror = Arc::new(Mirror::default());
+    let observer = Arc::new(Fragile(mirror.clone(), AtomicBool::new(false)));
+    store.watch(observer.clone()).await.unwrap();
+    observer.1.store(true, Ordering::Relaxed);
+    assert_eq!(store.subscribe(exact("u", "a", None)).await.unwrap(), Subscribed::Added);
+    assert_eq!(mirror.subscriptions(), []);
+    store.catch_up().await.unwrap();
+    assert_eq!(mirror.subscriptions(), [exact("u", "a", None)]);
+    assert_eq!(store.subscribe(exact("u", "b", None)).await.unwrap(), Subscribed::Added);
+    assert_eq!(mirror.subscriptions().len(), 2);
+}
+
+#[tokio::test]
+async fn dropping_a_store_does_not_wait_for_what_was_given_up() {
+    let place = Place::new();
+    let options = SqliteOptions::default().busy_timeout(Duration::from_secs(86_400));
+    let store = options.open(&place.path).await.unwrap();
+    let holder = place.connect();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    poll_once(store.subscribe(exact("u", "a", None))).await;
+    drop(store);
+    holder.execute_batch("ROLLBACK").unwrap();
+    let store = place.open().await;
+    assert_eq!(watch(&store).await.subscriptions(), []);
+}
+
+#[tokio::test]
+async fn an_observer_may_be_the_last_to_let_go_of_the_store() {
+    struct Last(Mutex<Option<Arc<SqliteStore>>>, tokio::sync::mpsc::UnboundedSender<()>);
+    impl Observer for Last {
+        fn observe(&self, _: &[Change]) {
+            if self.0.lock().unwrap().take().is_some() {
+                self.1.send(()).unwrap();
+            }
+        }
+    }
+    let place = Place::new();
+    let store = Arc::new(place.open().await);
+    let (told, mut is_told) = tokio::sync::mpsc::unbounded_channel();
+    let observer = Arc::new(Last(Mutex::default(), told));
+    store.watch(observer.clone()).await.unwrap();
+    *observer.0.lock().unwrap() = Some(store.clone());
+    poll_once(store.subscribe(exact("u", "a", None))).await;
+    drop(store);
+    // Either the call was given up before it was taken, or the observer drops the store.
+    let still_there = observer.0.lock().unwrap().is_some();
+    if !still_there {
+        is_told.recv().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_see_what_they_were_told_is_there() {
+    let place = Place::new();
+    let stores = [Arc::new(place.open().await), Arc::new(place.open().await)];
+    let mirrors = [watch(&stores[0]).await, watch(&stores[1]).await];
+    let mut calls = JoinSet::new();
+    for n in 0..200 {
+        let (stores, mirrors) = (stores.clone(), mirrors.clone());
+        calls.spawn(async move {
+            let it = exact("u", format!("{n}"), None);
+            stores[n % 2].subscribe(it.clone()).await.unwrap();
+            assert!(mirrors[n % 2].subscriptions().contains(&it));
+            stores[1 - n % 2].catch_up().await.unwrap();
+            assert!(mirrors[1 - n % 2].subscriptions().contains(&it));
+        });
+    }
+    calls.join_all().await;
+    assert_eq!(mirrors[0].subscriptions(), mirrors[1].subscriptions());
+}
+
+/// A place for a database, gone at the end of the test.
+struct Place {
+    folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("subscriptions.db");
+        Self { folder, path }
+    }
+
+    async fn open(&self) -> SqliteStore {
+        SqliteStore::open(&self.path).await.unwrap()
+    }
+
+    /// As another process would.
+    fn connect(&self) -> Connection {
+        Connection::open(&self.path).unwrap()
+    }
+}
+
+/// The statements with which the published broadcaster starts.
+fn published_setup(connection: &Connection) {
+    let layout: serde_json::Value = serde_json::from_str(include_str!("schema.json")).unwrap();
+    connection.execute_batch("BEGIN IMMEDIATE TRANSACTION").unwrap();
+    for sql in layout["sql"].as_array().unwrap() {
+        let sql = sql.as_str().unwrap();
+        let sql = sql.replace("TABLE", "TABLE IF NOT EXISTS");
+        connection.execute_batch(&sql.replace("INDEX", "INDEX IF NOT EXISTS")).unwrap();
+    }
+    connection.execute_batch("COMMIT").unwrap();
+}
+
+/// The statements with which the published broadcaster adds a subscription.
+fn published_subscribe(connection: &Connection, url: &str, topic: &[u8], recovery: Option<&str>) {
+    connection.execute_batch("BEGIN IMMEDIATE TRANSACTION").unwrap();
+    let sql = "INSERT INTO httppubsub_subscription_exacts (url, exact, missed_url) \
+               SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM httppubsub_subscription_exacts \
+               AS hse WHERE hse.url = ?1 AND hse.exact = ?2)";
+    connection.execute(sql, (url, topic, recovery)).unwrap();
+    connection.execute_batch("COMMIT").unwrap();
+}
+
+fn pragma(place: &Place, name: &str) -> i64 {
+    place.connect().pragma_query_value(None, name, |row| row.get(0)).unwrap()
+}
+
+fn wal(path: &Path) -> PathBuf {
+    PathBuf::from(format!("{}-wal", path.display()))
+}
+
+async fn watch(store: &SqliteStore) -> Arc<Mirror> {
+    let mirror = Arc::new(Mirror::default());
+    store.watch(mirror.clone()).await.unwrap();
+    mirror
+}
+
+/// Hands the call to the store without waiting for its answer.
+async fn poll_once<T: std::fmt::Debug>(mut call: impl Future<Output = T> + Unpin) {
+    let polled = std::future::poll_fn(|cx| {
+        std::task::Poll::Ready(std::pin::Pin::new(&mut call).poll(cx).is_ready())
+    });
+    assert!(!polled.await, "the call waits");
+}
+
+#[track_caller]
+fn unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>) {
+    assert!(matches!(answer, Err(StoreError::Unavailable { .. })), "{answer:?}");
+}
+
+fn set_of(subscriptions: &[&Subscription]) -> SubscriptionSet {
+    subscriptions.iter().map(|it| (it.interest.clone(), it.recovery.clone())).collect()
+}
+
+fn exact(of: &str, name: impl AsRef<[u8]>, recovery: Option<&str>) -> Subscription {
+    Subscription { url: url(of), interest: Interest::Exact(topic(name)), recovery: recovery.map(url) }
+}
+
+fn glob(of: &str, pattern: &str, recovery: Option<&str>) -> Subscription {
+    let interest = Interest::Glob(GlobPattern::parse(pattern).unwrap());
+    Subscription { url: url(of), interest, recovery: recovery.map(url) }
+}
+
+fn topic(name: impl AsRef<[u8]>) -> Topic {
+    Topic::new(name.as_ref().to_vec()).unwrap()
+}
+
+fn url(text: &str) -> SubscriberUrl {
+    SubscriberUrl::new(text).unwrap()
+}
+
+fn missed(by: &Subscription, due: f64) -> Missed {
+    Missed { url: by.url.clone(), interest: by.interest.clone(), topic: topic("x"), due: at(due) }
+}
+
+fn at(seconds: f64) -> Now {
+    Now::from_unix(Duration::from_secs_f64(seconds))
+}
