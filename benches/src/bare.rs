@@ -2,7 +2,6 @@
 //! process of its own.
 
 use std::io::Read as _;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -54,8 +53,13 @@ pub(crate) async fn run(order: &Order, cores: Option<Cores>) -> anyhow::Result<D
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start the yardstick")?;
-    let mut stdin = process.stdin.take().context("the yardstick's stdin is gone")?;
-    stdin.write_all(order.to_json().to_string().as_bytes()).await?;
+    let mut stdin = process
+        .stdin
+        .take()
+        .context("the yardstick's stdin is gone")?;
+    stdin
+        .write_all(order.to_json().to_string().as_bytes())
+        .await?;
     drop(stdin);
     let output = process.wait_with_output().await?;
     ensure!(output.status.success(), "the yardstick failed");
@@ -67,7 +71,9 @@ pub(crate) fn main() -> anyhow::Result<serde_json::Value> {
     let mut order = String::new();
     std::io::stdin().read_to_string(&mut order)?;
     let order = Order::from_json(&serde_json::from_str(&order)?).context("the order")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     Ok(runtime.block_on(order.carry_out())?.to_json())
 }
 
@@ -99,12 +105,12 @@ impl Order {
         let mut running = JoinSet::new();
         for (number, mut deliverer) in deliverers.into_iter().enumerate() {
             let duration = self.duration;
-            running.spawn(async move { Ok((number, deliverer.deliver_for(duration).await?)) });
+            running.spawn(async move { (number, deliverer.deliver_for(duration).await) });
         }
         let mut delivered = vec![self.warm_up; running.len()];
         while let Some(done) = running.join_next().await {
-            let (number, count) = done?.and_then(anyhow::Ok)?;
-            delivered[number] += count;
+            let (number, count) = done?;
+            delivered[number] += count?;
         }
         Ok(Done {
             delivered,
@@ -155,14 +161,27 @@ impl Deliverer {
             identifier: identifier.clone(),
             message_bytes: self.message.bytes(),
         };
-        let digest = (HeaderName::from_static("repr-digest"), self.repr_digest.clone());
+        let digest = (
+            HeaderName::from_static("repr-digest"),
+            self.repr_digest.clone(),
+        );
         let body = self.message.behind(&head.encode());
-        let answer = self.connection.post(&self.path, authorization, Some(digest), body).await?;
-        ensure!(answer.status == StatusCode::OK, "a RECEIVE was answered {}", answer.status);
+        let answer = self
+            .connection
+            .post(&self.path, authorization, Some(digest), body)
+            .await?;
+        ensure!(
+            answer.status == StatusCode::OK,
+            "a RECEIVE was answered {}",
+            answer.status
+        );
         let ReceiveAnswer::Confirm(confirmation) = ReceiveAnswer::decode(&answer.body)? else {
             anyhow::bail!("a subscriber does not want its subscription any more");
         };
-        ensure!(confirmation.identifier == identifier, "the answer is to another RECEIVE");
+        ensure!(
+            confirmation.identifier == identifier,
+            "the answer is to another RECEIVE"
+        );
         let claim = Claim::ConfirmReceive {
             identifier: &identifier,
             subscribers: confirmation.subscribers,
@@ -188,7 +207,9 @@ impl Order {
     fn from_json(order: &serde_json::Value) -> anyhow::Result<Self> {
         let urls = order["urls"].as_array().context("no urls")?;
         let url = |url: &serde_json::Value| {
-            Ok(SubscriberUrl::new(url.as_str().context("a url is no text")?)?)
+            Ok(SubscriberUrl::new(
+                url.as_str().context("a url is no text")?,
+            )?)
         };
         Ok(Self {
             urls: urls.iter().map(url).collect::<anyhow::Result<_>>()?,
@@ -223,7 +244,9 @@ impl Done {
 }
 
 fn number(object: &serde_json::Value, name: &str) -> anyhow::Result<u64> {
-    object[name].as_u64().with_context(|| format!("{name} is missing"))
+    object[name]
+        .as_u64()
+        .with_context(|| format!("{name} is missing"))
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -235,3 +258,63 @@ pub(crate) const SUBCOMMAND: &str = "bare";
 
 /// A turn ends here whatever time is left, for one subscriber.
 const DELIVERIES_MAX: u64 = 1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Auth;
+    use crate::sinks::{Behaviour, SentAt, Sinks};
+
+    #[tokio::test]
+    async fn what_the_yardstick_says_it_delivered_was_received() {
+        let secrets = Auth::Hmac.fresh_secrets();
+        let sinks = sinks(&secrets).await;
+        let done = order(&sinks, secrets).carry_out().await.unwrap();
+        let received = sinks.finish().unwrap().received;
+        let received: Vec<_> = received.iter().map(|it| it.messages).collect();
+        assert_eq!(done.delivered, received);
+        assert!(received.iter().all(|messages| *messages > 2));
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_is_not_authorized_fails_both_sides() {
+        let sinks = sinks(&Auth::Hmac.fresh_secrets()).await;
+        let other_secrets = Auth::Hmac.fresh_secrets();
+        assert!(order(&sinks, other_secrets).carry_out().await.is_err());
+        let error = sinks.finish().err().unwrap().to_string();
+        assert!(
+            error.contains("the signature does not fit the message"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_order_and_its_outcome_survive_the_pipe() {
+        let sinks = sinks(&Secrets::NONE).await;
+        let order = order(&sinks, Secrets::NONE);
+        let read = Order::from_json(&order.to_json()).unwrap();
+        assert_eq!(read.to_json(), order.to_json());
+        let done = order.carry_out().await.unwrap();
+        let read = Done::from_json(&done.to_json()).unwrap();
+        assert_eq!(read.to_json(), done.to_json());
+    }
+
+    async fn sinks(secrets: &Secrets) -> Sinks {
+        let behaviours = [Behaviour::Confirm; 3];
+        let sinks = Sinks::start(&behaviours, 2, Keys::of(secrets))
+            .await
+            .unwrap();
+        sinks.begin(SentAt::Identifier);
+        sinks
+    }
+
+    fn order(sinks: &Sinks, secrets: Secrets) -> Order {
+        Order {
+            urls: sinks.urls().cloned().collect(),
+            secrets,
+            message_bytes: 100,
+            warm_up: 2,
+            duration: Duration::from_millis(20),
+        }
+    }
+}

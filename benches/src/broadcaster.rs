@@ -44,7 +44,14 @@ impl Broadcaster {
         std::fs::write(&secrets_file, secrets.to_text())?;
         let log = File::create(folder.path().join(LOG_FILE))?;
         let mut process = machine::measured_command(program, cores)
-            .args(["serve", "--listen", "127.0.0.1:0", "--db", "memory", "--data"])
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--db",
+                "memory",
+                "--data",
+            ])
             .arg(folder.path().join("data"))
             .arg("--secrets")
             .arg(&secrets_file)
@@ -54,7 +61,10 @@ impl Broadcaster {
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
         let pid = process.id().context("the broadcaster has no process id")?;
-        let stdout = process.stdout.take().context("the broadcaster's stdout is gone")?;
+        let stdout = process
+            .stdout
+            .take()
+            .context("the broadcaster's stdout is gone")?;
         let mut stdout = BufReader::new(stdout);
         let mut line = String::new();
         let ready = tokio::time::timeout(READY_TIMEOUT, stdout.read_line(&mut line)).await;
@@ -64,10 +74,19 @@ impl Broadcaster {
         };
         let Some(url) = url else {
             let log = read_log(folder.path());
-            anyhow::bail!("{} did not start; it said {line:?}\n{log}", program.display());
+            anyhow::bail!(
+                "{} did not start; it said {line:?}\n{log}",
+                program.display()
+            );
         };
         let endpoint = Endpoint::parse_str(url)?;
-        Ok(Self { process, pid, endpoint, folder, _stdout: stdout })
+        Ok(Self {
+            process,
+            pid,
+            endpoint,
+            folder,
+            _stdout: stdout,
+        })
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -82,7 +101,9 @@ impl Broadcaster {
     ) -> anyhow::Result<()> {
         let mut connection = Connection::open(&self.endpoint).await?;
         for url in urls {
-            subscribe(&mut connection, url, keys).await.context("cannot subscribe")?;
+            subscribe(&mut connection, url, keys)
+                .await
+                .context("cannot subscribe")?;
         }
         Ok(())
     }
@@ -109,7 +130,10 @@ impl Broadcaster {
 
     /// Ends it at once.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
-        self.process.kill().await.context("cannot stop the broadcaster")
+        self.process
+            .kill()
+            .await
+            .context("cannot stop the broadcaster")
     }
 }
 
@@ -119,7 +143,11 @@ async fn subscribe(
     keys: &Keys,
 ) -> anyhow::Result<()> {
     let interest = Interest::Exact(topic());
-    let claim = Claim::Subscribe { url: url.as_str(), recovery: None, interest: &interest };
+    let claim = Claim::Subscribe {
+        url: url.as_str(),
+        recovery: None,
+        interest: &interest,
+    };
     let authorization = keys.to_broadcaster.authorize(&claim, machine::now())?;
     let request = SubscribeRequest {
         url: url.clone(),
@@ -128,12 +156,23 @@ async fn subscribe(
         tracing: Bytes::new(),
     };
     let body = Outgoing::whole(request.encode());
-    let answer = connection.post(&path(SUBSCRIBE_EXACT), authorization, None, body).await?;
-    ensure!(answer.status == StatusCode::OK, "the answer is {}", answer.status);
+    let answer = connection
+        .post(&path(SUBSCRIBE_EXACT), authorization, None, body)
+        .await?;
+    ensure!(
+        answer.status == StatusCode::OK,
+        "the answer is {}",
+        answer.status
+    );
     let response = GenericResponse::decode(&answer.body)?;
-    let claim = Claim::ConfirmSubscribe { url: url.as_str(), recovery: None, interest: &interest };
+    let claim = Claim::ConfirmSubscribe {
+        url: url.as_str(),
+        recovery: None,
+        interest: &interest,
+    };
     let authorization = response.authorization.as_deref().map(str::as_bytes);
-    keys.to_subscriber.verify(&claim, &response.tracing, authorization, machine::now())
+    keys.to_subscriber
+        .verify(&claim, &response.tracing, authorization, machine::now())
 }
 
 /// The broadcaster's program: `given`, or the one that was built beside this program.

@@ -51,21 +51,38 @@ impl Connection {
         header: Option<(HeaderName, HeaderValue)>,
         body: Outgoing,
     ) -> anyhow::Result<Answer> {
-        self.sender.ready().await.context("the peer closed the connection")?;
+        self.sender
+            .ready()
+            .await
+            .context("the peer closed the connection")?;
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from(path.clone());
         let headers = request.headers_mut();
         headers.insert(HOST, self.host.clone());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/octet-stream"),
+        );
         if let Some(value) = authorization {
             headers.insert(AUTHORIZATION, HeaderValue::try_from(value)?);
         }
         headers.extend(header);
-        let answer = self.sender.send_request(request).await.context("the request failed")?;
+        let answer = self
+            .sender
+            .send_request(request)
+            .await
+            .context("the request failed")?;
         let (head, body) = answer.into_parts();
-        let body = body.collect().await.context("the answer was cut off")?.to_bytes();
-        Ok(Answer { status: head.status, body })
+        let body = body
+            .collect()
+            .await
+            .context("the answer was cut off")?
+            .to_bytes();
+        Ok(Answer {
+            status: head.status,
+            body,
+        })
     }
 }
 

@@ -27,7 +27,10 @@ impl Auth {
     pub(crate) fn fresh_secrets(self) -> Secrets {
         match self {
             Self::None => Secrets::NONE,
-            Self::Hmac => Secrets { to_broadcaster: fresh_hmac(), to_subscriber: fresh_hmac() },
+            Self::Hmac => Secrets {
+                to_broadcaster: fresh_hmac(),
+                to_subscriber: fresh_hmac(),
+            },
         }
     }
 }
@@ -60,7 +63,10 @@ pub(crate) struct Key(Arc<dyn Authorization>);
 
 impl Key {
     pub(crate) fn authorize(&self, claim: &Claim<'_>, now: Now) -> anyhow::Result<Option<String>> {
-        let stamp = Stamp { now, nonce: rand::random() };
+        let stamp = Stamp {
+            now,
+            nonce: rand::random(),
+        };
         Ok(self.0.authorize(claim, b"", &stamp)?)
     }
 

@@ -23,9 +23,16 @@ impl Cores {
     pub(crate) fn claim() -> Option<Self> {
         let allowed = status_field("self", "Cpus_allowed_list").ok()?;
         let mut cores = parse_cores(&allowed).into_iter();
-        let cores = Self { measured: cores.next()?, measuring: cores.next()? };
+        let cores = Self {
+            measured: cores.next()?,
+            measuring: cores.next()?,
+        };
         let moved = Command::new("taskset")
-            .args(["-cp", &cores.measuring.to_string(), &std::process::id().to_string()])
+            .args([
+                "-cp",
+                &cores.measuring.to_string(),
+                &std::process::id().to_string(),
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
@@ -41,7 +48,9 @@ pub(crate) fn measured_command(
     let mut command = match cores {
         Some(cores) => {
             let mut command = tokio::process::Command::new("taskset");
-            command.args(["-c", &cores.measured.to_string()]).arg(program);
+            command
+                .args(["-c", &cores.measured.to_string()])
+                .arg(program);
             // Its runtime would see all cores of the machine and switch between that many threads.
             command.env("TOKIO_WORKER_THREADS", "1");
             command
@@ -78,7 +87,9 @@ pub(crate) fn memory_max(pid: u32) -> anyhow::Result<u64> {
 
 fn memory_field(pid: u32, name: &str) -> anyhow::Result<u64> {
     let value = status_field(&pid.to_string(), name)?;
-    let kib = value.strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok());
+    let kib = value
+        .strip_suffix(" kB")
+        .and_then(|kib| kib.parse::<u64>().ok());
     Ok(kib.with_context(|| format!("{name} of process {pid} is {value:?}"))? * 1024)
 }
 

@@ -1,2 +1,91 @@
-//! Benchmarks.
-fn main() {}
+//! Measures the broadcaster next to bare HTTP connections.
+
+mod bare;
+mod broadcaster;
+mod connection;
+mod fanout;
+mod isolation;
+mod keys;
+mod large;
+mod machine;
+mod message;
+mod publish;
+mod report;
+mod setting;
+mod sinks;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::machine::Cores;
+use crate::setting::Setting;
+
+/// Measure the broadcaster, as a process of its own, next to bare HTTP connections.
+///
+/// Figures go to stdout, progress to stderr. With `taskset` and two cores what is measured has a
+/// core to itself, and subscribers and publishers have another.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+
+    /// Print figures as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// The broadcaster's program. [default: `httppubsub` beside this program]
+    #[arg(long, global = true, value_name = "FILE")]
+    broadcaster: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    Fanout(fanout::Fanout),
+    Large(large::Large),
+    Isolation(isolation::Isolation),
+    /// The yardstick: started by `fanout`, reads what to do from stdin.
+    #[command(name = bare::SUBCOMMAND, hide = true)]
+    Bare,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if let Bench::Bare = arguments.bench {
+        return print(&format!("{}\n", bare::main()?));
+    }
+    let cores = Cores::claim();
+    let program = broadcaster::program(arguments.broadcaster)?;
+    let setting = Setting { program, cores };
+    let report = runtime(cores)?.block_on(async {
+        match &arguments.bench {
+            Bench::Fanout(fanout) => fanout.run(&setting).await,
+            Bench::Large(large) => large.run(&setting).await,
+            Bench::Isolation(isolation) => isolation.run(&setting).await,
+            Bench::Bare => unreachable!("it has returned already"),
+        }
+    })?;
+    if arguments.json {
+        print(&format!("{:#}\n", report.json))
+    } else {
+        print(&report.text)
+    }
+}
+
+/// For sinks and publishers: one thread where they have one core.
+fn runtime(cores: Option<Cores>) -> std::io::Result<tokio::runtime::Runtime> {
+    use tokio::runtime::Builder;
+    let mut builder = match cores {
+        Some(_) => Builder::new_current_thread(),
+        None => Builder::new_multi_thread(),
+    };
+    builder.enable_all().build()
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    Ok(stdout.flush()?)
+}

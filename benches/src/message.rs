@@ -30,7 +30,10 @@ impl Label {
     pub(crate) fn decode(bytes: &[u8; Self::BYTES]) -> Self {
         let (sent_at, sequence) = bytes.split_at(8);
         let number = |half: &[u8]| u64::from_be_bytes(half.try_into().expect("half of 16 bytes"));
-        Self { sent_at: number(sent_at), sequence: number(sequence) }
+        Self {
+            sent_at: number(sent_at),
+            sequence: number(sequence),
+        }
     }
 }
 
@@ -44,7 +47,10 @@ pub(crate) struct Message {
 impl Message {
     /// A message of `bytes` in all, at least [`Label::BYTES`].
     pub(crate) fn new(label: Label, bytes: u64) -> Self {
-        Self { label, bytes: bytes.max(Label::BYTES as u64) }
+        Self {
+            label,
+            bytes: bytes.max(Label::BYTES as u64),
+        }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -65,13 +71,16 @@ impl Message {
 
     /// The body that is `head` and then this message.
     pub(crate) fn behind(&self, head: &[u8]) -> Outgoing {
-        let mut first = Vec::with_capacity(head.len() + Label::BYTES + FILLER.len());
+        let filler = filler_part(self.filler_bytes());
+        let mut first = Vec::with_capacity(head.len() + Label::BYTES + filler.len());
         first.extend_from_slice(head);
         first.extend_from_slice(&self.label.encode());
-        let filler = filler_part(self.filler_bytes());
         first.extend_from_slice(filler);
         let left = self.filler_bytes() - filler.len() as u64;
-        Outgoing { first: Some(first.into()), left }
+        Outgoing {
+            first: Some(first.into()),
+            left,
+        }
     }
 
     fn filler_bytes(&self) -> u64 {
@@ -88,7 +97,10 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self { first: Some(bytes.into()), left: 0 }
+        Self {
+            first: Some(bytes.into()),
+            left: 0,
+        }
     }
 }
 
@@ -149,7 +161,10 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_its_head_and_a_message_of_the_announced_digest() {
         for bytes in [16, 17, 65_552, 65_553, 200_000] {
-            let label = Label { sent_at: 5, sequence: 9 };
+            let label = Label {
+                sent_at: 5,
+                sequence: 9,
+            };
             let message = Message::new(label, bytes);
             let body = message.behind(b"head");
             assert_eq!(body.size_hint().exact(), Some(4 + bytes));

@@ -39,7 +39,11 @@ impl Publisher {
         subscribers: u32,
     ) -> anyhow::Result<Self> {
         let connection = Connection::open(broadcaster).await?;
-        Ok(Self { connection, keys, subscribers })
+        Ok(Self {
+            connection,
+            keys,
+            subscribers,
+        })
     }
 
     /// Notifies, and fails unless all subscribers confirmed. Gives how long the broadcaster took,
@@ -48,7 +52,11 @@ impl Publisher {
         let sha512 = message.sha512();
         let topic = topic();
         let identifier = Identifier::new(Bytes::copy_from_slice(&rand::random::<[u8; 4]>()))?;
-        let claim = Claim::Notify { topic: &topic, identifier: &identifier, sha512: &sha512 };
+        let claim = Claim::Notify {
+            topic: &topic,
+            identifier: &identifier,
+            sha512: &sha512,
+        };
         let authorization = self.keys.to_broadcaster.authorize(&claim, machine::now())?;
         let head = NotifyHead {
             topic: topic.clone(),
@@ -59,12 +67,22 @@ impl Publisher {
         };
         let body = message.behind(&head.encode());
         let began = Instant::now();
-        let answer = self.connection.post(&path(NOTIFY), authorization, None, body).await;
+        let answer = self
+            .connection
+            .post(&path(NOTIFY), authorization, None, body)
+            .await;
         let answer = answer.context("a NOTIFY was not answered")?;
         let took = began.elapsed();
-        ensure!(answer.status == StatusCode::OK, "a NOTIFY was answered {}", answer.status);
+        ensure!(
+            answer.status == StatusCode::OK,
+            "a NOTIFY was answered {}",
+            answer.status
+        );
         let response = NotifyResponse::decode(&answer.body).context("no answer to a NOTIFY")?;
-        ensure!(response.identifier == identifier, "the answer is to another NOTIFY");
+        ensure!(
+            response.identifier == identifier,
+            "the answer is to another NOTIFY"
+        );
         let claim = Claim::ConfirmNotify {
             identifier: &identifier,
             subscribers: response.subscribers,
@@ -75,7 +93,10 @@ impl Publisher {
         let key = &self.keys.to_subscriber;
         key.verify(&claim, &response.tracing, authorization, machine::now())?;
         let (confirmed, wanted) = (response.subscribers, self.subscribers);
-        ensure!(confirmed == wanted, "{confirmed} subscribers confirmed, {wanted} there are");
+        ensure!(
+            confirmed == wanted,
+            "{confirmed} subscribers confirmed, {wanted} there are"
+        );
         Ok(took)
     }
 
@@ -87,7 +108,8 @@ impl Publisher {
     ) -> anyhow::Result<Published> {
         let mut published = Published::default();
         for _ in 0..notifications {
-            self.notify(Message::new(Label::default(), message_bytes)).await?;
+            self.notify(Message::new(Label::default(), message_bytes))
+                .await?;
             published.notifications += 1;
         }
         Ok(published)
@@ -105,7 +127,8 @@ impl Publisher {
         while began.elapsed() < duration && published.notifications < NOTIFICATIONS_MAX {
             let sequence = first_sequence + published.notifications;
             let sent_at = machine::now().unix_nanoseconds();
-            self.notify(Message::new(Label { sent_at, sequence }, message_bytes)).await?;
+            self.notify(Message::new(Label { sent_at, sequence }, message_bytes))
+                .await?;
             published.notifications += 1;
             published.sequences += sequence;
         }

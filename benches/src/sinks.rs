@@ -99,21 +99,33 @@ impl Sinks {
         let mut sinks = Vec::with_capacity(behaviours.len());
         let mut listeners = Vec::new();
         for group in behaviours.chunks(sinks_per_port.max(1)) {
-            let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen")?;
+            let listener = TcpListener::bind(("127.0.0.1", 0))
+                .await
+                .context("cannot listen")?;
             let address = listener.local_addr()?;
             for &behaviour in group {
                 let url = format!("http://{address}{PATH}{}", sinks.len());
-                sinks.push(Sink { url: SubscriberUrl::new(url)?, behaviour });
+                sinks.push(Sink {
+                    url: SubscriberUrl::new(url)?,
+                    behaviour,
+                });
             }
             listeners.push(listener);
         }
         let tally = Mutex::new(Tally::new(sinks.len(), SentAt::Message));
-        let shared = Arc::new(Shared { sinks, keys, topic: topic(), tally });
-        let listen = |listener| {
-            AbortOnDropHandle::new(tokio::spawn(shared.clone().accept(listener)))
-        };
+        let shared = Arc::new(Shared {
+            sinks,
+            keys,
+            topic: topic(),
+            tally,
+        });
+        let listen =
+            |listener| AbortOnDropHandle::new(tokio::spawn(shared.clone().accept(listener)));
         let listeners = listeners.into_iter().map(listen).collect();
-        Ok(Self { shared, _listeners: listeners })
+        Ok(Self {
+            shared,
+            _listeners: listeners,
+        })
     }
 
     pub(crate) fn urls(&self) -> impl Iterator<Item = &SubscriberUrl> {
@@ -209,22 +221,41 @@ impl Shared {
 
     async fn receive(&self, request: Request<Incoming>) -> anyhow::Result<Bytes> {
         let (request, body) = request.into_parts();
-        let number = request.uri.path().strip_prefix(PATH).and_then(|it| it.parse().ok());
+        let number = request
+            .uri
+            .path()
+            .strip_prefix(PATH)
+            .and_then(|it| it.parse().ok());
         let number: usize = number.with_context(|| format!("nobody is at {}", request.uri))?;
-        let sink = self.sinks.get(number).context("there is no such subscriber")?;
+        let sink = self
+            .sinks
+            .get(number)
+            .context("there is no such subscriber")?;
         let arrived = Arrived::read(body).await?;
         let claimed = announced_digest(&request.headers)?;
-        ensure!(arrived.sha512 == claimed, "the message is not that of the Repr-Digest");
-        ensure!(arrived.head.topic == self.topic, "the topic is {}", arrived.head.topic);
+        ensure!(
+            arrived.sha512 == claimed,
+            "the message is not that of the Repr-Digest"
+        );
+        ensure!(
+            arrived.head.topic == self.topic,
+            "the topic is {}",
+            arrived.head.topic
+        );
         let claim = Claim::Receive {
             url: sink.url.as_str(),
             topic: &arrived.head.topic,
             identifier: &arrived.head.identifier,
             sha512: &arrived.sha512,
         };
-        let authorization = request.headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+        let authorization = request
+            .headers
+            .get(AUTHORIZATION)
+            .map(|value| value.as_bytes());
         let tracing = &arrived.head.tracing;
-        self.keys.to_subscriber.verify(&claim, tracing, authorization, arrived.now)?;
+        self.keys
+            .to_subscriber
+            .verify(&claim, tracing, authorization, arrived.now)?;
         self.count(number, &arrived)?;
         if let Behaviour::Hang(duration) = sink.behaviour {
             tokio::time::sleep(duration).await;
@@ -239,7 +270,11 @@ impl Shared {
             SentAt::Message => arrived.label.sent_at,
             SentAt::Identifier => {
                 let identifier = arrived.head.identifier.as_bytes();
-                u64::from_be_bytes(identifier.try_into().context("the identifier is not 8 bytes")?)
+                u64::from_be_bytes(
+                    identifier
+                        .try_into()
+                        .context("the identifier is not 8 bytes")?,
+                )
             }
         };
         if sent_at > 0 && self.sinks[number].behaviour == Behaviour::Confirm {
@@ -262,7 +297,12 @@ impl Shared {
         };
         let authorization = self.keys.to_broadcaster.authorize(&claim, arrived.now)?;
         let tracing = Bytes::new();
-        let confirmation = ConfirmReceive { authorization, tracing, identifier, subscribers: 1 };
+        let confirmation = ConfirmReceive {
+            authorization,
+            tracing,
+            identifier,
+            subscribers: 1,
+        };
         Ok(confirmation.encode().into())
     }
 }
@@ -279,7 +319,9 @@ impl Arrived {
     async fn read(mut body: Incoming) -> anyhow::Result<Self> {
         let mut begin = BytesMut::new();
         let (head, mut part) = loop {
-            let data = next_data(&mut body).await?.context("the body ends within its head")?;
+            let data = next_data(&mut body)
+                .await?
+                .context("the body ends within its head")?;
             begin.extend_from_slice(&data);
             match ReceiveHead::decode(&begin) {
                 Ok((head, head_bytes)) => break (head, begin.split_off(head_bytes).freeze()),
@@ -305,9 +347,17 @@ impl Arrived {
             "the head announced {} bytes, the body has {message_bytes}",
             head.message_bytes
         );
-        let label = label.as_slice().try_into().context("the message has no label")?;
+        let label = label
+            .as_slice()
+            .try_into()
+            .context("the message has no label")?;
         let label = Label::decode(label);
-        Ok(Self { head, label, sha512: hasher.finish(), now: machine::now() })
+        Ok(Self {
+            head,
+            label,
+            sha512: hasher.finish(),
+            now: machine::now(),
+        })
     }
 }
 
@@ -321,7 +371,9 @@ async fn next_data(body: &mut Incoming) -> anyhow::Result<Option<Bytes>> {
 }
 
 fn announced_digest(headers: &HeaderMap) -> anyhow::Result<Sha512> {
-    let value = headers.get("repr-digest").context("there is no Repr-Digest")?;
+    let value = headers
+        .get("repr-digest")
+        .context("there is no Repr-Digest")?;
     Ok(decode_repr_digest(value.as_bytes())?)
 }
 

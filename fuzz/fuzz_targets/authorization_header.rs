@@ -21,7 +21,10 @@ fuzz_target!(|value: &[u8]| {
 
     let claim = Claim::Check { url: URL };
     let verdict = token.verify(&claim, b"", Some(value), NOW);
-    assert_eq!(verdict.is_ok(), value == format!("Bearer {TOKEN}").as_bytes());
+    assert_eq!(
+        verdict.is_ok(),
+        value == format!("Bearer {TOKEN}").as_bytes()
+    );
     if let Ok(unspent) = hmac.verify(&claim, b"", Some(value), NOW) {
         assert!(unspent.into_code().is_some(), "a signature counts once");
         check_accepted(value);
@@ -41,18 +44,32 @@ fn check_accepted(value: &[u8]) {
     assert!((1_799_999_881..=1_800_000_120).contains(&timestamp));
     assert!(nonce.len() <= 255);
     let code = code.trim_end_matches('=');
-    assert_eq!(STANDARD.decode(format!("{code}==")).expect("base64").len(), 64);
+    assert_eq!(
+        STANDARD.decode(format!("{code}==")).expect("base64").len(),
+        64
+    );
 }
 
 /// Signs with what the input says, and then changes the bit that it says.
 fn check_flipped(scheme: &impl Authorization, input: &[u8]) {
-    let Some((random, url)) = input.split_first_chunk::<16>() else { return };
-    let (nonce, place) = random.split_first_chunk::<12>().expect("16 are more than 12");
+    let Some((random, url)) = input.split_first_chunk::<16>() else {
+        return;
+    };
+    let (nonce, place) = random
+        .split_first_chunk::<12>()
+        .expect("16 are more than 12");
     let place = usize::from(u16::from_be_bytes([place[0], place[1]]));
-    let Ok(url) = std::str::from_utf8(url) else { return };
+    let Ok(url) = std::str::from_utf8(url) else {
+        return;
+    };
     let claim = Claim::Check { url };
-    let stamp = Stamp { now: NOW, nonce: *nonce };
-    let value = scheme.authorize(&claim, nonce, &stamp).expect("it can always sign");
+    let stamp = Stamp {
+        now: NOW,
+        nonce: *nonce,
+    };
+    let value = scheme
+        .authorize(&claim, nonce, &stamp)
+        .expect("it can always sign");
     let mut value = value.expect("it always sends a value").into_bytes();
     assert!(
         value.iter().all(u8::is_ascii_graphic) || value.iter().filter(|b| **b == b' ').count() == 1

@@ -12,8 +12,16 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     for kind in [InterestKind::Exact, InterestKind::Glob] {
-        check(bytes, |bytes| SubscribeRequest::decode(kind, bytes), SubscribeRequest::encode);
-        check(bytes, |bytes| UnsubscribeRequest::decode(kind, bytes), UnsubscribeRequest::encode);
+        check(
+            bytes,
+            |bytes| SubscribeRequest::decode(kind, bytes),
+            SubscribeRequest::encode,
+        );
+        check(
+            bytes,
+            |bytes| UnsubscribeRequest::decode(kind, bytes),
+            UnsubscribeRequest::encode,
+        );
     }
     check(bytes, CheckRequest::decode, CheckRequest::encode);
     check_head(bytes, SetHead::decode, SetHead::encode);

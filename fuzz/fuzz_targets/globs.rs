@@ -11,8 +11,12 @@ fuzz_target!(|input: &[u8]| {
     if input.len() > 2_048 {
         return;
     }
-    let Some(end) = input.iter().position(|byte| *byte == 0xff) else { return };
-    let Ok(pattern) = std::str::from_utf8(&input[..end]) else { return };
+    let Some(end) = input.iter().position(|byte| *byte == 0xff) else {
+        return;
+    };
+    let Ok(pattern) = std::str::from_utf8(&input[..end]) else {
+        return;
+    };
     let bytes = &input[end + 1..];
 
     let glob = GlobPattern::parse(pattern).expect("it is short");
@@ -23,8 +27,14 @@ fuzz_target!(|input: &[u8]| {
     };
     assert_eq!(glob.matches(&topic), want, "{glob} on {topic}");
     if let (true, Ok(topic)) = (want, std::str::from_utf8(bytes)) {
-        assert!(topic.starts_with(glob.literal_prefix()), "{glob} on {topic:?}");
-        assert!(topic.ends_with(glob.literal_suffix()), "{glob} on {topic:?}");
+        assert!(
+            topic.starts_with(glob.literal_prefix()),
+            "{glob} on {topic:?}"
+        );
+        assert!(
+            topic.ends_with(glob.literal_suffix()),
+            "{glob} on {topic:?}"
+        );
     }
 });
 
@@ -32,12 +42,18 @@ enum Token {
     Run,
     Any,
     Char(char),
-    Set { negated: bool, plain: Vec<char>, ranges: Vec<(char, char)> },
+    Set {
+        negated: bool,
+        plain: Vec<char>,
+        ranges: Vec<(char, char)>,
+    },
 }
 
 /// `reached[i]` says whether the tokens so far match the first `i` characters of the topic.
 fn reference(pattern: &str, topic: &str) -> bool {
-    let Some(tokens) = tokens(&pattern.chars().collect::<Vec<_>>()) else { return false };
+    let Some(tokens) = tokens(&pattern.chars().collect::<Vec<_>>()) else {
+        return false;
+    };
     let topic: Vec<char> = topic.chars().collect();
     let mut reached = vec![false; topic.len() + 1];
     reached[0] = true;
@@ -64,7 +80,11 @@ fn takes(token: &Token, c: char) -> bool {
         Token::Run => unreachable!("a run takes no single character"),
         Token::Any => true,
         Token::Char(own) => *own == c,
-        Token::Set { negated, plain, ranges } => {
+        Token::Set {
+            negated,
+            plain,
+            ranges,
+        } => {
             let member = plain.contains(&c) || ranges.iter().any(|(a, b)| *a <= c && c <= *b);
             member != *negated
         }
@@ -104,7 +124,14 @@ fn set(pattern: &[char], mut at: usize) -> Option<(Token, usize)> {
     loop {
         let c = *pattern.get(at)?;
         if c == ']' {
-            return Some((Token::Set { negated, plain, ranges }, at + 1));
+            return Some((
+                Token::Set {
+                    negated,
+                    plain,
+                    ranges,
+                },
+                at + 1,
+            ));
         }
         let after = pattern.get(at + 1).copied();
         match (before, after) {

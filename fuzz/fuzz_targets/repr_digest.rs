@@ -35,5 +35,7 @@ fuzz_target!(|value: &[u8]| {
 /// Whether some entry has the name of SHA-512, in one of its two spellings.
 fn spells_the_name(value: &[u8]) -> bool {
     let value = value.to_ascii_lowercase();
-    [&b"sha-512"[..], b"sha512"].iter().any(|name| value.windows(name.len()).any(|at| at == *name))
+    [&b"sha-512"[..], b"sha512"]
+        .iter()
+        .any(|name| value.windows(name.len()).any(|at| at == *name))
 }

@@ -19,7 +19,10 @@ fuzz_target!(|text: &str| {
     };
     let again = secrets.to_text();
     assert!(again.ends_with("}\n"));
-    assert_eq!(Secrets::parse(&again).expect("it was just written"), secrets);
+    assert_eq!(
+        Secrets::parse(&again).expect("it was just written"),
+        secrets
+    );
     check(&secrets.to_broadcaster);
     check(&secrets.to_subscriber);
 });
@@ -28,14 +31,24 @@ fn check(scheme: &Scheme) {
     assert!(!format!("{scheme:?}").contains("secret"));
     let authorization = scheme.authorization();
     assert_eq!(authorization.vouches(), *scheme != Scheme::None);
-    let claim = Claim::Check { url: "http://127.0.0.1:3002/v1/receive" };
-    let stamp = Stamp { now: Now::from_unix(Duration::from_secs(1_800_000_000)), nonce: [7; 12] };
-    let Ok(value) = authorization.authorize(&claim, b"", &stamp) else { return };
+    let claim = Claim::Check {
+        url: "http://127.0.0.1:3002/v1/receive",
+    };
+    let stamp = Stamp {
+        now: Now::from_unix(Duration::from_secs(1_800_000_000)),
+        nonce: [7; 12],
+    };
+    let Ok(value) = authorization.authorize(&claim, b"", &stamp) else {
+        return;
+    };
     assert_eq!(value.is_none(), *scheme == Scheme::None);
     let verdict = authorization.verify(&claim, b"", value.as_deref().map(str::as_bytes), stamp.now);
     assert!(verdict.is_ok(), "{verdict:?}");
 
     // Whatever a scheme sends fits into an answer.
-    let answer = GenericResponse { authorization: value, tracing: bytes::Bytes::new() };
+    let answer = GenericResponse {
+        authorization: value,
+        tracing: bytes::Bytes::new(),
+    };
     assert_eq!(GenericResponse::decode(&answer.encode()), Ok(answer));
 }

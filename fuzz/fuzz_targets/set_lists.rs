@@ -21,15 +21,26 @@ fuzz_target!(|bytes: &[u8]| {
     let short = decode_set_lists(&again[..again.len() - 1]);
     assert!(matches!(short, Err(SetListsError::Decode(error)) if error.is_short()));
 
-    assert!(set.exacts().is_sorted_by(|a, b| a.0.as_bytes() < b.0.as_bytes()));
-    assert!(set.globs().is_sorted_by(|a, b| a.0.as_str().as_bytes() < b.0.as_str().as_bytes()));
-    let entries = set.iter().map(|(interest, recovery)| (interest, recovery.cloned()));
+    assert!(
+        set.exacts()
+            .is_sorted_by(|a, b| a.0.as_bytes() < b.0.as_bytes())
+    );
+    assert!(
+        set.globs()
+            .is_sorted_by(|a, b| a.0.as_str().as_bytes() < b.0.as_str().as_bytes())
+    );
+    let entries = set
+        .iter()
+        .map(|(interest, recovery)| (interest, recovery.cloned()));
     assert_eq!(SubscriptionSet::from_iter(entries), set);
 
     let url = SubscriberUrl::new("http://127.0.0.1:3002/v1/receive").expect("it is short");
     let mut rows = StrongEtagHasher::new(&url);
     for (topic, recovery) in set.exacts() {
-        rows.exact(topic.as_bytes(), recovery.as_ref().map(SubscriberUrl::as_str));
+        rows.exact(
+            topic.as_bytes(),
+            recovery.as_ref().map(SubscriberUrl::as_str),
+        );
     }
     for (glob, recovery) in set.globs() {
         rows.glob(glob.as_str(), recovery.as_ref().map(SubscriberUrl::as_str));

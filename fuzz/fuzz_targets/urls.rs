@@ -27,9 +27,17 @@ fuzz_target!(|text: &str| {
 
     let target = endpoint.path_and_query();
     assert!(target.starts_with('/'), "{target:?}");
-    assert!(target.bytes().all(|byte| byte.is_ascii_graphic()), "{target:?}");
+    assert!(
+        target.bytes().all(|byte| byte.is_ascii_graphic()),
+        "{target:?}"
+    );
     assert!(!endpoint.host_header().is_empty());
-    assert!(endpoint.host_header().bytes().all(|byte| byte.is_ascii_graphic()));
+    assert!(
+        endpoint
+            .host_header()
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic())
+    );
     http::HeaderValue::from_str(endpoint.host_header()).expect("a Host header");
     if target.len() < 65_535 {
         let parsed: http::Uri = target.parse().expect("a request target");
@@ -37,7 +45,11 @@ fuzz_target!(|text: &str| {
     }
 
     let again = format!("{}{target}", endpoint.origin());
-    assert_eq!(Endpoint::parse_str(&again).as_ref(), Ok(&endpoint), "{again}");
+    assert_eq!(
+        Endpoint::parse_str(&again).as_ref(),
+        Ok(&endpoint),
+        "{again}"
+    );
 });
 
 fn check_client_urls(host: &str) {
@@ -49,7 +61,16 @@ fn check_client_urls(host: &str) {
         Some((before, after)) => (before, format!("#{after}")),
         None => (host, String::new()),
     };
-    assert_eq!(urls.receive.as_str(), format!("{before}/v1/receive{fragment}"));
-    assert_eq!(urls.recovery.as_str(), format!("{before}/v1/recover{fragment}"));
-    assert_eq!(urls.receive.without_fragment(), format!("{before}/v1/receive"));
+    assert_eq!(
+        urls.receive.as_str(),
+        format!("{before}/v1/receive{fragment}")
+    );
+    assert_eq!(
+        urls.recovery.as_str(),
+        format!("{before}/v1/recover{fragment}")
+    );
+    assert_eq!(
+        urls.receive.without_fragment(),
+        format!("{before}/v1/receive")
+    );
 }

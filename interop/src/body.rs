@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use httppubsub_e2e::hex;
 use sha2::{Digest, Sha512};
-
-use crate::hex;
 
 /// The message of a notification.
 #[derive(Clone, Debug)]
@@ -25,7 +24,7 @@ impl From<&[u8]> for Body {
 
 /// The SHA-512 of some bytes, in hex.
 pub fn sha512(bytes: &[u8]) -> String {
-    hex::encode(&Sha512::digest(bytes))
+    hex(&Sha512::digest(bytes))
 }
 
 /// Writes a file of `bytes` bytes that look random and depend on `seed`, and returns its SHA-512
@@ -52,5 +51,5 @@ pub fn random_file(path: &Path, bytes: usize, seed: u64) -> String {
             .expect("the test's own folder can be written");
     }
     file.flush().expect("the test's own folder can be written");
-    hex::encode(&digest.finalize())
+    hex(&digest.finalize())
 }

@@ -6,8 +6,6 @@
 
 mod auth;
 mod body;
-mod hex;
-mod process;
 mod programs;
 mod raw;
 mod venv;
@@ -15,8 +13,8 @@ mod world;
 
 pub use auth::{Auth, Scheme};
 pub use body::{Body, random_file, sha512};
-pub use process::{PATIENCE, Process};
-pub use programs::{Side, httppubsub, peer};
+pub use httppubsub_e2e::{PATIENCE, Process, httppubsub};
+pub use programs::{Side, peer};
 pub use raw::{Answer, Delivery, RawSubscriber};
 pub use venv::python;
 pub use world::{

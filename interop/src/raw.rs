@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::process::PATIENCE;
+use httppubsub_e2e::PATIENCE;
 
 /// What a raw subscriber says to everything.
 #[derive(Clone, Copy, Debug)]

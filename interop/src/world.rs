@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use httppubsub_e2e::{PATIENCE, Process, hex, httppubsub, unhex};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::auth::{Auth, SecretsFiles, write_wrong};
 use crate::body::{Body, sha512};
-use crate::hex;
-use crate::process::{PATIENCE, Process};
-use crate::programs::{Side, httppubsub, peer};
+use crate::programs::{Side, peer};
 
 /// Holds what the participants of one test share. Everything they write is gone with it.
 #[derive(Debug)]
@@ -270,7 +269,7 @@ impl Rows<'_> {
         for topic in self.exact {
             match as_argument(topic) {
                 Some(text) => command.arg(format!("--exact={text}")),
-                None => command.arg(format!("--exact-hex={}", hex::encode(topic))),
+                None => command.arg(format!("--exact-hex={}", hex(topic))),
             };
         }
         for glob in self.globs {
@@ -379,8 +378,8 @@ impl Subscriber {
                     .and_then(|it| STANDARD.decode(it).ok()),
             ),
             Side::Theirs => (
-                event["topic_hex"].as_str().and_then(hex::decode),
-                event["body_hex"].as_str().and_then(hex::decode),
+                event["topic_hex"].as_str().and_then(unhex),
+                event["body_hex"].as_str().and_then(unhex),
             ),
         };
         let (Some(topic), Some(bytes)) = (topic, event["bytes"].as_u64()) else {
@@ -487,7 +486,7 @@ impl Notifier {
                     .arg(secrets);
                 match as_argument(topic) {
                     Some(text) => command.arg(text),
-                    None => command.arg(format!("--topic-hex={}", hex::encode(topic))),
+                    None => command.arg(format!("--topic-hex={}", hex(topic))),
                 };
                 match body {
                     Body::Bytes(bytes) => match as_argument(bytes) {
@@ -521,9 +520,9 @@ impl Notifier {
                     process.event("ready");
                     *ready = true;
                 }
-                let mut job = json!({ "topic_hex": hex::encode(topic) });
+                let mut job = json!({ "topic_hex": hex(topic) });
                 match body {
-                    Body::Bytes(bytes) => job["data_hex"] = hex::encode(bytes).into(),
+                    Body::Bytes(bytes) => job["data_hex"] = hex(bytes).into(),
                     Body::File(path) => job["file"] = path.to_string_lossy().into(),
                 }
                 process.tell(&job);

@@ -1,2 +1,45 @@
-//! Developer tasks.
-fn main() {}
+//! What developers run: tests, benchmarks, fuzzing.
+
+mod bench;
+mod command;
+mod deny;
+mod fuzz;
+mod test;
+mod tool;
+
+use clap::{Parser, Subcommand};
+
+/// What developers of httppubsub run.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    Test(test::Test),
+    Bench(bench::Bench),
+    Fuzz(fuzz::Fuzz),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Test(test) => test.run(),
+        Task::Bench(bench) => bench.run(),
+        Task::Fuzz(fuzz) => fuzz.run(),
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask test                         everything that CI runs
+  cargo xtask test --only clippy           one step of it
+  cargo xtask test --keep-going            all steps, whatever fails
+  cargo xtask bench fanout                 deliveries a second, next to bare hyper
+  cargo xtask bench fanout --auth hmac --subscribers 1000 --publishers 4
+  cargo xtask bench large --mib 1024       one large message, and the memory it takes
+  cargo xtask bench isolation              what one hanging subscriber does to the others
+  cargo xtask fuzz --seconds 60            every fuzz target for a minute
+  cargo xtask fuzz globs                   one of them";

@@ -1,10 +1,17 @@
 //! The program `httppubsub`.
 
 mod completions;
+mod connection;
+mod demo;
+mod listen;
 mod logs;
+mod notify;
+mod output;
 mod secrets;
 mod serve;
 mod setup;
+mod subscriptions;
+mod topic;
 
 use std::process::ExitCode;
 
@@ -27,6 +34,10 @@ struct Arguments {
 enum Verb {
     Setup(setup::Setup),
     Serve(serve::Serve),
+    Listen(listen::Listen),
+    Notify(notify::Notify),
+    Subscriptions(subscriptions::Subscriptions),
+    Demo(demo::Demo),
     Completions(completions::Completions),
 }
 
@@ -35,6 +46,10 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Setup(setup) => setup.run(),
         Verb::Serve(serve) => serve.run().await,
+        Verb::Listen(listen) => listen.run().await,
+        Verb::Notify(notify) => notify.run().await,
+        Verb::Subscriptions(subscriptions) => subscriptions.run().await,
+        Verb::Demo(demo) => demo.run().await,
         Verb::Completions(completions) => completions.run(),
     };
     done.unwrap_or_else(|error| {

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use httppubsub_net::random_bytes;
 use httppubsub_proto::auth::{Scheme, Secrets};
 
+use crate::output;
 use crate::secrets;
 
 /// Write the secrets that a broadcaster and its subscribers share.
@@ -76,7 +77,7 @@ impl Setup {
             .context("--to-subscribers-secret")?;
         let files = secrets::write(&self.dir, &Secrets { to_broadcaster, to_subscriber })?;
         for file in files {
-            println!("{}", file.display());
+            output::line(&file.display().to_string())?;
         }
         eprintln!("Keep the first with the broadcaster, hand the second to its subscribers.");
         Ok(ExitCode::SUCCESS)

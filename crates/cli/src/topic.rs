@@ -14,7 +14,7 @@ pub(crate) fn parse_topic(text: &str) -> Result<Topic, String> {
 /// A topic given as hexadecimal digits.
 pub(crate) fn parse_hex(digits: &str) -> Result<Topic, String> {
     let digits = digits.as_bytes();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err("an odd number of hexadecimal digits".to_owned());
     }
     let bytes: Option<Vec<u8>> = digits

@@ -1,1 +1,32 @@
-//! Face.
+//! The httppubsub client: subscribes at broadcasters, receives what they post, notifies others.
+
+mod body;
+mod changes;
+mod client;
+mod config;
+mod core;
+mod dispatch;
+mod error;
+mod http;
+mod subscriptions_of;
+mod inbox;
+mod message;
+mod reconcile;
+mod subscription;
+mod wanted;
+
+pub use body::NotifyBody;
+pub use client::{Client, Notified};
+pub use config::{Bind, BroadcasterAddress, ClientConfig, ClientConfigBuilder, ConfigError};
+pub use error::{
+    AttemptError, CloseError, NotifyError, RequestError, StartError, SubscribeError,
+    UnsubscribeError,
+};
+pub use inbox::Receiving;
+pub use message::Message;
+pub use subscription::{Ended, Interests, Subscription, WithTimeout};
+pub use subscriptions_of::SubscriptionsOf;
+
+pub use httppubsub_proto::glob::GlobPattern;
+pub use httppubsub_proto::subscription::Interest;
+pub use httppubsub_proto::topic::Topic;

@@ -1,1 +1,32 @@
-//! Face.
+//! The kit that tests httppubsub through its public door: processes, raw connections, signed
+//! requests, and subscribers that behave as badly as a test wants them to.
+//!
+//! Start at [`Home`]: it holds the secrets and the database of one test and starts broadcasters.
+//! A [`Door`] is the way into one of them, a [`Subscriber`] is what it delivers to.
+
+mod hex;
+mod patience;
+mod program;
+mod process;
+mod message;
+mod random;
+mod signer;
+mod connection;
+mod door;
+mod home;
+mod in_process;
+mod subscriber;
+
+pub use connection::Connection;
+pub use door::{Door, exact, glob, url};
+pub use hex::unhex;
+pub use home::{Home, Row, Server};
+pub use httppubsub_proto::digest::hex;
+pub use in_process::InProcess;
+pub use message::Response;
+pub use patience::{Gate, PATIENCE, eventually};
+pub use process::Process;
+pub use program::httppubsub;
+pub use random::{Filler, Random};
+pub use signer::{Asked, Signer};
+pub use subscriber::{Act, Delivery, Deaf, Subscriber, http_answer};

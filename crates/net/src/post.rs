@@ -281,13 +281,26 @@ impl Poster {
         &self,
         target: &Target,
         message_bytes: u64,
+        make: impl FnMut() -> Result<Post, CannotAuthorize>,
+    ) -> Result<Answer, PostError> {
+        let sent = Arc::default();
+        self.post_counting(target, message_bytes, &sent, make).await
+    }
+
+    /// The same, counting in `sent` how many bytes of a long payload were handed to the connection;
+    /// it starts again from 0 when all is posted again over a fresh one.
+    pub async fn post_counting(
+        &self,
+        target: &Target,
+        message_bytes: u64,
+        sent: &Arc<AtomicU64>,
         mut make: impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
         let config = &self.0.config;
         let _turn = self.0.turn(&target.peer).await?;
         let timeout = config.answer_timeout
             + Duration::from_secs(message_bytes.checked_div(config.rate_min).unwrap_or(0));
-        let exchange = self.exchange(target, message_bytes, &mut make);
+        let exchange = self.exchange(target, message_bytes, sent, &mut make);
         match tokio::time::timeout(timeout, exchange).await {
             Ok(answer) => answer,
             Err(_) => Err(PostError::Timeout {
@@ -301,6 +314,7 @@ impl Poster {
         &self,
         target: &Target,
         message_bytes: u64,
+        sent: &Arc<AtomicU64>,
         make: &mut impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
         if let Some(kept) = target
@@ -309,7 +323,7 @@ impl Poster {
             .await
         {
             match self
-                .exchange_over(kept, target, message_bytes, make()?)
+                .exchange_over(kept, target, message_bytes, sent, make()?)
                 .await
             {
                 Err(PostError::Broken { source, .. }) if broke_before_the_answer(&source) => {}
@@ -317,7 +331,7 @@ impl Poster {
             }
         }
         let fresh = self.0.connect(&target.peer.origin).await?;
-        self.exchange_over(fresh, target, message_bytes, make()?)
+        self.exchange_over(fresh, target, message_bytes, sent, make()?)
             .await
     }
 
@@ -326,11 +340,12 @@ impl Poster {
         mut connection: SendRequest<PostBody>,
         target: &Target,
         message_bytes: u64,
+        sent: &Arc<AtomicU64>,
         post: Post,
     ) -> Result<Answer, PostError> {
         let origin = || target.origin().clone();
-        let sent = Arc::new(AtomicU64::new(0));
-        let request = request(target, post, &sent).map_err(|source| PostError::Malformed {
+        sent.store(0, Ordering::Relaxed);
+        let request = request(target, post, sent).map_err(|source| PostError::Malformed {
             origin: origin(),
             source,
         })?;
@@ -349,7 +364,7 @@ impl Poster {
             let timeout = self.0.config.stall_timeout;
             tokio::select! {
                 done = exchange => done?,
-                () = stalled(&sent, message_bytes, timeout) => {
+                () = stalled(sent, message_bytes, timeout) => {
                     return Err(PostError::Stalled { origin: origin(), timeout });
                 }
             }

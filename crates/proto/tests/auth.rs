@@ -42,7 +42,12 @@ fn every_kind_of_signature_has_its_number_and_a_case() {
 fn every_claim_is_signed_over_the_recorded_bytes() {
     let file = vectors("auth.json");
     for case in cases(&file) {
-        assert_eq!(hex(&case.signed_by(&case)), hex(&case.to_sign), "{}", case.name);
+        assert_eq!(
+            hex(&case.signed_by(&case)),
+            hex(&case.to_sign),
+            "{}",
+            case.name
+        );
     }
 }
 
@@ -51,7 +56,12 @@ fn every_recorded_authorization_is_accepted_and_spends_its_own_code() {
     let file = vectors("auth.json");
     for case in cases(&file) {
         let unspent = case.verify(&case, case.authorization.as_bytes()).unwrap();
-        assert_eq!(unspent, Unspent::once(Code::of_hmac(&case.hmac)), "{}", case.name);
+        assert_eq!(
+            unspent,
+            Unspent::once(Code::of_hmac(&case.hmac)),
+            "{}",
+            case.name
+        );
         let value = format!("X-HMAC {}:{}:", case.timestamp, case.nonce);
         let value = value + &STANDARD.encode(case.hmac);
         assert_eq!(value, case.authorization, "{}", case.name);
@@ -76,7 +86,10 @@ fn no_authorization_vouches_for_any_other_claim() {
             }
         }
     }
-    assert!(refused > CASES * (CASES - 4), "nearly all of them differ: {refused}");
+    assert!(
+        refused > CASES * (CASES - 4),
+        "nearly all of them differ: {refused}"
+    );
 }
 
 #[test]
@@ -101,7 +114,9 @@ fn no_authorization_vouches_for_other_tracing() {
     for case in cases(&file) {
         let tracing = [&case.tracing[..], b"x"].concat();
         let value = Some(case.authorization.as_bytes());
-        let result = case.scheme.verify(&case.claim(), &tracing, value, case.now());
+        let result = case
+            .scheme
+            .verify(&case.claim(), &tracing, value, case.now());
         assert!(matches!(result, Err(AuthError::Wrong(_))), "{}", case.name);
     }
 }
@@ -110,20 +125,38 @@ fn no_authorization_vouches_for_other_tracing() {
 fn what_is_signed_here_is_the_recorded_bytes_with_another_nonce() {
     let file = vectors("auth.json");
     for case in cases(&file) {
-        let stamp = Stamp { now: case.now(), nonce: [0xfb; 12] };
-        let value = case.scheme.authorize(&case.claim(), &case.tracing, &stamp).unwrap().unwrap();
+        let stamp = Stamp {
+            now: case.now(),
+            nonce: [0xfb; 12],
+        };
+        let value = case
+            .scheme
+            .authorize(&case.claim(), &case.tracing, &stamp)
+            .unwrap()
+            .unwrap();
         let nonce = URL_SAFE_NO_PAD.encode([0xfb; 12]);
         let (head, code) = value.rsplit_once(':').unwrap();
-        assert_eq!(head, format!("X-HMAC {}:{nonce}", case.timestamp), "{}", case.name);
+        assert_eq!(
+            head,
+            format!("X-HMAC {}:{nonce}", case.timestamp),
+            "{}",
+            case.name
+        );
         assert_eq!(code.len(), 88, "{}", case.name);
-        assert!(case.verify(&case, value.as_bytes()).is_ok(), "{}", case.name);
+        assert!(
+            case.verify(&case, value.as_bytes()).is_ok(),
+            "{}",
+            case.name
+        );
 
         let recorded = case.to_sign.clone();
         let nonce_at = 1 + 8;
         let tail = &recorded[nonce_at + 1 + case.nonce.len()..];
         let head = &recorded[..nonce_at];
         let expected = [head, &[16], nonce.as_bytes(), tail].concat();
-        let to_sign = case.claim().to_sign(&case.tracing, case.timestamp, nonce.as_bytes());
+        let to_sign = case
+            .claim()
+            .to_sign(&case.tracing, case.timestamp, nonce.as_bytes());
         assert_eq!(hex(&to_sign), hex(&expected), "{}", case.name);
     }
 }
@@ -139,30 +172,62 @@ fn every_answer_begins_with_its_number() {
         let number: u16 = numbers[direction].number(name);
         assert_eq!(&body[..2], number.to_be_bytes(), "{name}");
     };
-    let generic =
-        GenericResponse { authorization: authorization.clone(), tracing: tracing.clone() };
-    answer("broadcaster_to_subscriber", "RESPONSE_GENERIC", &generic.encode());
+    let generic = GenericResponse {
+        authorization: authorization.clone(),
+        tracing: tracing.clone(),
+    };
+    answer(
+        "broadcaster_to_subscriber",
+        "RESPONSE_GENERIC",
+        &generic.encode(),
+    );
     let notify = NotifyResponse {
         authorization: authorization.clone(),
         tracing: tracing.clone(),
         subscribers: 0,
         identifier: identifier.clone(),
     };
-    answer("broadcaster_to_subscriber", "RESPONSE_NOTIFY", &notify.encode());
-    let check =
-        CheckResponse { authorization: authorization.clone(), tracing: tracing.clone(), etag };
-    answer("broadcaster_to_subscriber", "RESPONSE_CHECK_SUBSCRIPTIONS", &check.encode());
+    answer(
+        "broadcaster_to_subscriber",
+        "RESPONSE_NOTIFY",
+        &notify.encode(),
+    );
+    let check = CheckResponse {
+        authorization: authorization.clone(),
+        tracing: tracing.clone(),
+        etag,
+    };
+    answer(
+        "broadcaster_to_subscriber",
+        "RESPONSE_CHECK_SUBSCRIPTIONS",
+        &check.encode(),
+    );
     let receive = ConfirmReceive {
         authorization: authorization.clone(),
         tracing: tracing.clone(),
         identifier,
         subscribers: 0,
     };
-    answer("subscriber_to_broadcaster", "RESPONSE_CONFIRM_RECEIVE", &receive.encode());
-    let missed = ConfirmMissed { authorization, tracing };
-    answer("subscriber_to_broadcaster", "RESPONSE_CONFIRM_MISSED", &missed.encode());
+    answer(
+        "subscriber_to_broadcaster",
+        "RESPONSE_CONFIRM_RECEIVE",
+        &receive.encode(),
+    );
+    let missed = ConfirmMissed {
+        authorization,
+        tracing,
+    };
+    answer(
+        "subscriber_to_broadcaster",
+        "RESPONSE_CONFIRM_MISSED",
+        &missed.encode(),
+    );
     let unsubscribe = "RESPONSE_UNSUBSCRIBE_IMMEDIATE";
-    answer("subscriber_to_broadcaster", unsubscribe, &UNSUBSCRIBE_IMMEDIATE);
+    answer(
+        "subscriber_to_broadcaster",
+        unsubscribe,
+        &UNSUBSCRIBE_IMMEDIATE,
+    );
 }
 
 /// One recorded signature.
@@ -202,7 +267,10 @@ struct Said {
 }
 
 fn cases(file: &Value) -> Vec<Case> {
-    file.cases("/cases", CASES).iter().map(|case| Case::read(file, case)).collect()
+    file.cases("/cases", CASES)
+        .iter()
+        .map(|case| Case::read(file, case))
+        .collect()
 }
 
 impl Case {
@@ -229,13 +297,40 @@ impl Case {
 
     fn claim(&self) -> Claim<'_> {
         let said = &self.said;
-        let Said { ref interest, ref topic, ref identifier, ref sha512, ref etag, .. } = *said;
-        let Said { subscribers, compressor, level, min_size, max_size, .. } = *said;
-        let Said { enable_zstd, enable_training, initial_dict, .. } = *said;
+        let Said {
+            ref interest,
+            ref topic,
+            ref identifier,
+            ref sha512,
+            ref etag,
+            ..
+        } = *said;
+        let Said {
+            subscribers,
+            compressor,
+            level,
+            min_size,
+            max_size,
+            ..
+        } = *said;
+        let Said {
+            enable_zstd,
+            enable_training,
+            initial_dict,
+            ..
+        } = *said;
         let (url, recovery) = (said.url.as_str(), said.recovery.as_deref());
         match self.kind.as_str() {
-            "SUBSCRIBE_EXACT" | "SUBSCRIBE_GLOB" => Claim::Subscribe { url, recovery, interest },
-            "NOTIFY" => Claim::Notify { topic, identifier, sha512 },
+            "SUBSCRIBE_EXACT" | "SUBSCRIBE_GLOB" => Claim::Subscribe {
+                url,
+                recovery,
+                interest,
+            },
+            "NOTIFY" => Claim::Notify {
+                topic,
+                identifier,
+                sha512,
+            },
             "STATEFUL_CONFIGURE" => Claim::Configure {
                 subscriber_nonce: &said.nonce,
                 enable_zstd,
@@ -244,44 +339,78 @@ impl Case {
             },
             "CHECK_SUBSCRIPTIONS" => Claim::Check { url },
             "SET_SUBSCRIPTIONS" => Claim::Set { url, etag },
-            "STATEFUL_CONTINUE_RECEIVE" => {
-                Claim::ContinueReceive { identifier, part_id: said.part_id.into(), url }
-            }
-            "CONFIRM_RECEIVE" => Claim::ConfirmReceive { identifier, subscribers, url },
+            "STATEFUL_CONTINUE_RECEIVE" => Claim::ContinueReceive {
+                identifier,
+                part_id: said.part_id.into(),
+                url,
+            },
+            "CONFIRM_RECEIVE" => Claim::ConfirmReceive {
+                identifier,
+                subscribers,
+                url,
+            },
             "CONFIRM_MISSED" => Claim::ConfirmMissed { topic, url },
-            "RECEIVE" => Claim::Receive { url, topic, identifier, sha512 },
-            "MISSED" => Claim::Missed { recovery: recovery.unwrap_or_default(), topic },
-            "CONFIRM_SUBSCRIBE_EXACT" | "CONFIRM_SUBSCRIBE_GLOB" => {
-                Claim::ConfirmSubscribe { url, recovery, interest }
-            }
-            "CONFIRM_NOTIFY" => Claim::ConfirmNotify { identifier, subscribers, topic, sha512 },
+            "RECEIVE" => Claim::Receive {
+                url,
+                topic,
+                identifier,
+                sha512,
+            },
+            "MISSED" => Claim::Missed {
+                recovery: recovery.unwrap_or_default(),
+                topic,
+            },
+            "CONFIRM_SUBSCRIBE_EXACT" | "CONFIRM_SUBSCRIBE_GLOB" => Claim::ConfirmSubscribe {
+                url,
+                recovery,
+                interest,
+            },
+            "CONFIRM_NOTIFY" => Claim::ConfirmNotify {
+                identifier,
+                subscribers,
+                topic,
+                sha512,
+            },
             "CHECK_SUBSCRIPTIONS_RESPONSE" => Claim::CheckResponse { etag },
             "SET_SUBSCRIPTIONS_RESPONSE" => Claim::SetResponse { etag },
-            "STATEFUL_CONFIRM_CONFIGURE" => {
-                Claim::ConfirmConfigure { broadcaster_nonce: &said.nonce }
-            }
-            "STATEFUL_ENABLE_ZSTD_PRESET" => {
-                Claim::EnablePreset { url, compressor, level, min_size, max_size }
-            }
-            "STATEFUL_ENABLE_ZSTD_CUSTOM" => {
-                Claim::EnableCustom { url, compressor, level, min_size, max_size, sha512 }
-            }
+            "STATEFUL_CONFIRM_CONFIGURE" => Claim::ConfirmConfigure {
+                broadcaster_nonce: &said.nonce,
+            },
+            "STATEFUL_ENABLE_ZSTD_PRESET" => Claim::EnablePreset {
+                url,
+                compressor,
+                level,
+                min_size,
+                max_size,
+            },
+            "STATEFUL_ENABLE_ZSTD_CUSTOM" => Claim::EnableCustom {
+                url,
+                compressor,
+                level,
+                min_size,
+                max_size,
+                sha512,
+            },
             "STATEFUL_DISABLE_ZSTD_CUSTOM" => Claim::DisableCustom { compressor, url },
-            "STATEFUL_CONTINUE_NOTIFY" => {
-                Claim::ContinueNotify { identifier, part_id: said.part_id }
-            }
+            "STATEFUL_CONTINUE_NOTIFY" => Claim::ContinueNotify {
+                identifier,
+                part_id: said.part_id,
+            },
             other => panic!("unknown kind {other}"),
         }
     }
 
     /// What would be signed if `other` were said at this time with this nonce.
     fn signed_by(&self, other: &Case) -> Vec<u8> {
-        other.claim().to_sign(&other.tracing, self.timestamp, self.nonce.as_bytes())
+        other
+            .claim()
+            .to_sign(&other.tracing, self.timestamp, self.nonce.as_bytes())
     }
 
     /// Judges a value with this case's secret at its time, as if it came with what `other` says.
     fn verify(&self, other: &Case, value: &[u8]) -> Result<Unspent, AuthError> {
-        self.scheme.verify(&other.claim(), &other.tracing, Some(value), self.now())
+        self.scheme
+            .verify(&other.claim(), &other.tracing, Some(value), self.now())
     }
 }
 
@@ -289,16 +418,28 @@ impl Said {
     fn read(fields: &Value) -> Self {
         let has = |name: &str| !fields[name].is_null();
         let topic = |name: &str| {
-            let bytes = if has(name) { fields.bytes(name) } else { Vec::new() };
+            let bytes = if has(name) {
+                fields.bytes(name)
+            } else {
+                Vec::new()
+            };
             Topic::new(bytes).expect("a recorded topic fits its field")
         };
         let identifier = Identifier::new("").expect("nothing fits any field");
         let number = |name: &str| if has(name) { fields.number(name) } else { 0 };
         let size = |name: &str| if has(name) { fields.number(name) } else { 0 };
         let flag = |name: &str| has(name) && fields.flag(name);
-        let sha512 = ["message_sha512", "sha512"].into_iter().find(|name| has(name));
-        let nonce = ["subscriber_nonce", "broadcaster_nonce"].into_iter().find(|name| has(name));
-        let subscribers = if has("num_subscribers") { "num_subscribers" } else { "subscribers" };
+        let sha512 = ["message_sha512", "sha512"]
+            .into_iter()
+            .find(|name| has(name));
+        let nonce = ["subscriber_nonce", "broadcaster_nonce"]
+            .into_iter()
+            .find(|name| has(name));
+        let subscribers = if has("num_subscribers") {
+            "num_subscribers"
+        } else {
+            "subscribers"
+        };
         if has("etag_format") {
             assert_eq!(fields.number::<u8>("etag_format"), 0);
         }
@@ -316,11 +457,19 @@ impl Said {
                 identifier
             },
             sha512: sha512.map_or(Sha512::of(b""), |name| fields.sha512(name)),
-            etag: StrongEtag(if has("etag") { fields.sha512("etag") } else { Sha512::of(b"") }),
+            etag: StrongEtag(if has("etag") {
+                fields.sha512("etag")
+            } else {
+                Sha512::of(b"")
+            }),
             nonce: nonce.map_or([0; 32], |name| fields.array(name)),
             enable_zstd: flag("enable_zstd"),
             enable_training: flag("enable_training"),
-            initial_dict: if has("initial_dict") { fields.number("initial_dict") } else { 0 },
+            initial_dict: if has("initial_dict") {
+                fields.number("initial_dict")
+            } else {
+                0
+            },
             part_id: number("part_id"),
             subscribers: number(subscribers),
             compressor: number("compressor_identifier"),

@@ -47,10 +47,18 @@ fn a_value_counts_once() {
             })?;
             Ok(Unspent::reusable())
         });
-        assert_eq!(name(&verdict), step.text("expected"), "step {index}: {verdict:?}");
+        assert_eq!(
+            name(&verdict),
+            step.text("expected"),
+            "step {index}: {verdict:?}"
+        );
     }
     let rows = file.cases("/replay/rows_afterwards", 2);
-    assert_eq!(spent.len(), rows.len(), "only codes that passed the check are remembered");
+    assert_eq!(
+        spent.len(),
+        rows.len(),
+        "only codes that passed the check are remembered"
+    );
     for row in rows {
         // At the last moment that the recorded store would have known it, and so at least 180 s.
         let until = Now::from_unix(Duration::from_secs(row.number("expires_at")));
@@ -65,7 +73,12 @@ fn judge(file: &Value, mode: &str, value: Option<&[u8]>) -> Result<Unspent, Auth
     assert_eq!(request.text("type"), "CHECK_SUBSCRIPTIONS");
     let (url, tracing) = (request.hex_text("url"), request.bytes("tracing"));
     let scheme = secrets(file, mode).to_broadcaster.authorization();
-    scheme.verify(&Claim::Check { url: &url }, &tracing, value, recorded_now(file))
+    scheme.verify(
+        &Claim::Check { url: &url },
+        &tracing,
+        value,
+        recorded_now(file),
+    )
 }
 
 fn name(verdict: &Result<Unspent, AuthError>) -> &'static str {

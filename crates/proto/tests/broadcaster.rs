@@ -18,8 +18,10 @@ use httppubsub_proto::url::SubscriberUrl;
 use serde_json::Value;
 
 /// Refused with 400 although the body is fine: the broadcaster's own doing.
-const NOT_FOR_THE_BODY: [&str; 2] =
-    ["fan-out: irrelevant topic", "fan-out: url is not the configured one"];
+const NOT_FOR_THE_BODY: [&str; 2] = [
+    "fan-out: irrelevant topic",
+    "fan-out: url is not the configured one",
+];
 
 #[test]
 fn exactly_what_deserves_a_400_is_refused() {
@@ -36,7 +38,11 @@ fn exactly_what_deserves_a_400_is_refused() {
             continue;
         };
         assert_eq!(request.is_err(), status == 400, "{step}: {request:?}");
-        *(if status == 400 { &mut refused } else { &mut taken }) += 1;
+        *(if status == 400 {
+            &mut refused
+        } else {
+            &mut taken
+        }) += 1;
     }
     assert_eq!((refused, taken), (24, 29));
 }
@@ -50,7 +56,10 @@ fn whatever_is_taken_is_encoded_to_the_bytes_it_came_in() {
         };
         let (body, again) = (step.bytes("body"), request.encode());
         let rest = body.strip_prefix(&again[..]);
-        assert!(rest == Some(b"") || rest == Some(b"ignored"), "{step}: {rest:?}");
+        assert!(
+            rest == Some(b"") || rest == Some(b"ignored"),
+            "{step}: {rest:?}"
+        );
     }
 }
 
@@ -62,7 +71,11 @@ fn every_answer_is_encoded_to_the_recorded_bytes() {
         let Some(recorded) = step["expected"].maybe_text("body") else {
             continue;
         };
-        assert_eq!(hex(&answer_again(step.text("path"), &unhex(recorded))), recorded, "{step}");
+        assert_eq!(
+            hex(&answer_again(step.text("path"), &unhex(recorded))),
+            recorded,
+            "{step}"
+        );
         answers += 1;
     }
     assert_eq!(answers, 22);
@@ -111,7 +124,11 @@ fn every_notification_goes_to_the_rows_that_cover_its_topic() {
 
         let mut rows = rows_in_text(&step["rows"]);
         rows.retain(|(_, interest, _)| interest.covers(&head.topic));
-        assert_eq!(rows.len(), expected.number::<usize>("subscribers"), "{step}");
+        assert_eq!(
+            rows.len(),
+            expected.number::<usize>("subscribers"),
+            "{step}"
+        );
         let empty = Vec::new();
         let deliveries = expected["deliveries"].as_array().unwrap_or(&empty);
         let mut posted: Vec<_> = deliveries.iter().map(|it| url(it.text("url"))).collect();
@@ -134,15 +151,23 @@ fn every_notification_goes_to_the_rows_that_cover_its_topic() {
 #[test]
 fn the_interests_of_the_fan_out_cover_what_is_relevant() {
     let file = vectors("broadcaster.json");
-    let interests =
-        [Interest::Exact(Topic::new("ws").unwrap()), Interest::Glob(common::glob("ws/*"))];
+    let interests = [
+        Interest::Exact(Topic::new("ws").unwrap()),
+        Interest::Glob(common::glob("ws/*")),
+    ];
     let mut relevant = 0;
     for step in steps(&file) {
         let Some(Ok(Request::Receive(head, _))) = decode(step) else {
             continue;
         };
-        let wanted = interests.iter().any(|interest| interest.covers(&head.topic));
-        assert_eq!(wanted, step["expected"].number::<u16>("status") == 200, "{step}");
+        let wanted = interests
+            .iter()
+            .any(|interest| interest.covers(&head.topic));
+        assert_eq!(
+            wanted,
+            step["expected"].number::<u16>("status") == 200,
+            "{step}"
+        );
         relevant += usize::from(wanted);
     }
     assert_eq!(relevant, 2);
@@ -153,12 +178,20 @@ fn other_recovery_urls_make_another_etag() {
     let file = vectors("broadcaster.json");
     let change = &file["recovery_change"];
     let request = Request::decode(SET_SUBSCRIPTIONS, &change.bytes("body")).unwrap();
-    let Ok(Request::Set(head, set)) = request else { panic!("{request:?}") };
+    let Ok(Request::Set(head, set)) = request else {
+        panic!("{request:?}")
+    };
     let before = set_of(&head.url, &change["before"]);
     let after = set_of(&head.url, &change["expected"]["rows"]);
     assert_eq!(set, after);
-    assert_eq!(head.etag == before.etag(&head.url), change["reference"].flag("check_etag_matches"));
-    assert_eq!(head.etag == after.etag(&head.url), change["expected"].flag("check_etag_matches"));
+    assert_eq!(
+        head.etag == before.etag(&head.url),
+        change["reference"].flag("check_etag_matches")
+    );
+    assert_eq!(
+        head.etag == after.etag(&head.url),
+        change["expected"].flag("check_etag_matches")
+    );
 }
 
 #[test]
@@ -166,17 +199,27 @@ fn every_request_is_let_in_or_turned_away_as_expected() {
     let file = vectors("broadcaster.json");
     for case in file.cases("/authorized/cases", 42) {
         let (request, secrets) = authorized(&file, case);
-        let value = case["headers"].maybe_text("authorization").map(str::as_bytes);
+        let value = case["headers"]
+            .maybe_text("authorization")
+            .map(str::as_bytes);
         let scheme = secrets.to_broadcaster.authorization();
-        let verdict =
-            scheme.verify(&request.claim(), request.tracing(), value, recorded_now(&file));
+        let verdict = scheme.verify(
+            &request.claim(),
+            request.tracing(),
+            value,
+            recorded_now(&file),
+        );
         let status = match &verdict {
             Ok(_) => 200,
             Err(AuthError::Missing) => 401,
             Err(AuthError::Wrong(_) | AuthError::Clock { .. } | AuthError::Replayed) => 403,
             Err(AuthError::Unavailable(_)) => 503,
         };
-        assert_eq!(status, case["expected"].number::<u16>("status"), "{case}: {verdict:?}");
+        assert_eq!(
+            status,
+            case["expected"].number::<u16>("status"),
+            "{case}: {verdict:?}"
+        );
     }
 }
 
@@ -191,7 +234,11 @@ fn every_answer_to_an_authorized_request_is_signed_for_it() {
         };
         let (request, secrets) = authorized(&file, case);
         let (body, fields) = (unhex(recorded), &case["expected"]["fields"]);
-        assert_eq!(hex(&answer_again(case.text("path"), &body)), recorded, "{case}");
+        assert_eq!(
+            hex(&answer_again(case.text("path"), &body)),
+            recorded,
+            "{case}"
+        );
 
         let answer = Answer::decode(&request, &body);
         assert_eq!(answer.tracing(), fields.bytes("tracing"), "{case}");
@@ -203,7 +250,10 @@ fn every_answer_to_an_authorized_request_is_signed_for_it() {
         let own = verify(&*secrets.to_subscriber.authorization());
         assert!(own.is_ok(), "{case}: {own:?}");
         let other = verify(&*secrets.to_broadcaster.authorization());
-        assert!(matches!(other, Err(AuthError::Wrong(_))), "{case}: {other:?}");
+        assert!(
+            matches!(other, Err(AuthError::Wrong(_))),
+            "{case}: {other:?}"
+        );
         answer.check(fields);
         answers += 1;
     }
@@ -222,7 +272,9 @@ fn decode(step: &Value) -> Option<Result<Request, String>> {
     let request = Request::decode(step.text("path"), &step.bytes("body"))?;
     Some(request.and_then(|request| match request {
         Request::Receive(_, ref message) => {
-            let header = step["headers"].maybe_text("Repr-Digest").unwrap_or_default();
+            let header = step["headers"]
+                .maybe_text("Repr-Digest")
+                .unwrap_or_default();
             match decode_repr_digest(header.as_bytes()) {
                 Ok(digest) if digest == Sha512::of(message) => Ok(request),
                 Ok(_) => Err("the message has another digest".to_owned()),
@@ -253,7 +305,8 @@ fn answer_again(path: &str, body: &[u8]) -> Vec<u8> {
 /// What `url` wants according to the rows of a whole store.
 fn set_of(url: &SubscriberUrl, rows: &Value) -> SubscriptionSet {
     let rows = rows_in_text(rows).into_iter().filter(|(of, ..)| of == url);
-    rows.map(|(_, interest, recovery)| (interest, recovery)).collect()
+    rows.map(|(_, interest, recovery)| (interest, recovery))
+        .collect()
 }
 
 #[track_caller]

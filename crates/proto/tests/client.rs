@@ -23,7 +23,10 @@ fn published_clients_survive_a_tracing_with_an_entry_and_no_other() {
 fn published_clients_survive_ours() {
     for (received, answered) in [(0, 0), (1_800_000_000, 1_800_000_030), (0, u64::MAX)] {
         let at = |seconds| Now::from_unix(Duration::from_secs(seconds));
-        let trace = NotifyTrace { received: at(received), answered: at(answered) };
+        let trace = NotifyTrace {
+            received: at(received),
+            answered: at(answered),
+        };
         let names = NotifyTrace::entry_names(&trace.encode()).unwrap();
         assert_eq!(names, ["no_more_subscribers"]);
     }
@@ -37,7 +40,11 @@ fn ours_is_the_recorded_tracing_with_one_entry() {
     let recorded = one_entry.bytes("tracing");
     let ours = |milliseconds| {
         let at = Now::from_unix(Duration::from_millis(milliseconds));
-        NotifyTrace { received: at, answered: at }.encode()
+        NotifyTrace {
+            received: at,
+            answered: at,
+        }
+        .encode()
     };
     // The recorded times disagree: the entry's has a fraction, the two at the end have none.
     let end = recorded.len() - 16;
@@ -52,7 +59,10 @@ fn every_recorded_wait_is_ours_before_that_pass() {
     for case in file.cases("/outcomes/cases", 184) {
         waits += check_waits(case["expected"].list("waits"));
     }
-    assert_eq!(check_waits(file.cases("/order/waits_between_rounds_with_random_half", 2)), 2);
+    assert_eq!(
+        check_waits(file.cases("/order/waits_between_rounds_with_random_half", 2)),
+        2
+    );
     assert!(waits > 50, "{waits}");
 }
 

@@ -29,7 +29,11 @@ fn every_delivery_has_the_recorded_fields_and_bytes() {
             Request::Missed(head) => assert_eq!(head.topic, fields.topic("topic"), "{case}"),
             other => panic!("{other:?} is no delivery"),
         }
-        assert_eq!(hex(&delivery.encode()), case["request"].text("body"), "{case}");
+        assert_eq!(
+            hex(&delivery.encode()),
+            case["request"].text("body"),
+            "{case}"
+        );
     }
 }
 
@@ -54,12 +58,16 @@ fn every_delivery_is_signed_for_the_url_of_its_row() {
     let file = vectors("deliveries.json");
     let mut with_a_fragment = 0;
     for case in file.cases("/sent/messages", 12) {
-        let row = url(case.maybe_text("row_url").unwrap_or_else(|| case.text("row_recovery")));
+        let row = url(case
+            .maybe_text("row_url")
+            .unwrap_or_else(|| case.text("row_recovery")));
         assert!(verify(&file, case, row.as_str()).is_ok(), "{case}");
         if case.text("mode") != "hmac" {
             continue;
         }
-        let signed = case.maybe_text("signed_url").unwrap_or_else(|| case.text("row_recovery"));
+        let signed = case
+            .maybe_text("signed_url")
+            .unwrap_or_else(|| case.text("row_recovery"));
         assert!(verify(&file, case, signed).is_ok(), "{case}");
         // Ours leaves the fragment out where the recorded one has it.
         let ours = case.maybe_text("expected_signed_url").unwrap_or(signed);
@@ -114,7 +122,11 @@ fn every_notice_of_a_missed_message_waits_as_recorded() {
         for (name, random) in [("random_0", 0.0), ("random_half", 0.5)] {
             let want = case[name].as_f64().map(Duration::from_secs_f64);
             assert_eq!(want.is_none(), case[name].is_null(), "{case}");
-            assert_eq!(schedule.delay(case.number("attempts"), random), want, "{case}");
+            assert_eq!(
+                schedule.delay(case.number("attempts"), random),
+                want,
+                "{case}"
+            );
         }
     }
 }
@@ -148,11 +160,18 @@ fn verify(
             identifier: &head.identifier,
             sha512: &digest,
         },
-        Request::Missed(head) => Claim::Missed { recovery: signed_url, topic: &head.topic },
+        Request::Missed(head) => Claim::Missed {
+            recovery: signed_url,
+            topic: &head.topic,
+        },
         other => panic!("{other:?} is no delivery"),
     };
-    let scheme = secrets(file, case.text("mode")).to_subscriber.authorization();
-    let value = case["request"]["headers"].maybe_text("authorization").map(str::as_bytes);
+    let scheme = secrets(file, case.text("mode"))
+        .to_subscriber
+        .authorization();
+    let value = case["request"]["headers"]
+        .maybe_text("authorization")
+        .map(str::as_bytes);
     scheme.verify(&claim, delivery.tracing(), value, recorded_now(file))
 }
 
@@ -165,18 +184,28 @@ struct Taken {
 }
 
 impl Taken {
-    const FAILED: Self = Self { subscribers: 0, still_subscribed: true, missed_recorded: true };
+    const FAILED: Self = Self {
+        subscribers: 0,
+        still_subscribed: true,
+        missed_recorded: true,
+    };
 }
 
 fn take(status: u16, body: &[u8]) -> Taken {
     let sent = Identifier::new(vec![0; 8]).expect("eight bytes fit");
     match ReceiveAnswer::decode(body) {
-        Ok(ReceiveAnswer::UnsubscribeImmediate) => {
-            Taken { subscribers: 0, still_subscribed: false, missed_recorded: false }
-        }
+        Ok(ReceiveAnswer::UnsubscribeImmediate) => Taken {
+            subscribers: 0,
+            still_subscribed: false,
+            missed_recorded: false,
+        },
         Ok(ReceiveAnswer::Confirm(it)) if (200..300).contains(&status) && it.identifier == sent => {
             let subscribers = it.subscribers;
-            Taken { subscribers, still_subscribed: true, missed_recorded: false }
+            Taken {
+                subscribers,
+                still_subscribed: true,
+                missed_recorded: false,
+            }
         }
         Ok(ReceiveAnswer::Confirm(_)) | Err(_) => Taken::FAILED,
     }

@@ -16,7 +16,11 @@ fn every_set_has_the_recorded_etag() {
         let set = set_in_hex(case);
         let etag = case.etag("etag");
         assert_eq!(set.etag(&url(case.hex_text("url"))), etag, "{case}");
-        assert_eq!(StrongEtag(Sha512::of(&case.bytes("document"))), etag, "{case}");
+        assert_eq!(
+            StrongEtag(Sha512::of(&case.bytes("document"))),
+            etag,
+            "{case}"
+        );
     }
 }
 
@@ -26,10 +30,16 @@ fn rows_that_come_one_by_one_have_the_recorded_etag() {
     for case in file.cases("/cases", 15) {
         let mut document = StrongEtagHasher::new(&url(case.hex_text("url")));
         for row in case.list("exact") {
-            document.exact(&row.bytes("topic"), row.maybe_hex_text("recovery").as_deref());
+            document.exact(
+                &row.bytes("topic"),
+                row.maybe_hex_text("recovery").as_deref(),
+            );
         }
         for row in case.list("globs") {
-            document.glob(&row.hex_text("glob"), row.maybe_hex_text("recovery").as_deref());
+            document.glob(
+                &row.hex_text("glob"),
+                row.maybe_hex_text("recovery").as_deref(),
+            );
         }
         assert_eq!(document.finish(), case.etag("etag"), "{case}");
     }
@@ -43,7 +53,11 @@ fn entries_in_any_order_have_the_recorded_etag() {
         let mut entries: Vec<_> = set.iter().map(|(it, to)| (it, to.cloned())).collect();
         entries.reverse();
         let set = SubscriptionSet::from_iter(entries);
-        assert_eq!(set.etag(&url(case.hex_text("url"))), case.etag("etag"), "{case}");
+        assert_eq!(
+            set.etag(&url(case.hex_text("url"))),
+            case.etag("etag"),
+            "{case}"
+        );
     }
 }
 
@@ -52,7 +66,11 @@ fn every_set_keeps_its_etag_on_the_wire() {
     let file = vectors("etags.json");
     for case in file.cases("/cases", 15) {
         let set = decode_set_lists(&encode_set_lists(&set_in_hex(case))).unwrap();
-        assert_eq!(set.etag(&url(case.hex_text("url"))), case.etag("etag"), "{case}");
+        assert_eq!(
+            set.etag(&url(case.hex_text("url"))),
+            case.etag("etag"),
+            "{case}"
+        );
     }
 }
 
@@ -61,7 +79,10 @@ fn lists_that_are_no_set_have_no_etag() {
     let file = vectors("etags.json");
     for case in file.cases("/rejected", 6) {
         let bytes = |name: &str| -> Vec<Vec<u8>> {
-            case.list(name).iter().map(|it| unhex(it.as_str().unwrap())).collect()
+            case.list(name)
+                .iter()
+                .map(|it| unhex(it.as_str().unwrap()))
+                .collect()
         };
         let (topics, globs) = (bytes("exact"), bytes("globs"));
         let kind = if topics.is_empty() { "glob" } else { "topic" };
@@ -69,8 +90,13 @@ fn lists_that_are_no_set_have_no_etag() {
         let decoded = decode_set_lists(&lists_on_the_wire(&topics, &globs));
         assert_eq!(decoded, Err(SetListsError::NotAscending(want)), "{case}");
 
-        let topics = topics.into_iter().map(|it| (Topic::new(it).unwrap(), None)).collect();
-        let globs = globs.into_iter().map(|it| (glob(String::from_utf8(it).unwrap()), None));
+        let topics = topics
+            .into_iter()
+            .map(|it| (Topic::new(it).unwrap(), None))
+            .collect();
+        let globs = globs
+            .into_iter()
+            .map(|it| (glob(String::from_utf8(it).unwrap()), None));
         let set = SubscriptionSet::from_ascending(topics, globs.collect());
         assert_eq!(set, Err(want), "{case}");
     }

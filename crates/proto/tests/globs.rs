@@ -22,10 +22,20 @@ fn every_pair_matches_as_expected() {
 #[test]
 fn what_matches_has_the_literal_ends_of_its_pattern() {
     let file = vectors("globs.json");
-    for case in file.cases("/cases", 300).iter().filter(|case| case.flag("expected")) {
+    for case in file
+        .cases("/cases", 300)
+        .iter()
+        .filter(|case| case.flag("expected"))
+    {
         let (glob, topic) = (glob(case.hex_text("pattern")), case.topic("topic"));
         let topic = topic.as_str().expect("only UTF-8 matches a glob");
-        assert!(topic.starts_with(glob.literal_prefix()), "{glob} on {topic:?}");
-        assert!(topic.ends_with(glob.literal_suffix()), "{glob} on {topic:?}");
+        assert!(
+            topic.starts_with(glob.literal_prefix()),
+            "{glob} on {topic:?}"
+        );
+        assert!(
+            topic.ends_with(glob.literal_suffix()),
+            "{glob} on {topic:?}"
+        );
     }
 }

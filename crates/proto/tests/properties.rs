@@ -271,13 +271,26 @@ fn the_longest_fields_read_back_and_no_head_is_longer_than_said() {
     for interest in [Interest::Exact(topic.clone()), Interest::Glob(glob)] {
         let (kind, recovery) = (kind(&interest), Some(url.clone()));
         let (url, tracing) = (url.clone(), tracing.clone());
-        let it = SubscribeRequest { url, interest, recovery, tracing };
+        let it = SubscribeRequest {
+            url,
+            interest,
+            recovery,
+            tracing,
+        };
         let bytes = it.encode();
         assert_eq!(SubscribeRequest::decode(kind, &bytes), Ok(it));
         assert!(bytes.len() <= HEAD_BYTES_MAX);
-        assert!(SubscribeRequest::decode(kind, &bytes[..bytes.len() - 1]).unwrap_err().is_short());
+        assert!(
+            SubscribeRequest::decode(kind, &bytes[..bytes.len() - 1])
+                .unwrap_err()
+                .is_short()
+        );
     }
-    let it = SetHead { tracing: tracing.clone(), url, etag };
+    let it = SetHead {
+        tracing: tracing.clone(),
+        url,
+        etag,
+    };
     let bytes = it.encode();
     assert_eq!(SetHead::decode(&bytes), Ok((it, bytes.len())));
     assert!(bytes.len() <= HEAD_BYTES_MAX);
@@ -291,7 +304,12 @@ fn the_longest_fields_read_back_and_no_head_is_longer_than_said() {
     let bytes = it.encode();
     assert_eq!(NotifyHead::decode(&bytes), Ok((it, bytes.len())));
     assert!(bytes.len() <= HEAD_BYTES_MAX);
-    let it = ReceiveHead { tracing, topic, identifier, message_bytes };
+    let it = ReceiveHead {
+        tracing,
+        topic,
+        identifier,
+        message_bytes,
+    };
     let bytes = it.encode();
     assert_eq!(ReceiveHead::decode(&bytes), Ok((it, bytes.len())));
     assert!(bytes.len() <= HEAD_BYTES_MAX);
@@ -342,15 +360,27 @@ fn check_decoders(bytes: &[u8]) {
         decoded.map(|(head, _)| head)
     }
     for kind in [InterestKind::Exact, InterestKind::Glob] {
-        same(bytes, SubscribeRequest::decode(kind, bytes), SubscribeRequest::encode);
-        same(bytes, UnsubscribeRequest::decode(kind, bytes), UnsubscribeRequest::encode);
+        same(
+            bytes,
+            SubscribeRequest::decode(kind, bytes),
+            SubscribeRequest::encode,
+        );
+        same(
+            bytes,
+            UnsubscribeRequest::decode(kind, bytes),
+            UnsubscribeRequest::encode,
+        );
     }
     same(bytes, CheckRequest::decode(bytes), CheckRequest::encode);
     same(bytes, head(SetHead::decode(bytes)), SetHead::encode);
     same(bytes, head(NotifyHead::decode(bytes)), NotifyHead::encode);
     same(bytes, head(ReceiveHead::decode(bytes)), ReceiveHead::encode);
     same(bytes, MissedHead::decode(bytes), MissedHead::encode);
-    same(bytes, GenericResponse::decode(bytes), GenericResponse::encode);
+    same(
+        bytes,
+        GenericResponse::decode(bytes),
+        GenericResponse::encode,
+    );
     same(bytes, NotifyResponse::decode(bytes), NotifyResponse::encode);
     same(bytes, CheckResponse::decode(bytes), CheckResponse::encode);
     same(bytes, ConfirmMissed::decode(bytes), ConfirmMissed::encode);
@@ -399,7 +429,10 @@ fn glob() -> impl Strategy<Value = GlobPattern> {
 }
 
 fn interest() -> impl Strategy<Value = Interest> {
-    prop_oneof![topic().prop_map(Interest::Exact), glob().prop_map(Interest::Glob)]
+    prop_oneof![
+        topic().prop_map(Interest::Exact),
+        glob().prop_map(Interest::Glob)
+    ]
 }
 
 fn identifier() -> impl Strategy<Value = Identifier> {

@@ -18,7 +18,11 @@ use serde_json::Value;
 fn every_request_has_the_recorded_fields() {
     let file = vectors("requests.json");
     for case in file.cases("/requests", 30) {
-        check_fields(&decode(&file, case), case.text("operation"), &case["fields"]);
+        check_fields(
+            &decode(&file, case),
+            case.text("operation"),
+            &case["fields"],
+        );
     }
 }
 
@@ -39,9 +43,13 @@ fn every_request_is_authorized() {
         let mode = case.text("mode");
         let secrets = secrets(&file, mode);
         let request = decode(&file, case);
-        let value = case["request"]["headers"].maybe_text("authorization").map(str::as_bytes);
+        let value = case["request"]["headers"]
+            .maybe_text("authorization")
+            .map(str::as_bytes);
         let verify = |scheme: &Scheme| {
-            scheme.authorization().verify(&request.claim(), request.tracing(), value, now)
+            scheme
+                .authorization()
+                .verify(&request.claim(), request.tracing(), value, now)
         };
         assert!(verify(&secrets.to_broadcaster).is_ok(), "{case}");
         match mode {
@@ -88,7 +96,8 @@ fn every_host_registers_the_recorded_urls() {
 /// Where a request went, below the host of the broadcaster.
 fn path<'a>(file: &Value, case: &'a Value) -> &'a str {
     let url = case["request"].text("url");
-    url.strip_prefix(file.text("broadcaster")).expect("requests go to the broadcaster")
+    url.strip_prefix(file.text("broadcaster"))
+        .expect("requests go to the broadcaster")
 }
 
 #[track_caller]

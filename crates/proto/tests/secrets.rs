@@ -60,7 +60,10 @@ fn check(scheme: &Scheme, want: &Value) {
     match scheme {
         Scheme::None => {}
         Scheme::Token(_) => {
-            let stamp = Stamp { now: Now::from_unix(Duration::ZERO), nonce: [0; 12] };
+            let stamp = Stamp {
+                now: Now::from_unix(Duration::ZERO),
+                nonce: [0; 12],
+            };
             let claim = Claim::Check { url: "" };
             let value = scheme.authorization().authorize(&claim, b"", &stamp);
             let value = value.expect("a token can always be shown");

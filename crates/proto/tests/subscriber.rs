@@ -24,7 +24,11 @@ fn every_request_is_answered_as_expected() {
         let headers = &case["headers"];
         let answer = subscriber.answer(case.text("path"), headers, &case.bytes("body"));
         let expected = &case["expected"];
-        assert_eq!(answer.status(), expected.number::<u16>("status"), "{case}: {answer:?}");
+        assert_eq!(
+            answer.status(),
+            expected.number::<u16>("status"),
+            "{case}: {answer:?}"
+        );
         match answer {
             Answer::Refused(_, body) => {
                 assert_eq!(hex(body), expected.text("body"), "{case}");
@@ -55,7 +59,11 @@ fn every_digest_header_is_taken_as_expected() {
     for case in file.cases("/repr_digest/cases", 15) {
         let headers = serde_json::json!({ "repr-digest": case.text("repr_digest") });
         let answer = subscriber.answer(RECEIVE, &headers, &body);
-        assert_eq!(answer.status(), case["expected"].number::<u16>("status"), "{case}: {answer:?}");
+        assert_eq!(
+            answer.status(),
+            case["expected"].number::<u16>("status"),
+            "{case}: {answer:?}"
+        );
     }
 }
 
@@ -93,7 +101,9 @@ impl Answer {
 impl Subscriber {
     fn of_case(file: &Value, case: &Value) -> Self {
         let name = case.text("case");
-        let host = name.split_once("host is ").map_or("http://127.0.0.1:3002", |(_, host)| host);
+        let host = name
+            .split_once("host is ")
+            .map_or("http://127.0.0.1:3002", |(_, host)| host);
         Self {
             secrets: secrets(file, case.text("mode")),
             urls: ClientUrls::of_host(host).expect("the urls are short"),
@@ -119,7 +129,12 @@ impl Subscriber {
             return Answer::Refused(400, b"");
         };
         let (topic, identifier, sha512) = (&head.topic, &head.identifier, &digest);
-        let claim = |url| Claim::Receive { url, topic, identifier, sha512 };
+        let claim = |url| Claim::Receive {
+            url,
+            topic,
+            identifier,
+            sha512,
+        };
         let vouched = self.vouched(&self.urls.receive, claim, &head.tracing, headers);
         let Some(url) = vouched else {
             return unsubscribe(403);
@@ -138,9 +153,15 @@ impl Subscriber {
         let Ok(head) = MissedHead::decode(body) else {
             return Answer::Refused(400, b"");
         };
-        let claim = |recovery| Claim::Missed { recovery, topic: &head.topic };
+        let claim = |recovery| Claim::Missed {
+            recovery,
+            topic: &head.topic,
+        };
         match self.vouched(&self.urls.recovery, claim, &head.tracing, headers) {
-            Some(url) => Answer::Missed { topic: head.topic, url },
+            Some(url) => Answer::Missed {
+                topic: head.topic,
+                url,
+            },
             None => Answer::Refused(403, b""),
         }
     }
@@ -176,7 +197,11 @@ impl Subscriber {
         assert_eq!(&it.identifier, &head.identifier);
         assert_eq!(it.identifier, fields.identifier("identifier"));
         assert_eq!(it.subscribers.to_be_bytes(), fields.array("subscribers"));
-        let claim = Claim::ConfirmReceive { identifier: &head.identifier, subscribers: 1, url };
+        let claim = Claim::ConfirmReceive {
+            identifier: &head.identifier,
+            subscribers: 1,
+            url,
+        };
         self.check_authorization(&claim, it.authorization.as_ref(), &it.tracing, fields);
 
         if self.secrets.to_broadcaster.name() != "hmac" {
@@ -199,16 +224,23 @@ impl Subscriber {
         self.check_authorization(&claim, it.authorization.as_ref(), &it.tracing, fields);
 
         if self.secrets.to_broadcaster.name() != "hmac" {
-            let own =
-                ConfirmMissed { authorization: self.authorize(&claim), tracing: Bytes::new() };
+            let own = ConfirmMissed {
+                authorization: self.authorize(&claim),
+                tracing: Bytes::new(),
+            };
             assert_eq!(hex(&own.encode()), recorded);
         }
     }
 
     fn authorize(&self, claim: &Claim<'_>) -> Option<String> {
-        let stamp = Stamp { now: self.now, nonce: [7; 12] };
+        let stamp = Stamp {
+            now: self.now,
+            nonce: [7; 12],
+        };
         let scheme = self.secrets.to_broadcaster.authorization();
-        scheme.authorize(claim, b"", &stamp).expect("the built-in schemes can authorize")
+        scheme
+            .authorize(claim, b"", &stamp)
+            .expect("the built-in schemes can authorize")
     }
 
     fn check_authorization(
@@ -218,7 +250,10 @@ impl Subscriber {
         tracing: &[u8],
         fields: &Value,
     ) {
-        assert_eq!(value.cloned().unwrap_or_default(), fields.hex_text("authorization"));
+        assert_eq!(
+            value.cloned().unwrap_or_default(),
+            fields.hex_text("authorization")
+        );
         assert_eq!(tracing, fields.bytes("tracing"));
         let value = value.map(String::as_bytes);
         let verify = |scheme: &dyn Authorization| scheme.verify(claim, tracing, value, self.now);

@@ -4,6 +4,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::auth::claim::Claim;
 use crate::auth::scheme::{AuthError, Authorization, CannotAuthorize, Stamp, Unspent};
+use crate::limits::FIELD_BYTES_MAX;
 use crate::time::Now;
 
 /// `Bearer ` and a token that both ends know (`docs/protocol/auth.md` §3). It vouches for who
@@ -43,6 +44,11 @@ impl Authorization for TokenAuthorization {
         _tracing: &[u8],
         _stamp: &Stamp,
     ) -> Result<Option<String>, CannotAuthorize> {
+        let bytes = self.value.len();
+        if bytes > FIELD_BYTES_MAX {
+            let problem = format!("the token makes {bytes} bytes, {FIELD_BYTES_MAX} are allowed");
+            return Err(CannotAuthorize(problem));
+        }
         Ok(Some(self.value.clone()))
     }
 
@@ -59,5 +65,29 @@ impl Authorization for TokenAuthorization {
         } else {
             Err(AuthError::Wrong("it is not the token that is expected"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_token_that_no_field_can_hold_is_not_sent() {
+        let stamp = Stamp {
+            now: Now::from_unix(Duration::ZERO),
+            nonce: [0; 12],
+        };
+        let bytes_max = FIELD_BYTES_MAX - "Bearer ".len();
+        let sends = |bytes| {
+            let scheme = TokenAuthorization::new(&"t".repeat(bytes)).unwrap();
+            scheme
+                .authorize(&Claim::Check { url: "" }, b"", &stamp)
+                .is_ok()
+        };
+        assert!(sends(bytes_max));
+        assert!(!sends(bytes_max + 1));
     }
 }

@@ -25,6 +25,6 @@ pub const RECEIVE: &str = "/v1/receive";
 /// MISSED, at a client.
 pub const RECOVER: &str = "/v1/recover";
 
-/// No head is longer, in bytes: three fields of 65,535 bytes, a few lengths, a digest and an
-/// identifier fit in.
+/// No head is longer, in bytes: the four fields of SUBSCRIBE fit in, and so do two fields, a digest
+/// and an identifier.
 pub const HEAD_BYTES_MAX: usize = 4 * (65_535 + 2) + 1_024;

@@ -36,7 +36,10 @@ pub(crate) fn secrets(file: &Value, mode: &str) -> Secrets {
         "hmac" => Scheme::Hmac(file["auth"]["hmac"][direction].array("hex")),
         other => panic!("unknown mode {other:?}"),
     };
-    Secrets { to_broadcaster: scheme("to_broadcaster"), to_subscriber: scheme("to_subscriber") }
+    Secrets {
+        to_broadcaster: scheme("to_broadcaster"),
+        to_subscriber: scheme("to_subscriber"),
+    }
 }
 
 /// The fields of an object of a vectors file. Whatever is missing or of another type fails the
@@ -74,28 +77,40 @@ impl Fields for Value {
 
     #[track_caller]
     fn list(&self, name: &str) -> &[Value] {
-        self[name].as_array().unwrap_or_else(|| panic!("no list {name} in {self}"))
+        self[name]
+            .as_array()
+            .unwrap_or_else(|| panic!("no list {name} in {self}"))
     }
 
     #[track_caller]
     fn text(&self, name: &str) -> &str {
-        self[name].as_str().unwrap_or_else(|| panic!("no text {name} in {self}"))
+        self[name]
+            .as_str()
+            .unwrap_or_else(|| panic!("no text {name} in {self}"))
     }
 
     #[track_caller]
     fn maybe_text(&self, name: &str) -> Option<&str> {
-        if self[name].is_null() { None } else { Some(self.text(name)) }
+        if self[name].is_null() {
+            None
+        } else {
+            Some(self.text(name))
+        }
     }
 
     #[track_caller]
     fn number<T: TryFrom<u64>>(&self, name: &str) -> T {
-        let number = self[name].as_u64().and_then(|number| T::try_from(number).ok());
+        let number = self[name]
+            .as_u64()
+            .and_then(|number| T::try_from(number).ok());
         number.unwrap_or_else(|| panic!("no fitting number {name} in {self}"))
     }
 
     #[track_caller]
     fn flag(&self, name: &str) -> bool {
-        self[name].as_bool().unwrap_or_else(|| panic!("no flag {name} in {self}"))
+        self[name]
+            .as_bool()
+            .unwrap_or_else(|| panic!("no flag {name} in {self}"))
     }
 
     #[track_caller]
@@ -105,7 +120,9 @@ impl Fields for Value {
 
     #[track_caller]
     fn array<const N: usize>(&self, name: &str) -> [u8; N] {
-        self.bytes(name).try_into().unwrap_or_else(|_| panic!("{name} is not {N} bytes in {self}"))
+        self.bytes(name)
+            .try_into()
+            .unwrap_or_else(|_| panic!("{name} is not {N} bytes in {self}"))
     }
 
     #[track_caller]
@@ -115,7 +132,11 @@ impl Fields for Value {
 
     #[track_caller]
     fn maybe_hex_text(&self, name: &str) -> Option<String> {
-        if self[name].is_null() { None } else { Some(self.hex_text(name)) }
+        if self[name].is_null() {
+            None
+        } else {
+            Some(self.hex_text(name))
+        }
     }
 
     #[track_caller]
@@ -142,7 +163,10 @@ impl Fields for Value {
 /// The bytes that these hexadecimal digits are.
 #[track_caller]
 pub(crate) fn unhex(digits: &str) -> Vec<u8> {
-    assert!(digits.len().is_multiple_of(2), "an odd number of digits: {digits}");
+    assert!(
+        digits.len().is_multiple_of(2),
+        "an odd number of digits: {digits}"
+    );
     let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal digits");
     (0..digits.len()).step_by(2).map(byte).collect()
 }
@@ -159,21 +183,37 @@ pub(crate) fn glob(text: impl Into<String>) -> GlobPattern {
 #[track_caller]
 pub(crate) fn set_in_hex(lists: &Value) -> SubscriptionSet {
     let recovery = |entry: &Value| entry.maybe_hex_text("recovery").map(url);
-    let exacts = lists.list("exact").iter().map(|it| (it.topic("topic"), recovery(it))).collect();
+    let exacts = lists
+        .list("exact")
+        .iter()
+        .map(|it| (it.topic("topic"), recovery(it)))
+        .collect();
     let globs = lists.list("globs").iter();
-    let globs = globs.map(|it| (glob(it.hex_text("glob")), recovery(it))).collect();
+    let globs = globs
+        .map(|it| (glob(it.hex_text("glob")), recovery(it)))
+        .collect();
     SubscriptionSet::from_ascending(exacts, globs).expect("recorded lists are ascending")
 }
 
 /// Rows of a store as `exact` and `globs`, in which urls and globs are text.
 #[track_caller]
 pub(crate) fn rows_in_text(rows: &Value) -> Vec<(SubscriberUrl, Interest, Option<SubscriberUrl>)> {
-    let exacts = rows.list("exact").iter().map(|row| (row, Interest::Exact(row.topic("topic"))));
-    let globs = rows.list("globs").iter().map(|row| (row, Interest::Glob(glob(row.text("glob")))));
+    let exacts = rows
+        .list("exact")
+        .iter()
+        .map(|row| (row, Interest::Exact(row.topic("topic"))));
+    let globs = rows
+        .list("globs")
+        .iter()
+        .map(|row| (row, Interest::Glob(glob(row.text("glob")))));
     exacts
         .chain(globs)
         .map(|(row, interest)| {
-            (url(row.text("url")), interest, row.maybe_text("recovery").map(url))
+            (
+                url(row.text("url")),
+                interest,
+                row.maybe_text("recovery").map(url),
+            )
         })
         .collect()
 }

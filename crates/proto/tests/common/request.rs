@@ -27,10 +27,16 @@ impl Request {
     /// What is said by `body` posted to `path`; `None` where nothing is posted to.
     pub(crate) fn decode(path: &str, body: &[u8]) -> Option<Result<Self, String>> {
         use InterestKind::{Exact, Glob};
-        let subscribe =
-            |kind| Ok(Self::Subscribe(SubscribeRequest::decode(kind, body).map_err(refused)?));
-        let unsubscribe =
-            |kind| Ok(Self::Unsubscribe(UnsubscribeRequest::decode(kind, body).map_err(refused)?));
+        let subscribe = |kind| {
+            Ok(Self::Subscribe(
+                SubscribeRequest::decode(kind, body).map_err(refused)?,
+            ))
+        };
+        let unsubscribe = |kind| {
+            Ok(Self::Unsubscribe(
+                UnsubscribeRequest::decode(kind, body).map_err(refused)?,
+            ))
+        };
         Some(match path {
             SUBSCRIBE_EXACT => subscribe(Exact),
             SUBSCRIBE_GLOB => subscribe(Glob),
@@ -92,14 +98,23 @@ impl Request {
                 recovery: it.recovery.as_ref().map(|url| url.as_str()),
                 interest: &it.interest,
             },
-            Self::Unsubscribe(it) => {
-                Claim::Subscribe { url: it.url.as_str(), recovery: None, interest: &it.interest }
-            }
-            Self::Check(it) => Claim::Check { url: it.url.as_str() },
-            Self::Set(it, _) => Claim::Set { url: it.url.as_str(), etag: &it.etag },
-            Self::Notify(it, _) => {
-                Claim::Notify { topic: &it.topic, identifier: &it.identifier, sha512: &it.sha512 }
-            }
+            Self::Unsubscribe(it) => Claim::Subscribe {
+                url: it.url.as_str(),
+                recovery: None,
+                interest: &it.interest,
+            },
+            Self::Check(it) => Claim::Check {
+                url: it.url.as_str(),
+            },
+            Self::Set(it, _) => Claim::Set {
+                url: it.url.as_str(),
+                etag: &it.etag,
+            },
+            Self::Notify(it, _) => Claim::Notify {
+                topic: &it.topic,
+                identifier: &it.identifier,
+                sha512: &it.sha512,
+            },
             Self::Receive(..) | Self::Missed(_) => {
                 panic!("what is signed of a delivery depends on where it is posted")
             }
@@ -122,7 +137,10 @@ impl Request {
 /// The message, if it is exactly as long as the head says.
 fn whole(message: &[u8], announced: u64) -> Result<Vec<u8>, String> {
     if message.len() as u64 != announced {
-        return Err(format!("{announced} bytes announced, {} there", message.len()));
+        return Err(format!(
+            "{announced} bytes announced, {} there",
+            message.len()
+        ));
     }
     Ok(message.to_vec())
 }

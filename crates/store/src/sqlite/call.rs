@@ -20,6 +20,9 @@ pub(super) trait Job: Send {
     /// the caller gave up, so it must not be done any more.
     fn take(&self) -> bool;
 
+    /// Whether its caller gave up or it was taken.
+    fn is_taken(&self) -> bool;
+
     /// Does it.
     fn run(&mut self, connection: &Connection) -> Result<(), Failure>;
 
@@ -46,6 +49,10 @@ where
 
     fn take(&self) -> bool {
         self.ticket.take()
+    }
+
+    fn is_taken(&self) -> bool {
+        self.ticket.0.load(Ordering::Acquire)
     }
 
     fn run(&mut self, connection: &Connection) -> Result<(), Failure> {

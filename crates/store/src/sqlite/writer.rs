@@ -108,13 +108,17 @@ impl Writer {
             let begun = connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]);
             connection.busy_timeout(self.place.busy_timeout)?;
             match begun {
-                Ok(_) => return Ok(true),
+                Ok(_) => {
+                    // Whoever came while the lock was waited for.
+                    fill(batch, &mut self.jobs);
+                    return Ok(true);
+                }
                 Err(error) if failure::is_busy(&error) => {}
                 Err(error) => return Err(error.into()),
             }
             let now = Instant::now();
-            for job in batch.extract_if(.., |job| job.deadline() <= now) {
-                // One that its caller has given up is answered to nobody.
+            // Nobody hears the answer to a call that was given up.
+            for job in batch.extract_if(.., |job| job.is_taken() || job.deadline() <= now) {
                 job.take();
                 job.answer(Some(Failure::Locked(self.place.busy_timeout)));
             }

@@ -3,15 +3,13 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Longest wait for anything a peer is expected to do. Much longer than anything takes, because a
-/// test machine may be busy with other work.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::patience::PATIENCE;
 
 /// A running program of either side.
 #[derive(Debug)]
@@ -20,7 +18,14 @@ pub struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
-    log: Arc<Mutex<String>>,
+    log: Arc<Log>,
+}
+
+/// What a process wrote to standard error.
+#[derive(Debug, Default)]
+struct Log {
+    text: Mutex<String>,
+    grew: Condvar,
 }
 
 impl Process {
@@ -46,16 +51,15 @@ impl Process {
                 }
             }
         });
-        let log = Arc::new(Mutex::new(String::new()));
+        let log = Arc::new(Log::default());
         let written = Arc::clone(&log);
         thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(read @ 1..) = stderr.read(&mut piece) {
                 let text = String::from_utf8_lossy(&piece[..read]);
-                written
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push_str(&text);
+                let mut log = written.text.lock().unwrap_or_else(PoisonError::into_inner);
+                log.push_str(&text);
+                written.grew.notify_all();
             }
         });
         Self {
@@ -128,6 +132,13 @@ impl Process {
         }
     }
 
+    /// Kills it with SIGKILL: it gets no chance to do anything. Returns when it is gone.
+    pub fn kill(&mut self) {
+        // Both fail only if it is gone already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Waits for its end and returns how it ended with the lines nobody had read.
     ///
     /// # Panics
@@ -180,17 +191,58 @@ impl Process {
 
     /// What it has written to standard error so far.
     pub fn log(&self) -> String {
-        self.log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let log = self.log.text.lock();
+        log.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The first line on standard error that contains `part`, which may have been written already.
+    ///
+    /// # Panics
+    ///
+    /// If none comes within [`PATIENCE`].
+    #[track_caller]
+    pub fn log_line(&self, part: &str) -> String {
+        let find = |log: &str| log.lines().find(|line| line.contains(part)).map(str::to_owned);
+        let log = self.log.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = |log: &mut String| find(log).is_none();
+        let (log, _) = self
+            .log
+            .grew
+            .wait_timeout_while(log, PATIENCE, waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        let found = find(&log);
+        drop(log);
+        found.unwrap_or_else(|| self.fail(&format!("did not log {part:?}")))
+    }
+
+    /// How much memory it has now, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.status_kib("VmRSS:") * 1024
+    }
+
+    /// The most memory it ever had, in bytes.
+    pub fn resident_bytes_max(&self) -> u64 {
+        self.status_kib("VmHWM:") * 1024
+    }
+
+    fn status_kib(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        value.expect("the kernel says it in KiB")
+    }
+
+    /// What its file descriptors refer to, by name.
+    pub fn open_files(&self) -> Vec<String> {
+        let folder = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs");
+        let links = folder.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        links.map(|link| link.to_string_lossy().into_owned()).collect()
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only if it is gone already, which is what is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }

@@ -1,0 +1,209 @@
+//! `httppubsub listen`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use httppubsub_client::{Bind, Client, Message, Receiving, Subscription};
+use tokio::io::AsyncWriteExt as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use crate::connection::Connection;
+use crate::output;
+use crate::topic::{Interests, to_json};
+
+/// Subscribe, and print what arrives.
+///
+/// Unsubscribes when it ends: after --count messages, after --timeout seconds (status 4), or by
+/// SIGTERM or SIGINT.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    httppubsub listen --exact builds/ready\n  \
+    httppubsub listen --glob 'cache/*' --count 1 --timeout 60 --json\n  \
+    httppubsub listen --glob '*' --bind 0.0.0.0:3002 --host http://10.0.0.7:3002")]
+pub(crate) struct Listen {
+    #[command(flatten)]
+    interests: Interests,
+
+    #[command(flatten)]
+    connection: Connection,
+
+    /// Where to listen for the broadcaster; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0", env = "HTTPPUBSUB_BIND")]
+    bind: SocketAddr,
+
+    /// How the broadcaster reaches this program. [default: http:// and the bound address]
+    #[arg(long, value_name = "URL", env = "HTTPPUBSUB_HOST")]
+    host: Option<String>,
+
+    /// End after so many messages.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+
+    /// End after so many seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+
+    /// Print a JSON object a line.
+    #[arg(long)]
+    json: bool,
+
+    /// Save each message as a file in this folder, which is made if need be.
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// Why listening ended.
+enum Ended {
+    Counted,
+    TimedOut,
+    Stopped,
+}
+
+impl Listen {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let interests = self.interests.clone().into_vec();
+        anyhow::ensure!(!interests.is_empty(), "nothing to listen for: give --exact or --glob");
+        if let Some(folder) = &self.save {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        }
+        let mut config = self.connection.builder()?.bind(Bind::To(self.bind));
+        if let Some(host) = &self.host {
+            config = config.host(host);
+        }
+        let client = Client::start(config.build()?).await?;
+        let mut subscription = client.subscribe(interests).await?;
+        self.tell_listening(&client)?;
+        let json = self.json;
+        subscription.on_receiving(move |receiving| async move {
+            if receiving == Receiving::AfterGap {
+                let told = if json {
+                    output::json([("event", "missed".into())])
+                } else {
+                    eprintln!("some messages may have been missed");
+                    Ok(())
+                };
+                if let Err(error) = told {
+                    eprintln!("httppubsub: cannot write: {error}");
+                }
+            }
+        });
+        let ended = self.listen(&mut subscription).await;
+        // Unsubscribing comes before any complaint about what was received.
+        let closed = client.close().await;
+        let ended = ended?;
+        closed?;
+        Ok(match ended {
+            Ended::Counted | Ended::Stopped => ExitCode::SUCCESS,
+            Ended::TimedOut => {
+                eprintln!("httppubsub: the time ran out");
+                ExitCode::from(crate::TIMED_OUT)
+            }
+        })
+    }
+
+    async fn listen(&self, subscription: &mut Subscription) -> anyhow::Result<Ended> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
+        let time_is_up = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut time_is_up = std::pin::pin!(time_is_up);
+        let mut received = 0;
+        while self.count.is_none_or(|count| received < count) {
+            let message = tokio::select! {
+                message = subscription.next() => message,
+                () = &mut time_is_up => return Ok(Ended::TimedOut),
+                _ = terminate.recv() => return Ok(Ended::Stopped),
+                _ = interrupt.recv() => return Ok(Ended::Stopped),
+            };
+            let Some(message) = message else { return Ok(Ended::Stopped) };
+            received += 1;
+            self.tell(&message, received).await?;
+        }
+        Ok(Ended::Counted)
+    }
+
+    fn tell_listening(&self, client: &Client) -> std::io::Result<()> {
+        let url = client.receive_url().unwrap_or_default();
+        if self.json {
+            output::json([("event", "listening".into()), ("receive_url", url.into())])
+        } else {
+            eprintln!("listening at {url}");
+            Ok(())
+        }
+    }
+
+    async fn tell(&self, message: &Message, number: u64) -> anyhow::Result<()> {
+        let file = match &self.save {
+            Some(folder) => Some(save(folder, message, number).await?),
+            None => None,
+        };
+        let shown = match message.payload.len() {
+            bytes if bytes <= SHOWN_BYTES_MAX => Some(message.bytes().await?),
+            _ => None,
+        };
+        let text = shown.as_ref().and_then(|bytes| std::str::from_utf8(bytes).ok());
+        if self.json {
+            let [topic, topic_base64] = to_json(&message.topic);
+            let base64 = shown.as_ref().map(|bytes| BASE64_STANDARD.encode(bytes));
+            let file = file.map(|file| file.display().to_string());
+            return Ok(output::json([
+                ("event", "message".into()),
+                topic,
+                topic_base64,
+                ("bytes", message.payload.len().into()),
+                ("sha512", message.sha512().to_string().into()),
+                ("body", text.into()),
+                ("body_base64", base64.into()),
+                ("file", file.into()),
+            ])?);
+        }
+        let topic = match message.topic.as_str() {
+            Some(text) if !text.chars().any(char::is_control) => text.to_owned(),
+            _ => message.topic.to_string(),
+        };
+        let body = match (file, text) {
+            (Some(file), _) => format!("saved as {}", file.display()),
+            (None, Some(text)) => text.trim_end_matches('\n').to_owned(),
+            (None, None) => {
+                format!("({} bytes, sha512 {})", message.payload.len(), message.sha512())
+            }
+        };
+        Ok(output::line(&format!("{topic}\t{body}"))?)
+    }
+}
+
+/// Longer messages are described instead of shown.
+const SHOWN_BYTES_MAX: u64 = 64 * 1024;
+
+/// Writes a message to a file of its own, named by its number and topic; nothing in the folder is
+/// overwritten.
+async fn save(folder: &Path, message: &Message, number: u64) -> anyhow::Result<PathBuf> {
+    let topic = String::from_utf8_lossy(message.topic.as_bytes());
+    let harmless = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let topic: String = topic.chars().map(harmless).take(100).collect();
+    let path = folder.join(format!("{number:06}-{topic}"));
+    let write = async {
+        let mut file = tokio::fs::File::create_new(&path).await?;
+        tokio::io::copy(&mut message.reader(), &mut file).await?;
+        file.flush().await
+    };
+    write.await.with_context(|| format!("cannot save a message as {}", path.display()))?;
+    Ok(path)
+}

@@ -1,0 +1,135 @@
+//! `httppubsub notify`.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
+use httppubsub_client::{Bind, Client, NotifyBody};
+use httppubsub_proto::topic::Topic;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::connection::Connection;
+use crate::output;
+use crate::topic::{parse_hex, parse_topic, to_json};
+
+/// Notify all subscribers of a topic.
+///
+/// Ends with status 0 only when the broadcaster accepted the notification, and says how many
+/// subscribers confirmed it: nobody being subscribed is no failure.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    httppubsub notify cache/user/7 --data 'drop it'\n  \
+    httppubsub notify builds/ready --file build.tar --json\n  \
+    date | httppubsub notify time -")]
+pub(crate) struct Notify {
+    /// What it is about; `-` behind it reads the message from stdin.
+    #[arg(value_name = "TOPIC", num_args = 0..=2)]
+    words: Vec<String>,
+
+    /// What it is about, as bytes in hexadecimal, in place of TOPIC.
+    #[arg(long, value_name = "HEX", value_parser = parse_hex)]
+    topic_hex: Option<Topic>,
+
+    /// The message; may be empty.
+    #[arg(long, value_name = "TEXT", conflicts_with = "file")]
+    data: Option<String>,
+
+    /// The message is what this file holds.
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+
+    #[command(flatten)]
+    connection: Connection,
+
+    /// Print a JSON object instead of a sentence.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where the message comes from.
+enum Source {
+    Data(String),
+    File(PathBuf),
+    Stdin,
+}
+
+impl Notify {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let (topic, source) = self.understand().unwrap_or_else(|problem| {
+            crate::Arguments::command().error(ErrorKind::ValueValidation, problem).exit()
+        });
+        let config = self.connection.builder()?.bind(Bind::Nothing).build()?;
+        let client = Client::start(config).await?;
+        let bar = match source {
+            Source::File(_) if std::io::stderr().is_terminal() => progress_bar(),
+            _ => ProgressBar::hidden(),
+        };
+        let body = match source {
+            Source::Data(text) => NotifyBody::from(text),
+            Source::File(path) => NotifyBody::path(path),
+            Source::Stdin => NotifyBody::reader(tokio::io::stdin()),
+        };
+        let progress = |sent, all| {
+            bar.set_length(all);
+            bar.set_position(sent);
+        };
+        let notified = client.notify_with_progress(topic.as_bytes(), body, progress).await;
+        bar.finish_and_clear();
+        match notified {
+            Ok(notified) => {
+                self.tell(&topic, notified.subscribers)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(error) => {
+                let ambiguous = error.is_ambiguous();
+                eprintln!("httppubsub: {:#}", anyhow::Error::from(error));
+                Ok(if ambiguous { ExitCode::from(crate::AMBIGUOUS) } else { ExitCode::FAILURE })
+            }
+        }
+    }
+
+    fn understand(&self) -> Result<(Topic, Source), String> {
+        let mut words = self.words.iter().map(String::as_str);
+        let topic = match &self.topic_hex {
+            Some(topic) => topic.clone(),
+            None => {
+                let topic = words.next().ok_or("give a TOPIC or --topic-hex")?;
+                parse_topic(topic)?
+            }
+        };
+        let stdin = match (words.next(), words.next()) {
+            (None, _) => false,
+            (Some("-"), None) => true,
+            (Some(word), _) => {
+                return Err(format!("{word:?} makes no sense here: give the message by --data"));
+            }
+        };
+        match (stdin, &self.data, &self.file) {
+            (true, None, None) => Ok((topic, Source::Stdin)),
+            (false, Some(data), None) => Ok((topic, Source::Data(data.clone()))),
+            (false, None, Some(file)) => Ok((topic, Source::File(file.clone()))),
+            _ => Err("give the message by one of --data TEXT, --file PATH, or -".to_owned()),
+        }
+    }
+
+    fn tell(&self, topic: &Topic, subscribers: u32) -> std::io::Result<()> {
+        if self.json {
+            let [text, base64] = to_json(topic);
+            return output::json([text, base64, ("subscribers", subscribers.into())]);
+        }
+        output::line(&match subscribers {
+            0 => "accepted; no subscriber confirmed".to_owned(),
+            1 => "1 subscriber confirmed".to_owned(),
+            more => format!("{more} subscribers confirmed"),
+        })
+    }
+}
+
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template(
+        "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
+    );
+    ProgressBar::new(0).with_style(style.expect("the template is well-formed"))
+}

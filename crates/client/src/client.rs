@@ -1,0 +1,305 @@
+//! A client, from start to stop.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use httppubsub_net::{Poster, ReplayGuard, Spool};
+use httppubsub_proto::glob::GlobPattern;
+use httppubsub_proto::subscription::Interest;
+use httppubsub_proto::topic::Topic;
+use httppubsub_proto::url::ClientUrls;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::body::NotifyBody;
+use crate::changes;
+use crate::config::{Bind, ClientConfig};
+use crate::core::Core;
+use crate::dispatch::Dispatch;
+use crate::error::{CloseError, NotifyError, StartError, SubscribeError};
+use crate::http::{self, Inbound, Network, Requests};
+use crate::reconcile::reconcile_for_ever;
+use crate::subscription::{StopWhenDropped, Subscription};
+use crate::wanted::Wanted;
+
+/// A running client. Clones are the same one.
+///
+/// When all clones and all subscriptions are dropped it stops by itself, and the broadcasters find
+/// out by and by; [`Client::close`] tells them.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use httppubsub_client::{Bind, Client, ClientConfig};
+///
+/// let config = ClientConfig::builder(["http://127.0.0.1:3003"])
+///     .bind(Bind::To("0.0.0.0:3002".parse()?))
+///     .host("http://127.0.0.1:3002")
+///     .build()?;
+/// let client = Client::start(config).await?;
+///
+/// let mut builds = client.subscribe_glob("builds/*").await?;
+/// let notified = client.notify("builds/7", "ready").await?;
+/// println!("{} subscribers confirmed", notified.subscribers);
+/// while let Some(message) = builds.next().await {
+///     println!("{}: {} bytes", message.topic, message.payload.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    core: Arc<Core>,
+    router: Router,
+    local_addr: Option<SocketAddr>,
+    cut_off: Arc<std::sync::Mutex<Option<oneshot::Receiver<usize>>>>,
+    stop: Arc<StopWhenDropped>,
+}
+
+/// What came of a notification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notified {
+    /// How many subscribers confirmed that they have it.
+    pub subscribers: u32,
+}
+
+impl Client {
+    /// Begins to listen, if so configured. Asks nothing of the broadcasters yet. Must be called
+    /// inside a tokio runtime.
+    pub async fn start(config: ClientConfig) -> Result<Self, StartError> {
+        let listener = match config.bind {
+            Bind::To(address) => Some(listen(address).await?),
+            Bind::Mounted | Bind::Nothing => None,
+        };
+        let local_addr = listener.as_ref().map(|(_, address)| *address);
+        let urls = match (config.bind, &config.host, local_addr) {
+            (Bind::Nothing, ..) => None,
+            (_, Some(host), _) => Some(ClientUrls::of_host(host)?),
+            (_, None, Some(address)) => Some(ClientUrls::of_host(&format!("http://{address}"))?),
+            (_, None, None) => unreachable!("a mounted client has a host: `build` checks it"),
+        };
+        let guard = Arc::new(ReplayGuard::in_memory(config.replay_codes_max));
+        let spool = Spool::new(config.spool.clone());
+        let dispatch = Arc::new(Dispatch::new(config.queue_max));
+        let doubt = Arc::new(Notify::new());
+        let stopped = CancellationToken::new();
+        let router = urls.clone().map_or_else(Router::new, |urls| {
+            http::router(Arc::new(Inbound {
+                urls,
+                to_broadcaster: config.to_broadcaster.clone(),
+                to_subscriber: config.to_subscriber.clone(),
+                guard: guard.clone(),
+                spool: spool.clone(),
+                body: config.body,
+                clock: config.clock.clone(),
+                dispatch: dispatch.clone(),
+                doubt: doubt.clone(),
+                stopped: stopped.clone(),
+            }))
+        });
+        let network = Network::new(Poster::new(config.post.clone()), &config.broadcasters);
+        let network = network.expect("the urls can be posted to: `build` checks it");
+        let core = Arc::new(Core {
+            requests: Requests::new(network, &config, guard, rand::random),
+            urls,
+            spool,
+            dispatch,
+            wanted: Mutex::new(Wanted::default()),
+            doubt,
+            closing: CancellationToken::new(),
+            stopped,
+            tasks: TaskTracker::new(),
+            runtime: Handle::current(),
+            config,
+        });
+        if core.urls.is_some() {
+            core.spawn(reconcile_for_ever(core.clone()));
+        }
+        let cut_off = listener.map(|(listener, _)| serve(&core, listener, router.clone()));
+        Ok(Self {
+            stop: Arc::new(StopWhenDropped(core.clone())),
+            cut_off: Arc::new(std::sync::Mutex::new(cut_off)),
+            core,
+            router,
+            local_addr,
+        })
+    }
+
+    /// The paths `/v1/receive` and `/v1/recover`, to be mounted where [`host`] says if the client
+    /// is configured with [`Bind::Mounted`].
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use httppubsub_client::{Bind, Client, ClientConfig};
+    ///
+    /// let config = ClientConfig::builder(["http://127.0.0.1:3003"])
+    ///     .bind(Bind::Mounted)
+    ///     .host("http://127.0.0.1:8080/pubsub")
+    ///     .build()?;
+    /// let client = Client::start(config).await?;
+    /// let app = axum::Router::new().nest("/pubsub", client.router());
+    /// # let _: axum::Router = app;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`host`]: crate::ClientConfigBuilder::host
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// The url at which broadcasters are told to deliver; `None` if the client is bound to nothing.
+    pub fn receive_url(&self) -> Option<&str> {
+        self.core.urls.as_ref().map(|urls| urls.receive.as_str())
+    }
+
+    /// The address that the client listens on itself.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.local_addr
+    }
+
+    /// Subscribes to one topic, byte for byte. Messages that are published after this returned are
+    /// received.
+    pub async fn subscribe_exact(
+        &self,
+        topic: impl AsRef<[u8]>,
+    ) -> Result<Subscription, SubscribeError> {
+        let topic = Topic::new(topic.as_ref().to_vec())?;
+        self.subscribe([Interest::Exact(topic)]).await
+    }
+
+    /// Subscribes to all topics that match `glob`; see [`GlobPattern`].
+    pub async fn subscribe_glob(
+        &self,
+        glob: impl AsRef<str>,
+    ) -> Result<Subscription, SubscribeError> {
+        let glob = GlobPattern::parse(glob.as_ref())?;
+        self.subscribe([Interest::Glob(glob)]).await
+    }
+
+    /// Subscribes to several topics and globs at once; a message that several of them cover is
+    /// yielded once for each copy that the broadcaster sends.
+    pub async fn subscribe(
+        &self,
+        interests: impl IntoIterator<Item = Interest>,
+    ) -> Result<Subscription, SubscribeError> {
+        let interests: BTreeSet<_> = interests.into_iter().collect();
+        let (core, stop) = (self.core.clone(), self.stop.clone());
+        // If nobody waits for the subscription any more when it is there, it is dropped.
+        let task = self.core.spawn(async move {
+            let inbox = changes::open(&core, interests).await?;
+            Ok(Subscription::new(stop, core, inbox))
+        });
+        task.await.unwrap_or(Err(SubscribeError::Closed))
+    }
+
+    /// A subscription to nothing yet: see [`Subscription::add`] and [`Subscription::interests`].
+    pub async fn subscribe_multi(&self) -> Result<Subscription, SubscribeError> {
+        self.subscribe([]).await
+    }
+
+    /// Tells all subscribers of `topic`. Returns when the broadcaster has their confirmations.
+    pub async fn notify(
+        &self,
+        topic: impl AsRef<[u8]>,
+        body: impl Into<NotifyBody>,
+    ) -> Result<Notified, NotifyError> {
+        self.notify_with_progress(topic, body, |_, _| {}).await
+    }
+
+    /// The same, telling `progress` from time to time how many bytes of how many are on their way.
+    /// It starts again when the message is sent to another broadcaster.
+    pub async fn notify_with_progress(
+        &self,
+        topic: impl AsRef<[u8]>,
+        body: impl Into<NotifyBody>,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Notified, NotifyError> {
+        let core = &self.core;
+        let topic = Topic::new(topic.as_ref().to_vec())?;
+        if core.closing.is_cancelled() {
+            return Err(NotifyError::Closed);
+        }
+        let memory_each_max = core.config.spool.memory_each_max;
+        let payload = body.into().read(&core.spool, memory_each_max).await?;
+        let sent = Arc::new(AtomicU64::new(0));
+        let mut asking = std::pin::pin!(core.requests.notify(&topic, &payload, &sent));
+        let mut told = None;
+        loop {
+            tokio::select! {
+                biased;
+                subscribers = &mut asking => {
+                    let subscribers = subscribers?;
+                    if told != Some(payload.len()) {
+                        progress(payload.len(), payload.len());
+                    }
+                    return Ok(Notified { subscribers });
+                }
+                () = tokio::time::sleep(PROGRESS_INTERVAL) => {
+                    let now = sent.load(Ordering::Relaxed);
+                    if told.replace(now) != Some(now) {
+                        progress(now, payload.len());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Unsubscribes everything, finishes what is being received, and ends all subscriptions; what
+    /// they hold can still be taken. The client is closed then, also if there is an error.
+    pub async fn close(&self) -> Result<(), CloseError> {
+        let core = &self.core;
+        core.closing.cancel();
+        let closing = core.clone();
+        let unsubscribed = core.spawn(async move { changes::close_all(&closing).await });
+        let unsubscribe = unsubscribed.await.unwrap_or_default();
+        // Until here what arrived was confirmed, since the broadcasters still had to deliver it.
+        core.stop();
+        core.tasks.wait().await;
+        let cut_off = self.cut_off.lock();
+        let cut_off = cut_off
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
+        let connections_cut_off = cut_off.and_then(|mut it| it.try_recv().ok()).unwrap_or(0);
+        if unsubscribe.is_empty() && connections_cut_off == 0 {
+            return Ok(());
+        }
+        Err(CloseError {
+            unsubscribe,
+            connections_cut_off,
+        })
+    }
+}
+
+/// How often progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listening = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    let listening = listening.await;
+    listening.map_err(|source| StartError::Bind { address, source })
+}
+
+/// Serves until the client is stopped, and then tells how many connections were cut off.
+fn serve(core: &Arc<Core>, listener: TcpListener, router: Router) -> oneshot::Receiver<usize> {
+    let (cut_off, receiver) = oneshot::channel();
+    let (config, stopped) = (core.config.serve.clone(), core.stopped.clone());
+    core.spawn(async move {
+        let service = TowerToHyperService::new(router);
+        let connections = httppubsub_net::serve(listener, service, config, stopped).await;
+        // Nobody asks when the client was dropped.
+        let _ = cut_off.send(connections);
+    });
+    receiver
+}

@@ -1,0 +1,294 @@
+//! What broadcasters post to a client: RECEIVE and MISSED (`docs/protocol/stateless.md` §6 and §7).
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use httppubsub_net::{
+    BodyError, BodyLimits, BodyReader, Clock, FillError, HeadError, Judge, Rejected, ReplayGuard,
+    Spool, first_that_verifies, receive, stamp,
+};
+use httppubsub_proto::auth::{AuthError, Authorization, CannotAuthorize, Claim};
+use httppubsub_proto::http::{
+    ConfirmMissed, ConfirmReceive, HEAD_BYTES_MAX, MissedHead, UNSUBSCRIBE_IMMEDIATE,
+};
+use httppubsub_proto::time::Now;
+use httppubsub_proto::topic::Topic;
+use httppubsub_proto::url::{ClientUrls, SubscriberUrl};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::dispatch::{Dispatch, Handed};
+use crate::message::Message;
+
+/// The door through which messages come in.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    pub(crate) urls: ClientUrls,
+    pub(crate) to_broadcaster: Arc<dyn Authorization>,
+    pub(crate) to_subscriber: Arc<dyn Authorization>,
+    pub(crate) guard: Arc<ReplayGuard>,
+    pub(crate) spool: Spool,
+    pub(crate) body: BodyLimits,
+    pub(crate) clock: Clock,
+    pub(crate) dispatch: Arc<Dispatch>,
+    /// Told when the subscriptions should be looked after at once.
+    pub(crate) doubt: Arc<Notify>,
+    /// Cancelled when nothing is taken any more.
+    pub(crate) stopped: CancellationToken,
+}
+
+/// What the answer to something good says.
+#[derive(Debug, thiserror::Error)]
+enum Turned {
+    #[error("the client is shut down")]
+    ShutDown,
+    #[error("the delivery is not taken")]
+    Rejected(#[from] Rejected),
+    #[error("the body is not a MISSED")]
+    Head(#[from] HeadError),
+    #[error("nothing vouches for the MISSED")]
+    Auth(#[from] AuthError),
+    #[error("no subscription has room for the message")]
+    Full,
+    #[error("the confirmation cannot be authorized")]
+    Authorize(#[from] CannotAuthorize),
+}
+
+/// `POST /v1/receive`.
+pub(crate) async fn receive_one(State(inbound): State<Arc<Inbound>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let mut body = BodyReader::new(body, inbound.body);
+    let taken = inbound.take(&parts.headers, &mut body).await;
+    body.abandon();
+    taken.unwrap_or_else(|turned| turned.into_receive_response())
+}
+
+/// `POST /v1/recover`.
+pub(crate) async fn recover_one(State(inbound): State<Arc<Inbound>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let mut body = BodyReader::new(body, inbound.body);
+    let taken = inbound.take_missed(&parts.headers, &mut body).await;
+    body.abandon();
+    taken.unwrap_or_else(|turned| turned.into_recover_response())
+}
+
+impl Inbound {
+    async fn take(
+        &self,
+        headers: &HeaderMap,
+        body: &mut BodyReader<Body>,
+    ) -> Result<Response, Turned> {
+        if self.stopped.is_cancelled() {
+            return Err(Turned::ShutDown);
+        }
+        let now = self.clock.now();
+        let judge = Judge {
+            urls: &spellings(&self.urls.receive),
+            authorization: &*self.to_subscriber,
+            guard: &self.guard,
+            spool: &self.spool,
+        };
+        let (digest, value) = (
+            header(headers, &REPR_DIGEST),
+            header(headers, &AUTHORIZATION),
+        );
+        // A message that nobody here wants is confirmed all the same.
+        let received = match receive(digest, value, body, &judge, |_| true, now).await {
+            Ok(received) => received,
+            Err(rejected) => {
+                if let Rejected::Auth(AuthError::Unavailable(_)) = rejected {
+                    self.dispatch.lost();
+                }
+                return Err(rejected.into());
+            }
+        };
+        let identifier = &received.head.identifier;
+        let claim = Claim::ConfirmReceive {
+            identifier,
+            subscribers: 1,
+            url: received.url,
+        };
+        let confirmation = ConfirmReceive {
+            authorization: self.vouch(&claim, now)?,
+            tracing: Bytes::new(),
+            identifier: identifier.clone(),
+            subscribers: 1,
+        };
+        let message = Message {
+            topic: received.head.topic,
+            payload: received.payload,
+            received: now,
+        };
+        self.dispatch.found();
+        match self.dispatch.hand(&message) {
+            Handed::Taken | Handed::Unwanted => Ok(answer(StatusCode::OK, confirmation.encode())),
+            Handed::Full => Err(Turned::Full),
+        }
+    }
+
+    async fn take_missed(
+        &self,
+        headers: &HeaderMap,
+        body: &mut BodyReader<Body>,
+    ) -> Result<Response, Turned> {
+        let now = self.clock.now();
+        let decode = |bytes: &[u8]| Ok((MissedHead::decode(bytes)?, bytes.len()));
+        let MissedHead { tracing, topic } = body.head(HEAD_BYTES_MAX, decode).await?;
+        let value = header(headers, &AUTHORIZATION);
+        let urls = spellings(&self.urls.recovery);
+        let (unspent, url) = first_that_verifies(&urls, |recovery| {
+            let claim = Claim::Missed {
+                recovery,
+                topic: &topic,
+            };
+            self.to_subscriber.verify(&claim, &tracing, value, now)
+        })?;
+        let _spent = self.guard.spend(unspent, now).await?;
+        if self.stopped.is_cancelled() {
+            return Err(Turned::ShutDown);
+        }
+        let authorization = self.vouch(&Claim::ConfirmMissed { topic: &topic, url }, now)?;
+        self.missed(&topic);
+        let confirmation = ConfirmMissed {
+            authorization,
+            tracing: Bytes::new(),
+        };
+        Ok(answer(StatusCode::OK, confirmation.encode()))
+    }
+
+    fn missed(&self, topic: &Topic) {
+        tracing::info!(%topic, "a message was missed");
+        self.dispatch.found();
+        self.dispatch.missed(topic);
+        self.doubt.notify_one();
+    }
+
+    fn vouch(&self, claim: &Claim<'_>, now: Now) -> Result<Option<String>, CannotAuthorize> {
+        self.to_broadcaster.authorize(claim, b"", &stamp(now))
+    }
+}
+
+/// The texts that a signature for `url` may be over: as registered, and as it is requested
+/// (`docs/protocol/auth.md` §6).
+fn spellings(url: &SubscriberUrl) -> Vec<&str> {
+    let mut spellings = vec![url.as_str(), url.without_fragment()];
+    spellings.dedup();
+    spellings
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
+    headers.get(name).map(HeaderValue::as_bytes)
+}
+
+const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+
+impl Turned {
+    /// Whether the broadcaster is told to drop the subscription that the delivery was for, as
+    /// published subscribers do. A clock that is off, an authorization that was seen before, a
+    /// connection that broke and a full disk are no fault of the subscription: they cost the one
+    /// delivery (`docs/reliability.md` W7, F15).
+    fn ends_the_subscription(&self) -> bool {
+        let Self::Rejected(rejected) = self else {
+            return false;
+        };
+        match rejected {
+            Rejected::Digest(_) => true,
+            Rejected::Auth(error) => matches!(error, AuthError::Missing | AuthError::Wrong(_)),
+            Rejected::Fill(error) => {
+                matches!(error, FillError::Length { .. } | FillError::Digest { .. })
+            }
+            Rejected::Head(_) | Rejected::Unwanted => false,
+        }
+    }
+
+    /// The one table from failures to statuses.
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::ShutDown | Self::Full | Self::Authorize(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Auth(error) | Self::Rejected(Rejected::Auth(error)) => match error {
+                AuthError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+                AuthError::Missing
+                | AuthError::Wrong(_)
+                | AuthError::Clock { .. }
+                | AuthError::Replayed => StatusCode::FORBIDDEN,
+            },
+            Self::Head(error) | Self::Rejected(Rejected::Head(error)) => match error {
+                HeadError::Decode(_) => StatusCode::BAD_REQUEST,
+                HeadError::Body(error) => body_status(error),
+            },
+            Self::Rejected(Rejected::Fill(error)) => match error {
+                FillError::Body(error) => body_status(error),
+                FillError::Length { .. } => StatusCode::BAD_REQUEST,
+                FillError::Digest { .. } => StatusCode::FORBIDDEN,
+                FillError::Spool(_) => StatusCode::INSUFFICIENT_STORAGE,
+            },
+            Self::Rejected(Rejected::Digest(_) | Rejected::Unwanted) => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    fn into_receive_response(self) -> Response {
+        self.log("RECEIVE");
+        if self.ends_the_subscription() {
+            return answer(self.status(), UNSUBSCRIBE_IMMEDIATE.to_vec());
+        }
+        empty(self.status())
+    }
+
+    fn into_recover_response(self) -> Response {
+        self.log("MISSED");
+        empty(self.status())
+    }
+
+    fn log(&self, message: &'static str) {
+        let status = self.status().as_u16();
+        let error = chain(self);
+        match self {
+            // Who posts here is not known, and could fill the log.
+            Self::Rejected(Rejected::Auth(AuthError::Clock { .. })) | Self::Full => {
+                tracing::warn!(status, error, "a {message} was turned away");
+            }
+            Self::Rejected(Rejected::Fill(FillError::Spool(_))) | Self::Authorize(_) => {
+                tracing::error!(status, error, "a {message} was turned away");
+            }
+            _ => tracing::debug!(status, error, "a {message} was turned away"),
+        }
+    }
+}
+
+fn body_status(error: &BodyError) -> StatusCode {
+    match error {
+        BodyError::Broken { .. } => StatusCode::BAD_REQUEST,
+        BodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+        BodyError::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+fn answer(status: StatusCode, body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let octets = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(CONTENT_TYPE, octets);
+    response
+}
+
+fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}

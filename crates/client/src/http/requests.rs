@@ -1,0 +1,436 @@
+//! Asks broadcasters until one has done it, within the rules of `docs/protocol/stateless.md` §9.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use http::StatusCode;
+use httppubsub_net::{Answer, Clock, Payload, PostError, ReplayGuard};
+use httppubsub_proto::auth::Authorization;
+use httppubsub_proto::backoff::before_pass;
+use httppubsub_proto::subscription::{Interest, StrongEtag, SubscriptionSet};
+use httppubsub_proto::topic::Topic;
+use httppubsub_proto::url::ClientUrls;
+
+use crate::config::{BroadcasterAddress, ClientConfig};
+use crate::error::{AttemptError, RequestError};
+use crate::http::ask::{Ask, Check, Notify, Set, Subscribe, Unsubscribe};
+use crate::http::network::{Network, Posts};
+use crate::http::order;
+use crate::http::outcome::{Outcome, outcome};
+
+/// All that can be asked of the broadcasters.
+#[derive(Debug)]
+pub(crate) struct Requests<P = Network> {
+    posts: P,
+    broadcasters: Vec<BroadcasterAddress>,
+    passes: u32,
+    retry_ambiguous: bool,
+    to_broadcaster: Arc<dyn Authorization>,
+    to_subscriber: Arc<dyn Authorization>,
+    guard: Arc<ReplayGuard>,
+    clock: Clock,
+    /// Draws from [0, 1).
+    random: fn() -> f64,
+}
+
+/// What one attempt came to.
+enum Tried<T> {
+    Done(T),
+    Later(AttemptError),
+    Ambiguous(AttemptError),
+    Refused { status: StatusCode, reason: String },
+    NotSent(PostError),
+}
+
+impl<P: Posts> Requests<P> {
+    pub(crate) fn new(
+        posts: P,
+        config: &ClientConfig,
+        guard: Arc<ReplayGuard>,
+        random: fn() -> f64,
+    ) -> Self {
+        Self {
+            posts,
+            broadcasters: config.broadcasters.clone(),
+            passes: config.passes,
+            retry_ambiguous: config.retry_ambiguous,
+            to_broadcaster: config.to_broadcaster.clone(),
+            to_subscriber: config.to_subscriber.clone(),
+            guard,
+            clock: config.clock.clone(),
+            random,
+        }
+    }
+
+    pub(crate) async fn subscribe(
+        &self,
+        urls: &ClientUrls,
+        interest: &Interest,
+    ) -> Result<(), RequestError> {
+        self.ask(&Subscribe { urls, interest }, &Arc::default())
+            .await
+    }
+
+    pub(crate) async fn unsubscribe(
+        &self,
+        urls: &ClientUrls,
+        interest: &Interest,
+    ) -> Result<(), RequestError> {
+        self.ask(&Unsubscribe { urls, interest }, &Arc::default())
+            .await
+    }
+
+    pub(crate) async fn check(&self, urls: &ClientUrls) -> Result<StrongEtag, RequestError> {
+        self.ask(&Check { urls }, &Arc::default()).await
+    }
+
+    pub(crate) async fn set(
+        &self,
+        urls: &ClientUrls,
+        set: &SubscriptionSet,
+    ) -> Result<(), RequestError> {
+        self.ask(&Set::new(urls, set), &Arc::default()).await
+    }
+
+    /// Counts in `sent` how much of the message is on its way in the present attempt. Returns how
+    /// many subscribers confirmed.
+    pub(crate) async fn notify(
+        &self,
+        topic: &Topic,
+        payload: &Payload,
+        sent: &Arc<AtomicU64>,
+    ) -> Result<u32, RequestError> {
+        self.ask(&Notify { topic, payload }, sent).await
+    }
+
+    async fn ask<A: Ask>(&self, ask: &A, sent: &Arc<AtomicU64>) -> Result<A::Output, RequestError> {
+        let priorities: Vec<_> = self.broadcasters.iter().map(|it| it.priority).collect();
+        let mut attempts = 0;
+        let mut last = None;
+        let mut ambiguous = None;
+        for pass in 0..self.passes {
+            if pass > 0 {
+                tokio::time::sleep(before_pass(pass, (self.random)())).await;
+            }
+            for at in order::pass(&priorities, self.random) {
+                attempts += 1;
+                let broadcaster = self.broadcasters[at].url.clone();
+                match self.attempt(ask, at, sent).await {
+                    Tried::Done(output) => return Ok(output),
+                    Tried::Later(error) => {
+                        tracing::debug!(broadcaster, %error, "asking the next broadcaster");
+                        last = Some((broadcaster, error));
+                    }
+                    Tried::Ambiguous(cause) => {
+                        tracing::debug!(broadcaster, error = %cause, "perhaps done");
+                        if !self.retry_ambiguous {
+                            return Err(RequestError::Ambiguous { broadcaster, cause });
+                        }
+                        ambiguous = Some((broadcaster, cause));
+                    }
+                    Tried::Refused { status, reason } => {
+                        return Err(match ambiguous {
+                            Some((broadcaster, cause)) if ask.operation().stays_ambiguous() => {
+                                RequestError::Ambiguous { broadcaster, cause }
+                            }
+                            _ => RequestError::Refused {
+                                broadcaster,
+                                status,
+                                reason,
+                            },
+                        });
+                    }
+                    Tried::NotSent(source) => {
+                        return Err(RequestError::NotSent {
+                            broadcaster,
+                            source,
+                        });
+                    }
+                }
+            }
+        }
+        match (ambiguous, last) {
+            (Some((broadcaster, cause)), _) => Err(RequestError::Ambiguous { broadcaster, cause }),
+            (None, Some((broadcaster, last))) => Err(RequestError::RetriesExhausted {
+                attempts,
+                broadcaster,
+                last,
+            }),
+            (None, None) => unreachable!("there is a broadcaster and a pass: `build` checks it"),
+        }
+    }
+
+    async fn attempt<A: Ask>(&self, ask: &A, at: usize, sent: &Arc<AtomicU64>) -> Tried<A::Output> {
+        let mut compared = None;
+        let make = || {
+            let (post, sent) = ask.make(&*self.to_broadcaster, self.clock.now())?;
+            // The last one that was made is the one that was answered.
+            compared = Some(sent);
+            Ok(post)
+        };
+        let path = ask.path();
+        let answer = self
+            .posts
+            .post(at, path, ask.message_bytes(), sent, make)
+            .await;
+        let status = answer.as_ref().map(|answer| answer.status);
+        match (outcome(ask.operation(), status), answer, compared) {
+            (Outcome::Done, Ok(answer), Some(compared)) => {
+                match self.read(ask, &compared, &answer).await {
+                    Ok(output) => Tried::Done(output),
+                    Err(error) => Tried::Ambiguous(error),
+                }
+            }
+            (Outcome::WasSo, Ok(answer), _) => match ask.was_so() {
+                Some(output) => Tried::Done(output),
+                None => refused(&answer),
+            },
+            (Outcome::Later, Ok(answer), _) => Tried::Later(AttemptError::Status {
+                status: answer.status,
+                reason: reason(&answer),
+            }),
+            (Outcome::NotSent, Err(error), _) => Tried::NotSent(error),
+            (Outcome::Later, Err(error), _) => Tried::Later(error.into()),
+            (_, Err(error), _) => Tried::Ambiguous(error.into()),
+            (_, Ok(answer), _) => refused(&answer),
+        }
+    }
+
+    async fn read<A: Ask>(
+        &self,
+        ask: &A,
+        compared: &A::Sent,
+        answer: &Answer,
+    ) -> Result<A::Output, AttemptError> {
+        let now = self.clock.now();
+        let (output, unspent) = ask.read(compared, &answer.body, &*self.to_subscriber, now)?;
+        let _spent = self.guard.spend(unspent, now).await?;
+        Ok(output)
+    }
+}
+
+fn refused<T>(answer: &Answer) -> Tried<T> {
+    Tried::Refused {
+        status: answer.status,
+        reason: reason(answer),
+    }
+}
+
+/// The broadcaster's own words, fit for one line of a log.
+fn reason(answer: &Answer) -> String {
+    let start = &answer.body[..answer.body.len().min(4 * REASON_CHARACTERS_MAX)];
+    let text = String::from_utf8_lossy(start);
+    let plain = text.trim().chars().take(REASON_CHARACTERS_MAX);
+    let plain = plain.map(|it| if it.is_control() { ' ' } else { it });
+    plain.collect()
+}
+
+const REASON_CHARACTERS_MAX: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use httppubsub_proto::auth::{Claim, Scheme, Secrets, Stamp};
+    use httppubsub_proto::http::{GenericResponse, NotifyHead, NotifyResponse};
+    use httppubsub_proto::time::Now;
+    use httppubsub_proto::topic::Identifier;
+    use std::time::Duration;
+
+    use crate::http::script::{Act, Asked, Script, scripted};
+
+    const SECRET: [u8; 64] = [7; 64];
+
+    fn urls() -> ClientUrls {
+        ClientUrls::of_host("http://127.0.0.1:3002").unwrap()
+    }
+
+    fn interest() -> Interest {
+        Interest::Exact(Topic::new("foo").unwrap())
+    }
+
+    fn now() -> Now {
+        Now::from_unix(Duration::from_secs(1_800_000_000))
+    }
+
+    fn signed(acts: impl IntoIterator<Item = Act>) -> (Requests<Script>, Arc<Mutex<Vec<Asked>>>) {
+        let secrets = Secrets {
+            to_broadcaster: Scheme::Hmac(SECRET),
+            to_subscriber: Scheme::Hmac(SECRET),
+        };
+        let config = ClientConfig::builder(["http://b:1"])
+            .secrets(&secrets)
+            .clock(Clock::standing_at(now()));
+        scripted(&config.build().unwrap(), acts)
+    }
+
+    fn sign(claim: &Claim<'_>, nonce: u8) -> Option<String> {
+        let stamp = Stamp {
+            now: now(),
+            nonce: [nonce; 12],
+        };
+        let scheme = Scheme::Hmac(SECRET).authorization();
+        scheme.authorize(claim, b"", &stamp).unwrap()
+    }
+
+    fn generic(authorization: Option<String>) -> Act {
+        Act::say(move |_| {
+            let answer = GenericResponse {
+                authorization: authorization.clone(),
+                tracing: Bytes::new(),
+            };
+            answer.encode()
+        })
+    }
+
+    fn confirmed(nonce: u8) -> Act {
+        let (urls, interest) = (urls(), interest());
+        let claim = Claim::ConfirmSubscribe {
+            url: urls.receive.as_str(),
+            recovery: Some(urls.recovery.as_str()),
+            interest: &interest,
+        };
+        generic(sign(&claim, nonce))
+    }
+
+    fn cause(error: RequestError) -> String {
+        match error {
+            RequestError::Ambiguous { cause, .. } => {
+                let source = std::error::Error::source(&cause);
+                source.map_or_else(|| cause.to_string(), ToString::to_string)
+            }
+            other => panic!("not ambiguous: {other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_subscribe_that_nobody_vouches_for_does_not_count() {
+        let (requests, _) = signed([confirmed(1)]);
+        requests.subscribe(&urls(), &interest()).await.unwrap();
+
+        let (requests, asked) = signed([generic(None)]);
+        let error = requests.subscribe(&urls(), &interest()).await.unwrap_err();
+        assert_eq!(cause(error), "the authorization is missing");
+        assert_eq!(asked.lock().unwrap().len(), 2);
+
+        let (requests, _) = signed([Act::say(|_| b"garbage".to_vec())]);
+        let error = requests.subscribe(&urls(), &interest()).await.unwrap_err();
+        assert!(cause(error).contains("message type"));
+
+        // An answer to SET, say, is none to SUBSCRIBE.
+        let etag = SubscriptionSet::default().etag(&urls().receive);
+        let (requests, _) = signed([generic(sign(&Claim::SetResponse { etag: &etag }, 1))]);
+        assert!(requests.subscribe(&urls(), &interest()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_counts_once() {
+        let (requests, _) = signed([confirmed(1)]);
+        requests.subscribe(&urls(), &interest()).await.unwrap();
+        let error = requests.subscribe(&urls(), &interest()).await.unwrap_err();
+        assert!(cause(error).contains("used before"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forged_etag_is_not_believed() {
+        let etag = SubscriptionSet::default().etag(&urls().receive);
+        let check = |nonce, signed_etag: StrongEtag| {
+            let authorization = sign(&Claim::CheckResponse { etag: &signed_etag }, nonce);
+            Act::say(move |_| {
+                let answer = httppubsub_proto::http::CheckResponse {
+                    authorization: authorization.clone(),
+                    tracing: Bytes::new(),
+                    etag,
+                };
+                answer.encode()
+            })
+        };
+        let (requests, _) = signed([check(1, etag)]);
+        assert_eq!(requests.check(&urls()).await.unwrap(), etag);
+        let other = [(interest(), None)].into_iter().collect::<SubscriptionSet>();
+        let (requests, _) = signed([check(1, other.etag(&urls().receive))]);
+        let error = requests.check(&urls()).await.unwrap_err();
+        assert!(cause(error).contains("does not fit"));
+    }
+
+    fn notified(own_identifier: bool) -> Act {
+        Act::say(move |asked| {
+            let (head, _) = NotifyHead::decode(&asked.head).unwrap();
+            let identifier = match own_identifier {
+                true => head.identifier,
+                false => Identifier::new("another").unwrap(),
+            };
+            let claim = Claim::ConfirmNotify {
+                identifier: &identifier,
+                subscribers: 2,
+                topic: &head.topic,
+                sha512: &head.sha512,
+            };
+            let answer = NotifyResponse {
+                authorization: sign(&claim, 1),
+                tracing: Bytes::new(),
+                subscribers: 2,
+                identifier,
+            };
+            answer.encode()
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_attempt_is_named_and_signed_anew_and_carries_the_whole_message() {
+        let (requests, asked) = signed([Act::Break, Act::Status(503), notified(true)]);
+        let requests = Requests {
+            passes: 3,
+            ..requests
+        };
+        let topic = Topic::new("foo").unwrap();
+        let payload = Payload::from_bytes("hello");
+        let notified = requests.notify(&topic, &payload, &Arc::default()).await;
+        assert_eq!(notified.unwrap(), 2);
+        let asked = asked.lock().unwrap();
+        assert_eq!(asked.len(), 3);
+        assert!(asked.iter().all(|it| it.message.as_deref() == Some(b"hello")));
+        let heads: HashSet<_> = asked.iter().map(|it| &it.head).collect();
+        let signatures: HashSet<_> = asked.iter().map(|it| &it.authorization).collect();
+        assert_eq!((heads.len(), signatures.len()), (3, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_another_notification_does_not_count() {
+        let (requests, _) = signed([notified(false)]);
+        let topic = Topic::new("foo").unwrap();
+        let payload = Payload::from_bytes("hello");
+        let notified = requests.notify(&topic, &payload, &Arc::default()).await;
+        assert_eq!(
+            cause(notified.unwrap_err()),
+            "the answer is to another notification"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broadcaster_that_is_not_there_has_done_nothing() {
+        let config = ClientConfig::builder(["http://b:1"]).retry_ambiguous(false);
+        let (requests, asked) = scripted(&config.build().unwrap(), [Act::Absent]);
+        let error = requests.subscribe(&urls(), &interest()).await.unwrap_err();
+        assert!(matches!(
+            error,
+            RequestError::RetriesExhausted { attempts: 2, .. }
+        ));
+        assert_eq!(asked.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_reason_fits_into_one_line_of_a_log() {
+        let body = format!("no\r\n\x1b[31mroom\u{fffd}{}", "x".repeat(10_000));
+        let answer = Answer {
+            status: StatusCode::BAD_REQUEST,
+            body: body.into(),
+        };
+        let reason = reason(&answer);
+        assert!(reason.starts_with("no   [31mroom"), "{reason}");
+        assert_eq!(reason.chars().count(), 500);
+    }
+}

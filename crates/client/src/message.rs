@@ -1,0 +1,38 @@
+//! What a subscription yields.
+
+use std::io;
+
+use bytes::Bytes;
+use httppubsub_net::{Payload, PayloadReader};
+use httppubsub_proto::digest::Sha512;
+use httppubsub_proto::time::Now;
+use httppubsub_proto::topic::Topic;
+
+/// A notification as it was received: whole, and of the digest that was announced. Clones share
+/// what it holds.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// What it is about.
+    pub topic: Topic,
+    /// What it says: in memory, or in a temporary file if it is large.
+    pub payload: Payload,
+    /// When it was received.
+    pub received: Now,
+}
+
+impl Message {
+    /// Digest of what it says.
+    pub fn sha512(&self) -> &Sha512 {
+        self.payload.sha512()
+    }
+
+    /// All it says, read into memory.
+    pub async fn bytes(&self) -> io::Result<Bytes> {
+        self.payload.to_bytes().await
+    }
+
+    /// Reads what it says from the start, however large it is.
+    pub fn reader(&self) -> PayloadReader {
+        self.payload.reader()
+    }
+}

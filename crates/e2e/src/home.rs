@@ -1,0 +1,137 @@
+//! What a test's broadcasters share, and the broadcasters themselves, each a process.
+
+use std::path::{Path, PathBuf};
+
+use httppubsub_net::random_bytes;
+use httppubsub_proto::auth::{Scheme, Secrets};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::door::Door;
+use crate::process::Process;
+use crate::program::httppubsub;
+use crate::signer::Signer;
+
+/// Secrets and a database, gone with the test.
+#[derive(Debug)]
+pub struct Home {
+    folder: TempDir,
+    signer: Signer,
+}
+
+impl Home {
+    /// One where everything is signed.
+    pub fn new() -> Self {
+        Self::with(&Secrets {
+            to_broadcaster: Scheme::Hmac(random_bytes()),
+            to_subscriber: Scheme::Hmac(random_bytes()),
+        })
+    }
+
+    /// One with these secrets.
+    pub fn with(secrets: &Secrets) -> Self {
+        let folder = tempfile::Builder::new().prefix("httppubsub-e2e-").tempdir();
+        let folder = folder.expect("a temporary folder can be made");
+        std::fs::write(folder.path().join("secrets.json"), secrets.to_text())
+            .expect("the test's own folder can be written");
+        Self { folder, signer: secrets.into() }
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The database of all broadcasters that are not told otherwise.
+    pub fn database(&self) -> PathBuf {
+        self.path().join("subscriptions.db")
+    }
+
+    /// Signs requests.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// The process of a broadcaster that was told `flags` beside the usual ones.
+    pub fn spawn(&self, flags: &[&str]) -> Process {
+        let mut command = httppubsub();
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        command.arg("--secrets").arg(self.path().join("secrets.json"));
+        if !flags.contains(&"--data") {
+            command.arg("--data").arg(self.path().join("data"));
+        }
+        if !flags.contains(&"--db") {
+            command.arg("--db").arg(format!("sqlite:{}", self.database().display()));
+        }
+        command.args(flags);
+        Process::spawn("the broadcaster", command)
+    }
+
+    /// A broadcaster that listens.
+    #[track_caller]
+    pub fn serve(&self, flags: &[&str]) -> Server {
+        let process = self.spawn(flags);
+        let line = process.line();
+        let address = line.strip_prefix("listening on http://").and_then(|it| it.parse().ok());
+        let Some(address) = address else {
+            process.fail(&format!("said {line:?}"))
+        };
+        let door = Door { address, prefix: String::new(), signer: self.signer.clone() };
+        Server { process, door }
+    }
+
+    /// All rows of the database, by url and then by topic or glob.
+    #[track_caller]
+    pub fn rows(&self) -> Vec<Row> {
+        let read = || -> rusqlite::Result<Vec<Row>> {
+            let database = Connection::open(self.database())?;
+            database.busy_timeout(crate::patience::PATIENCE)?;
+            let mut rows = database.prepare(
+                "SELECT url, exact AS interest, missed_next_retry_at IS NOT NULL, missed_attempts
+                     FROM httppubsub_subscription_exacts
+                 UNION ALL
+                 SELECT url, CAST(glob AS BLOB), missed_next_retry_at IS NOT NULL, missed_attempts
+                     FROM httppubsub_subscription_globs
+                 ORDER BY url, interest",
+            )?;
+            let row = |row: &rusqlite::Row<'_>| {
+                Ok(Row {
+                    url: row.get(0)?,
+                    interest: row.get(1)?,
+                    is_owed_a_notice: row.get(2)?,
+                    attempts: row.get(3)?,
+                })
+            };
+            rows.query_map([], row)?.collect()
+        };
+        read().expect("the database can be read")
+    }
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A subscription as the database has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Whose.
+    pub url: String,
+    /// The topic or the glob.
+    pub interest: Vec<u8>,
+    /// Whether MISSED is to be sent.
+    pub is_owed_a_notice: bool,
+    /// How often it was sent in vain.
+    pub attempts: Option<u32>,
+}
+
+/// A broadcaster in a process of its own.
+#[derive(Debug)]
+pub struct Server {
+    /// The process.
+    pub process: Process,
+    /// The way in.
+    pub door: Door,
+}

@@ -1,0 +1,93 @@
+//! The programs that must be there: how to tell, and what to do if they are not.
+
+use std::process::Command;
+
+use anyhow::Context as _;
+
+use crate::command::{ask, cargo, run};
+
+/// A program that this one cannot install by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Tool {
+    Rustfmt,
+    Clippy,
+    /// SQLite and the crypto are partly C.
+    CCompiler,
+    /// The fuzzer's runtime is C++.
+    CppCompiler,
+    /// Runs the published packages.
+    Python,
+}
+
+impl Tool {
+    /// What is missing and what to do about it; `None` when nothing is.
+    pub(crate) fn missing(self) -> Option<String> {
+        match self {
+            Self::Rustfmt => component_missing("fmt", "rustfmt"),
+            Self::Clippy => component_missing("clippy", "clippy"),
+            Self::CCompiler => compiler_missing("CC", "cc", "C compiler"),
+            Self::CppCompiler => compiler_missing("CXX", "c++", "C++ compiler"),
+            Self::Python => python_missing(),
+        }
+    }
+}
+
+/// Installs a subcommand of cargo unless it is there.
+pub(crate) fn install_subcommand(name: &str) -> anyhow::Result<()> {
+    if ask(&mut cargo([name, "--version"])).is_some() {
+        return Ok(());
+    }
+    let package = format!("cargo-{name}");
+    eprintln!("{package} is missing; installing it, which takes a few minutes once");
+    run(&mut cargo(["install", &package, "--locked"])).with_context(|| {
+        format!("{package} is missing and could not be installed; try `cargo install {package}`")
+    })
+}
+
+fn component_missing(subcommand: &str, component: &str) -> Option<String> {
+    let found = ask(&mut cargo([subcommand, "--version"])).is_some();
+    (!found).then(|| format!("{component} is missing: run `rustup component add {component}`"))
+}
+
+fn compiler_missing(variable: &str, default: &str, what: &str) -> Option<String> {
+    let program = std::env::var(variable).unwrap_or_else(|_| default.to_owned());
+    let found = ask(Command::new(&program).arg("--version")).is_some();
+    (!found).then(|| {
+        format!(
+            "no {what} ({program} does not run): install one (Debian, Ubuntu: `apt-get install \
+             build-essential`; Fedora: `dnf install gcc-c++`; macOS: `xcode-select --install`), \
+             or name it in {variable}"
+        )
+    })
+}
+
+/// The interop tests look for the same in the same order (`interop/src/venv.rs`).
+fn python_missing() -> Option<String> {
+    let named = std::env::var(PYTHON_VARIABLE).ok();
+    let candidates = match &named {
+        Some(named) => vec![named.as_str()],
+        None => vec!["python3", "python3.12", "python3.11"],
+    };
+    let version = "import sys; print('%d.%d' % sys.version_info[:2])";
+    let suitable = candidates.iter().find(|candidate| {
+        let version = ask(Command::new(candidate).args(["-c", version]));
+        version.is_some_and(|version| matches!(version.trim(), "3.11" | "3.12"))
+    });
+    let Some(python) = suitable else {
+        return Some(format!(
+            "no Python 3.11 or 3.12 among {}: install one (Debian, Ubuntu: `apt-get install \
+             python3 python3-venv`), or name it in {PYTHON_VARIABLE}",
+            candidates.join(", ")
+        ));
+    };
+    // Debian has `venv` without the `ensurepip` that it needs in a package of its own.
+    let has_venv = ask(Command::new(python).args(["-c", "import venv, ensurepip"])).is_some();
+    (!has_venv).then(|| {
+        format!(
+            "{python} cannot make virtual environments: install its venv module (Debian, Ubuntu: \
+             `apt-get install python3-venv`)"
+        )
+    })
+}
+
+const PYTHON_VARIABLE: &str = "HTTPPUBSUB_PYTHON";
