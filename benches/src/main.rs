@@ -16,6 +16,7 @@ mod sinks;
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -51,26 +52,37 @@ enum Bench {
     Bare,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    if let Bench::Bare = arguments.bench {
-        return print(&format!("{}\n", bare::main()?));
-    }
-    let cores = Cores::claim();
-    let program = broadcaster::program(arguments.broadcaster)?;
-    let setting = Setting { program, cores };
-    let report = runtime(cores)?.block_on(async {
-        match &arguments.bench {
-            Bench::Fanout(fanout) => fanout.run(&setting).await,
-            Bench::Large(large) => large.run(&setting).await,
-            Bench::Isolation(isolation) => isolation.run(&setting).await,
-            Bench::Bare => unreachable!("it has returned already"),
+fn main() -> ExitCode {
+    match Arguments::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
         }
-    })?;
-    if arguments.json {
-        print(&format!("{:#}\n", report.json))
-    } else {
-        print(&report.text)
+    }
+}
+
+impl Arguments {
+    fn run(self) -> anyhow::Result<()> {
+        if let Bench::Bare = self.bench {
+            return print(&format!("{}\n", bare::main()?));
+        }
+        let cores = Cores::claim();
+        let program = broadcaster::program(self.broadcaster)?;
+        let setting = Setting { program, cores };
+        let report = runtime(cores)?.block_on(async {
+            match &self.bench {
+                Bench::Fanout(fanout) => fanout.run(&setting).await,
+                Bench::Large(large) => large.run(&setting).await,
+                Bench::Isolation(isolation) => isolation.run(&setting).await,
+                Bench::Bare => unreachable!("it has returned already"),
+            }
+        })?;
+        if self.json {
+            print(&format!("{:#}\n", report.json))
+        } else {
+            print(&report.text)
+        }
     }
 }
 

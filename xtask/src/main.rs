@@ -7,6 +7,8 @@ mod fuzz;
 mod test;
 mod tool;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// What developers of httppubsub run.
@@ -24,12 +26,16 @@ enum Task {
     Fuzz(fuzz::Fuzz),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
         Task::Test(test) => test.run(),
-        Task::Bench(bench) => bench.run(),
-        Task::Fuzz(fuzz) => fuzz.run(),
-    }
+        Task::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
+        Task::Fuzz(fuzz) => fuzz.run().map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("cargo xtask: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 const EXAMPLES: &str = "\

@@ -32,6 +32,18 @@ impl Tool {
     }
 }
 
+impl std::fmt::Display for Tool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Rustfmt => "rustfmt",
+            Self::Clippy => "clippy",
+            Self::CCompiler => "a C compiler",
+            Self::CppCompiler => "a C++ compiler",
+            Self::Python => "Python 3.11 or 3.12",
+        })
+    }
+}
+
 /// Installs a subcommand of cargo unless it is there.
 pub(crate) fn install_subcommand(name: &str) -> anyhow::Result<()> {
     if ask(&mut cargo([name, "--version"])).is_some() {

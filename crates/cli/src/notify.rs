@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
-use httppubsub_client::{Bind, Client, NotifyBody};
+use httppubsub_client::{Bind, Client, Notified, NotifyBody};
 use httppubsub_proto::topic::Topic;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -79,7 +79,7 @@ impl Notify {
         bar.finish_and_clear();
         match notified {
             Ok(notified) => {
-                self.tell(&topic, notified.subscribers)?;
+                self.tell(&topic, &notified)?;
                 Ok(ExitCode::SUCCESS)
             }
             Err(error) => {
@@ -114,10 +114,17 @@ impl Notify {
         }
     }
 
-    fn tell(&self, topic: &Topic, subscribers: u32) -> std::io::Result<()> {
+    fn tell(&self, topic: &Topic, notified: &Notified) -> std::io::Result<()> {
+        let subscribers = notified.subscribers;
         if self.json {
             let [text, base64] = to_json(topic);
-            return output::json([text, base64, ("subscribers", subscribers.into())]);
+            return output::json([
+                text,
+                base64,
+                ("bytes", notified.bytes.into()),
+                ("sha512", notified.sha512.to_string().into()),
+                ("subscribers", subscribers.into()),
+            ]);
         }
         output::line(&match subscribers {
             0 => "accepted; no subscriber confirmed".to_owned(),

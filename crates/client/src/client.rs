@@ -10,6 +10,7 @@ use axum::Router;
 use httppubsub_net::{Poster, ReplayGuard, Spool};
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::Interest;
+use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::ClientUrls;
 use hyper_util::service::TowerToHyperService;
@@ -68,6 +69,10 @@ pub struct Client {
 pub struct Notified {
     /// How many subscribers confirmed that they have it.
     pub subscribers: u32,
+    /// Length of the message, in bytes.
+    pub bytes: u64,
+    /// Digest of the message.
+    pub sha512: Sha512,
 }
 
 impl Client {
@@ -240,7 +245,8 @@ impl Client {
                     if told != Some(payload.len()) {
                         progress(payload.len(), payload.len());
                     }
-                    return Ok(Notified { subscribers });
+                    let (bytes, sha512) = (payload.len(), *payload.sha512());
+                    return Ok(Notified { subscribers, bytes, sha512 });
                 }
                 () = tokio::time::sleep(PROGRESS_INTERVAL) => {
                     let now = sent.load(Ordering::Relaxed);

@@ -203,3 +203,144 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::{Context, Poll, Waker};
+
+    use httppubsub_net::Payload;
+    use httppubsub_proto::time::Now;
+
+    use crate::inbox::{Event, Receiving};
+
+    fn exact(topic: &'static str) -> Interest {
+        Interest::Exact(Topic::new(topic).unwrap())
+    }
+
+    fn glob(glob: &str) -> Interest {
+        Interest::Glob(GlobPattern::parse(glob).unwrap())
+    }
+
+    fn message(topic: &'static str, text: &'static str) -> Message {
+        Message {
+            topic: Topic::new(topic).unwrap(),
+            payload: Payload::from_bytes(text),
+            received: Now::from_unix(std::time::Duration::ZERO),
+        }
+    }
+
+    fn open(dispatch: &Dispatch, interests: impl IntoIterator<Item = Interest>) -> Arc<Inbox> {
+        let inbox = dispatch.open();
+        for interest in interests {
+            assert!(dispatch.add(&inbox, interest));
+        }
+        inbox
+    }
+
+    /// All that waits, a mark as `!` for the beginning and `?` for a gap.
+    fn taken(inbox: &Inbox) -> Vec<String> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut taken = Vec::new();
+        while let Poll::Ready(Some(event)) = inbox.poll_next(&mut cx) {
+            taken.push(match event {
+                Event::Receiving(Receiving::Began) => "!".to_owned(),
+                Event::Receiving(Receiving::AfterGap) => "?".to_owned(),
+                Event::Message(message) => {
+                    let bytes = message.payload.in_memory().unwrap();
+                    String::from_utf8(bytes.to_vec()).unwrap()
+                }
+            });
+        }
+        taken
+    }
+
+    #[test]
+    fn each_subscription_that_wants_a_message_gets_it_once() {
+        let dispatch = Dispatch::new(10);
+        let both = open(&dispatch, [exact("a/b"), glob("a/*"), glob("*")]);
+        let one = open(&dispatch, [exact("a/b")]);
+        let other = open(&dispatch, [exact("a/c")]);
+        assert_eq!(dispatch.hand(&message("a/b", "x")), Handed::Taken);
+        assert_eq!(dispatch.hand(&message("zz", "y")), Handed::Taken);
+        assert_eq!(taken(&both), ["!", "x", "y"]);
+        assert_eq!(taken(&one), ["!", "x"]);
+        assert_eq!(taken(&other), ["!"]);
+        dispatch.close(&both);
+        assert_eq!(dispatch.hand(&message("zz", "y")), Handed::Unwanted);
+    }
+
+    #[test]
+    fn one_that_is_full_is_told_and_the_others_do_not_wait_for_it() {
+        let dispatch = Dispatch::new(2);
+        let slow = open(&dispatch, [exact("a")]);
+        let quick = open(&dispatch, [exact("a")]);
+        for text in ["1", "2", "3", "4"] {
+            assert_eq!(dispatch.hand(&message("a", text)), Handed::Taken);
+            taken(&quick);
+        }
+        assert_eq!(taken(&slow), ["!", "1", "2", "?"]);
+        assert_eq!(dispatch.hand(&message("a", "5")), Handed::Taken);
+        assert_eq!(taken(&slow), ["5"]);
+    }
+
+    #[test]
+    fn a_message_that_nobody_has_room_for_is_not_taken() {
+        let dispatch = Dispatch::new(1);
+        let inbox = open(&dispatch, [exact("a")]);
+        assert_eq!(dispatch.hand(&message("a", "1")), Handed::Taken);
+        assert_eq!(dispatch.hand(&message("a", "2")), Handed::Full);
+        assert_eq!(taken(&inbox), ["!", "1", "?"]);
+        assert_eq!(dispatch.hand(&message("b", "3")), Handed::Unwanted);
+    }
+
+    #[test]
+    fn a_gap_stands_where_it_was_and_two_in_a_row_are_one() {
+        let dispatch = Dispatch::new(10);
+        let covered = open(&dispatch, [glob("a*")]);
+        let other = open(&dispatch, [exact("b")]);
+        dispatch.hand(&message("a1", "1"));
+        dispatch.missed(&Topic::new("a2").unwrap());
+        dispatch.missed(&Topic::new("a3").unwrap());
+        dispatch.hand(&message("a4", "4"));
+        assert_eq!(taken(&covered), ["!", "1", "?", "4"]);
+        assert_eq!(taken(&other), ["!"]);
+    }
+
+    #[test]
+    fn what_was_lost_is_told_to_all_when_messages_arrive_again() {
+        let dispatch = Dispatch::new(10);
+        let before = open(&dispatch, [exact("a")]);
+        dispatch.hand(&message("a", "1"));
+        dispatch.lost();
+        let meanwhile = open(&dispatch, [exact("b")]);
+        assert_eq!(taken(&before), ["!", "1"]);
+        assert_eq!(taken(&meanwhile), [""; 0]);
+        dispatch.found();
+        dispatch.found();
+        assert_eq!(taken(&before), ["?"]);
+        assert_eq!(taken(&meanwhile), ["!"]);
+    }
+
+    #[test]
+    fn what_waits_can_be_taken_after_the_end() {
+        let dispatch = Dispatch::new(10);
+        let inbox = open(&dispatch, [exact("a")]);
+        dispatch.hand(&message("a", "1"));
+        dispatch.end();
+        assert_eq!(dispatch.hand(&message("a", "2")), Handed::Unwanted);
+        assert_eq!(taken(&inbox), ["!", "1"]);
+        assert!(dispatch.open().is_ended());
+    }
+
+    #[test]
+    fn interests_come_and_go_one_at_a_time() {
+        let dispatch = Dispatch::new(10);
+        let inbox = open(&dispatch, [exact("a"), exact("b")]);
+        assert!(!dispatch.add(&inbox, exact("a")));
+        assert!(dispatch.remove(&inbox, &exact("a")));
+        assert!(!dispatch.remove(&inbox, &exact("a")));
+        assert_eq!(dispatch.hand(&message("a", "1")), Handed::Unwanted);
+        assert_eq!(dispatch.interests(&inbox), [exact("b")]);
+    }
+}

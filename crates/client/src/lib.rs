@@ -1,19 +1,23 @@
 //! The httppubsub client: subscribes at broadcasters, receives what they post, notifies others.
 
 mod body;
-mod changes;
-mod client;
 mod config;
-mod core;
-mod dispatch;
 mod error;
-mod http;
-mod subscriptions_of;
-mod inbox;
 mod message;
-mod reconcile;
-mod subscription;
+
+mod dispatch;
+mod inbox;
 mod wanted;
+
+mod http;
+
+mod changes;
+mod core;
+mod reconcile;
+
+mod client;
+mod subscription;
+mod subscriptions_of;
 
 pub use body::NotifyBody;
 pub use client::{Client, Notified};

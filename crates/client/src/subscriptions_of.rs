@@ -30,7 +30,10 @@ impl SubscriptionsOf {
         let recovery = recovery.unwrap_or_else(none);
         Self {
             requests: Requests::new(network, config, guard, rand::random),
-            urls: ClientUrls { receive: url, recovery },
+            urls: ClientUrls {
+                receive: url,
+                recovery,
+            },
         }
     }
 

@@ -1,19 +1,21 @@
 //! The stateless protocol: requests out, deliveries in.
 
-mod ask;
-mod inbound;
-mod network;
 mod order;
 mod outcome;
-mod requests;
-mod router;
 
-pub(crate) use inbound::Inbound;
-pub(crate) use network::Network;
-pub(crate) use requests::Requests;
-pub(crate) use router::router;
+mod ask;
+mod network;
+mod requests;
+
+mod inbound;
+mod router;
 
 #[cfg(test)]
 mod script;
 #[cfg(test)]
 mod vectors;
+
+pub(crate) use inbound::Inbound;
+pub(crate) use network::Network;
+pub(crate) use requests::Requests;
+pub(crate) use router::router;

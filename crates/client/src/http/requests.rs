@@ -350,7 +350,9 @@ mod tests {
         };
         let (requests, _) = signed([check(1, etag)]);
         assert_eq!(requests.check(&urls()).await.unwrap(), etag);
-        let other = [(interest(), None)].into_iter().collect::<SubscriptionSet>();
+        let other = [(interest(), None)]
+            .into_iter()
+            .collect::<SubscriptionSet>();
         let (requests, _) = signed([check(1, other.etag(&urls().receive))]);
         let error = requests.check(&urls()).await.unwrap_err();
         assert!(cause(error).contains("does not fit"));
@@ -392,7 +394,11 @@ mod tests {
         assert_eq!(notified.unwrap(), 2);
         let asked = asked.lock().unwrap();
         assert_eq!(asked.len(), 3);
-        assert!(asked.iter().all(|it| it.message.as_deref() == Some(b"hello")));
+        assert!(
+            asked
+                .iter()
+                .all(|it| it.message.as_deref() == Some(b"hello"))
+        );
         let heads: HashSet<_> = asked.iter().map(|it| &it.head).collect();
         let signatures: HashSet<_> = asked.iter().map(|it| &it.authorization).collect();
         assert_eq!((heads.len(), signatures.len()), (3, 3));

@@ -79,7 +79,10 @@ async fn broadcasters_are_asked_in_the_expected_order() {
         .iter()
         .map(|it| format!("{}{}", broadcasters[it.at].url, it.path));
     let expected = list(file, "/asked", 6).iter();
-    assert!(urls.eq(expected.map(|it| it.as_str().unwrap())), "{asked:?}");
+    assert!(
+        urls.eq(expected.map(|it| it.as_str().unwrap())),
+        "{asked:?}"
+    );
     let between: Vec<_> = waits(&asked);
     let between = between.into_iter().filter(|wait| !wait.is_zero());
     let between: Vec<_> = between.collect();
@@ -171,6 +174,10 @@ fn waits(asked: &[Asked]) -> Vec<Duration> {
 }
 
 fn seconds(list: &Value) -> Vec<Duration> {
-    let seconds = list.as_array().unwrap().iter().map(|it| it.as_f64().unwrap());
+    let seconds = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it.as_f64().unwrap());
     seconds.map(Duration::from_secs_f64).collect()
 }
