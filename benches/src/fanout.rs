@@ -197,9 +197,10 @@ impl Fanout {
         } = self;
         let text = format!(
             "fan-out to {subscribers} subscribers, publishers: {publishers}, messages of \
-             {message_bytes} bytes, median of {turns} turns of {seconds} s\n{}\n\n{}",
+             {message_bytes} bytes, median of {turns} turns of {seconds} s\n{}\n\n{}{}",
             setting.describe(),
-            table(&rows, 2)
+            table(&rows, 2),
+            caveat(matches)
         );
         let json = json!({
             "bench": "fanout",
@@ -216,6 +217,23 @@ impl Fanout {
     }
 }
 
+/// What a reader must know when nobody was at the limit.
+fn caveat(matches: &[Match]) -> &'static str {
+    let idle = |turns: &[Turn]| Turns(turns).busy().max(Turns(turns).busy_of_sinks()) < BUSY_MIN;
+    if matches
+        .iter()
+        .any(|it| idle(&it.broadcaster) || idle(&it.bare))
+    {
+        "\nNobody was busy all the time: other programs had the cores too, or a single publisher \
+         waited for answers. Trust the CPU time, not the rates.\n"
+    } else {
+        ""
+    }
+}
+
+/// Below this share of a core, neither side was what limited the rate.
+const BUSY_MIN: f64 = 0.8;
+
 /// All turns of both competitors.
 struct Match {
     auth: Auth,
@@ -231,6 +249,7 @@ impl Match {
             "broadcaster": ours.to_json(),
             "bare_hyper": theirs.to_json(),
             "ratio": ours.ratio_to(theirs),
+            "cpu_ratio": ours.cpu_microseconds_per_delivery() / theirs.cpu_microseconds_per_delivery(),
         })
     }
 }

@@ -11,6 +11,7 @@ use httppubsub_proto::url::ClientUrls;
 
 use crate::core::Core;
 use crate::error::{RequestError, SubscribeError, UnsubscribeError};
+use crate::http::Told;
 use crate::inbox::Inbox;
 use crate::wanted::{Wanted, is_better_told_by_set};
 
@@ -163,7 +164,8 @@ pub(crate) async fn set(
     Ok(())
 }
 
-/// All of them, or none as far as that can be told.
+/// All of them, or none as far as that can be told. What a broadcaster says it had already, maybe
+/// with another recovery url, is checked afterwards.
 async fn subscribe_each(
     core: &Core,
     urls: &ClientUrls,
@@ -172,12 +174,16 @@ async fn subscribe_each(
 ) -> Result<(), RequestError> {
     let mut done = BTreeSet::new();
     for interest in interests {
-        if let Err(error) = core.requests.subscribe(urls, interest).await {
-            if let Err(undone) = unsubscribe_each(core, urls, &done).await {
-                wanted.unsure = true;
-                doubt(core, wanted, &undone);
+        match core.requests.subscribe(urls, interest).await {
+            Ok(Told::Done) => {}
+            Ok(Told::WasSo) => core.doubt.notify_one(),
+            Err(error) => {
+                if let Err(undone) = unsubscribe_each(core, urls, &done).await {
+                    wanted.unsure = true;
+                    doubt(core, wanted, &undone);
+                }
+                return Err(error);
             }
-            return Err(error);
         }
         done.insert(interest.clone());
     }
@@ -193,11 +199,15 @@ async fn unsubscribe_each(
 ) -> Result<(), RequestError> {
     let mut first_error = None;
     for interest in interests {
-        if let Err(error) = core.requests.unsubscribe(urls, interest).await {
-            let refused = matches!(error, RequestError::Refused { .. });
-            first_error.get_or_insert(error);
-            if !refused {
-                break;
+        match core.requests.unsubscribe(urls, interest).await {
+            Ok(Told::Done) => {}
+            Ok(Told::WasSo) => core.doubt.notify_one(),
+            Err(error) => {
+                let refused = matches!(error, RequestError::Refused { .. });
+                first_error.get_or_insert(error);
+                if !refused {
+                    break;
+                }
             }
         }
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use axum::Router;
 use httppubsub_net::{Poster, ReplayGuard, Spool};
+use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::Interest;
-use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::ClientUrls;
 use hyper_util::service::TowerToHyperService;
@@ -107,6 +107,7 @@ impl Client {
                 dispatch: dispatch.clone(),
                 doubt: doubt.clone(),
                 stopped: stopped.clone(),
+                warned_at: AtomicU64::new(0),
             }))
         });
         let network = Network::new(Poster::new(config.post.clone()), &config.broadcasters);

@@ -199,7 +199,7 @@ impl CloseError {
     fn what(&self) -> String {
         let mut what = Vec::new();
         if let Some(first) = self.unsubscribe.first() {
-            what.push(format!("subscriptions may be left: {first}"));
+            what.push(format!("subscriptions may be left: {}", chain(first)));
         }
         if self.connections_cut_off > 0 {
             what.push(format!(
@@ -209,4 +209,16 @@ impl CloseError {
         }
         what.join("; ")
     }
+}
+
+/// An error and all its sources, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
 }

@@ -54,11 +54,13 @@ impl SubscriptionsOf {
 
     /// Adds one, unless it is there.
     pub async fn add(&self, interest: &Interest) -> Result<(), RequestError> {
-        self.requests.subscribe(&self.urls, interest).await
+        self.requests.subscribe(&self.urls, interest).await?;
+        Ok(())
     }
 
     /// Removes one, if it is there.
     pub async fn remove(&self, interest: &Interest) -> Result<(), RequestError> {
-        self.requests.unsubscribe(&self.urls, interest).await
+        self.requests.unsubscribe(&self.urls, interest).await?;
+        Ok(())
     }
 }

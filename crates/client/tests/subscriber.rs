@@ -1,5 +1,9 @@
 //! `subscriber.json`: what a client takes from broadcasters and what it answers, through its
 //! router.
+#![allow(
+    clippy::unwrap_used,
+    reason = "whatever is not as it should be fails the test"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;

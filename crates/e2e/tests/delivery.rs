@@ -418,6 +418,25 @@ fn answers_of_every_kind_are_taken_for_what_they_are() {
     eprintln!("{} answers", posts.len());
 }
 
+/// F5, as far as loopback shows it: the broadcaster learns that a kept connection is gone only when
+/// it uses it.
+#[test]
+fn a_kept_connection_that_the_peer_closed_costs_no_delivery() {
+    let home = Home::new();
+    let server = home.serve(&["--db", "memory"]);
+    let subscriber = Subscriber::start(home.signer());
+    let url = subscriber.url("/");
+    subscriber.on(&url, {
+        let own = subscriber.clone();
+        move |delivery| vec![Act::Say(own.confirms(delivery, 1)), Act::Close]
+    });
+    server.door.subscribe(&url, exact("t"), None);
+    for round in 1..=100 {
+        assert_eq!(server.door.notify("t", MESSAGE), 1, "round {round}");
+    }
+    assert!(subscriber.deliveries().iter().all(|delivery| delivery.is_genuine));
+}
+
 /// F4: the peer's kernel takes what its buffers hold, and then nobody reads.
 #[test]
 fn a_subscriber_that_never_reads_is_given_up_and_holds_up_nobody() {

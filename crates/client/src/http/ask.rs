@@ -56,6 +56,15 @@ pub(crate) trait Ask: Sync {
     ) -> Result<(Self::Output, Unspent), AttemptError>;
 }
 
+/// What comes of asking for a change that may have been made before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// It was made now.
+    Done,
+    /// It is said to be so already, which nothing vouches for.
+    WasSo,
+}
+
 fn post(authorization: Option<String>, head: impl Into<Bytes>) -> Post {
     Post {
         authorization,
@@ -87,7 +96,7 @@ pub(crate) struct Subscribe<'a> {
 }
 
 impl Ask for Subscribe<'_> {
-    type Output = ();
+    type Output = Told;
     type Sent = ();
 
     fn operation(&self) -> Operation {
@@ -101,8 +110,8 @@ impl Ask for Subscribe<'_> {
         }
     }
 
-    fn was_so(&self) -> Option<()> {
-        Some(())
+    fn was_so(&self) -> Option<Told> {
+        Some(Told::WasSo)
     }
 
     fn make(
@@ -131,13 +140,14 @@ impl Ask for Subscribe<'_> {
         body: &[u8],
         authorization: &dyn Authorization,
         now: Now,
-    ) -> Result<((), Unspent), AttemptError> {
+    ) -> Result<(Told, Unspent), AttemptError> {
         let claim = Claim::ConfirmSubscribe {
             url: self.urls.receive.as_str(),
             recovery: Some(self.urls.recovery.as_str()),
             interest: self.interest,
         };
-        Ok(((), read_generic(body, &claim, authorization, now)?))
+        let unspent = read_generic(body, &claim, authorization, now)?;
+        Ok((Told::Done, unspent))
     }
 }
 
@@ -148,7 +158,7 @@ pub(crate) struct Unsubscribe<'a> {
 }
 
 impl Ask for Unsubscribe<'_> {
-    type Output = ();
+    type Output = Told;
     type Sent = ();
 
     fn operation(&self) -> Operation {
@@ -162,8 +172,8 @@ impl Ask for Unsubscribe<'_> {
         }
     }
 
-    fn was_so(&self) -> Option<()> {
-        Some(())
+    fn was_so(&self) -> Option<Told> {
+        Some(Told::WasSo)
     }
 
     fn make(
@@ -191,13 +201,14 @@ impl Ask for Unsubscribe<'_> {
         body: &[u8],
         authorization: &dyn Authorization,
         now: Now,
-    ) -> Result<((), Unspent), AttemptError> {
+    ) -> Result<(Told, Unspent), AttemptError> {
         let claim = Claim::ConfirmSubscribe {
             url: self.urls.receive.as_str(),
             recovery: None,
             interest: self.interest,
         };
-        Ok(((), read_generic(body, &claim, authorization, now)?))
+        let unspent = read_generic(body, &claim, authorization, now)?;
+        Ok((Told::Done, unspent))
     }
 }
 

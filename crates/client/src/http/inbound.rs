@@ -1,6 +1,7 @@
 //! What broadcasters post to a client: RECEIVE and MISSED (`docs/protocol/stateless.md` §6 and §7).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -23,6 +24,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::{Dispatch, Handed};
+use crate::error::chain;
 use crate::message::Message;
 
 /// The door through which messages come in.
@@ -40,9 +42,11 @@ pub(crate) struct Inbound {
     pub(crate) doubt: Arc<Notify>,
     /// Cancelled when nothing is taken any more.
     pub(crate) stopped: CancellationToken,
+    /// When the log was last warned, in seconds since the epoch.
+    pub(crate) warned_at: AtomicU64,
 }
 
-/// What the answer to something good says.
+/// Why something that was posted is not taken.
 #[derive(Debug, thiserror::Error)]
 enum Turned {
     #[error("the client is shut down")]
@@ -65,7 +69,10 @@ pub(crate) async fn receive_one(State(inbound): State<Arc<Inbound>>, request: Re
     let mut body = BodyReader::new(body, inbound.body);
     let taken = inbound.take(&parts.headers, &mut body).await;
     body.abandon();
-    taken.unwrap_or_else(|turned| turned.into_receive_response())
+    taken.unwrap_or_else(|turned| {
+        inbound.log(&turned, "RECEIVE");
+        turned.into_receive_response()
+    })
 }
 
 /// `POST /v1/recover`.
@@ -74,7 +81,10 @@ pub(crate) async fn recover_one(State(inbound): State<Arc<Inbound>>, request: Re
     let mut body = BodyReader::new(body, inbound.body);
     let taken = inbound.take_missed(&parts.headers, &mut body).await;
     body.abandon();
-    taken.unwrap_or_else(|turned| turned.into_recover_response())
+    taken.unwrap_or_else(|turned| {
+        inbound.log(&turned, "MISSED");
+        empty(turned.status())
+    })
 }
 
 impl Inbound {
@@ -162,10 +172,22 @@ impl Inbound {
     }
 
     fn missed(&self, topic: &Topic) {
-        tracing::info!(%topic, "a message was missed");
+        tracing::debug!(%topic, "a message was missed");
         self.dispatch.found();
         self.dispatch.missed(topic);
         self.doubt.notify_one();
+    }
+
+    fn log(&self, turned: &Turned, message: &'static str) {
+        let (status, error) = (turned.status().as_u16(), chain(turned));
+        let now = self.clock.now().unix_seconds();
+        let before = self.warned_at.load(Ordering::Relaxed);
+        if turned.is_alarming() && now.abs_diff(before) >= WARNING_INTERVAL_SECONDS {
+            self.warned_at.store(now, Ordering::Relaxed);
+            tracing::warn!(status, error, "a {message} was turned away");
+        } else {
+            tracing::debug!(status, error, "a {message} was turned away");
+        }
     }
 
     fn vouch(&self, claim: &Claim<'_>, now: Now) -> Result<Option<String>, CannotAuthorize> {
@@ -225,40 +247,34 @@ impl Turned {
                 FillError::Body(error) => body_status(error),
                 FillError::Length { .. } => StatusCode::BAD_REQUEST,
                 FillError::Digest { .. } => StatusCode::FORBIDDEN,
-                FillError::Spool(_) => StatusCode::INSUFFICIENT_STORAGE,
+                FillError::Spool(_) => StatusCode::SERVICE_UNAVAILABLE,
             },
             Self::Rejected(Rejected::Digest(_) | Rejected::Unwanted) => StatusCode::BAD_REQUEST,
         }
     }
 
     fn into_receive_response(self) -> Response {
-        self.log("RECEIVE");
-        if self.ends_the_subscription() {
-            return answer(self.status(), UNSUBSCRIBE_IMMEDIATE.to_vec());
+        match self.ends_the_subscription() {
+            true => answer(self.status(), UNSUBSCRIBE_IMMEDIATE.to_vec()),
+            false => empty(self.status()),
         }
-        empty(self.status())
     }
 
-    fn into_recover_response(self) -> Response {
-        self.log("MISSED");
-        empty(self.status())
-    }
-
-    fn log(&self, message: &'static str) {
-        let status = self.status().as_u16();
-        let error = chain(self);
-        match self {
-            // Who posts here is not known, and could fill the log.
-            Self::Rejected(Rejected::Auth(AuthError::Clock { .. })) | Self::Full => {
-                tracing::warn!(status, error, "a {message} was turned away");
-            }
-            Self::Rejected(Rejected::Fill(FillError::Spool(_))) | Self::Authorize(_) => {
-                tracing::error!(status, error, "a {message} was turned away");
-            }
-            _ => tracing::debug!(status, error, "a {message} was turned away"),
-        }
+    /// Whether somebody should look after this client.
+    fn is_alarming(&self) -> bool {
+        matches!(
+            self,
+            Self::Full
+                | Self::Authorize(_)
+                | Self::Auth(AuthError::Clock { .. })
+                | Self::Rejected(Rejected::Auth(AuthError::Clock { .. }))
+                | Self::Rejected(Rejected::Fill(FillError::Spool(_)))
+        )
     }
 }
+
+/// Who posts here is not known, and must not fill the log.
+const WARNING_INTERVAL_SECONDS: u64 = 60;
 
 fn body_status(error: &BodyError) -> StatusCode {
     match error {
@@ -266,17 +282,6 @@ fn body_status(error: &BodyError) -> StatusCode {
         BodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
         BodyError::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 fn answer(status: StatusCode, body: Vec<u8>) -> Response {

@@ -15,6 +15,7 @@ mod script;
 #[cfg(test)]
 mod vectors;
 
+pub(crate) use ask::Told;
 pub(crate) use inbound::Inbound;
 pub(crate) use network::Network;
 pub(crate) use requests::Requests;

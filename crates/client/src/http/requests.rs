@@ -13,7 +13,7 @@ use httppubsub_proto::url::ClientUrls;
 
 use crate::config::{BroadcasterAddress, ClientConfig};
 use crate::error::{AttemptError, RequestError};
-use crate::http::ask::{Ask, Check, Notify, Set, Subscribe, Unsubscribe};
+use crate::http::ask::{Ask, Check, Notify, Set, Subscribe, Told, Unsubscribe};
 use crate::http::network::{Network, Posts};
 use crate::http::order;
 use crate::http::outcome::{Outcome, outcome};
@@ -66,7 +66,7 @@ impl<P: Posts> Requests<P> {
         &self,
         urls: &ClientUrls,
         interest: &Interest,
-    ) -> Result<(), RequestError> {
+    ) -> Result<Told, RequestError> {
         self.ask(&Subscribe { urls, interest }, &Arc::default())
             .await
     }
@@ -75,7 +75,7 @@ impl<P: Posts> Requests<P> {
         &self,
         urls: &ClientUrls,
         interest: &Interest,
-    ) -> Result<(), RequestError> {
+    ) -> Result<Told, RequestError> {
         self.ask(&Unsubscribe { urls, interest }, &Arc::default())
             .await
     }

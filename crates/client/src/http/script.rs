@@ -21,12 +21,14 @@ pub(super) enum Act {
     /// Answers with this status and nothing else.
     Status(u16),
     /// Answers with status 200 and what this makes of the request.
-    Say(Box<dyn Fn(&Asked) -> Vec<u8> + Send + Sync>),
+    Say(Say),
     /// The connection breaks.
     Break,
     /// Nobody is there.
     Absent,
 }
+
+type Say = Box<dyn Fn(&Asked) -> Vec<u8> + Send + Sync>;
 
 impl Act {
     pub(super) fn say(say: impl Fn(&Asked) -> Vec<u8> + Send + Sync + 'static) -> Self {

@@ -1,15 +1,21 @@
-//! `client.json`: what a request comes to, in which order broadcasters are asked and how long is
-//! waited, run over the whole of [`Requests`] with a script for broadcasters and a paused clock.
+//! `client.json` and `requests.json`: what is asked, what a request comes to, in which order
+//! broadcasters are asked and how long is waited, run over the whole of [`Requests`] with a script
+//! for broadcasters and a paused clock.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use httppubsub_net::Payload;
-use httppubsub_proto::http::{CheckResponse, GenericResponse, NotifyHead, NotifyResponse};
+use httppubsub_net::{Clock, Payload};
+use httppubsub_proto::auth::{Authorization, Claim, Scheme};
+use httppubsub_proto::http::{
+    CheckRequest, CheckResponse, GenericResponse, InterestKind, NotifyHead, NotifyResponse,
+    SetHead, SubscribeRequest, UnsubscribeRequest, decode_set_lists,
+};
 use httppubsub_proto::subscription::{Interest, SubscriptionSet};
+use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
-use httppubsub_proto::url::ClientUrls;
+use httppubsub_proto::url::{ClientUrls, SubscriberUrl};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -20,12 +26,10 @@ use crate::http::requests::Requests;
 use crate::http::script::{Act, Asked, scripted};
 use crate::wanted::is_better_told_by_set;
 
-fn vectors() -> Value {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../proto/tests/vectors/client.json"
-    );
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+fn vectors(name: &str) -> Value {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto/tests/vectors");
+    let text = std::fs::read_to_string(format!("{folder}/{name}")).unwrap();
+    serde_json::from_str(&text).unwrap()
 }
 
 #[track_caller]
@@ -37,7 +41,7 @@ fn list<'a>(value: &'a Value, pointer: &str, count: usize) -> &'a [Value] {
 
 #[tokio::test(start_paused = true)]
 async fn every_list_of_answers_comes_to_what_is_expected() {
-    let file = vectors();
+    let file = vectors("client.json");
     for case in list(&file, "/outcomes/cases", 184) {
         let retry = case["retry_ambiguous"].as_bool().unwrap();
         let config = ClientConfig::builder(["http://b:1"]).retry_ambiguous(retry);
@@ -61,7 +65,7 @@ async fn every_list_of_answers_comes_to_what_is_expected() {
 
 #[tokio::test(start_paused = true)]
 async fn broadcasters_are_asked_in_the_expected_order() {
-    let file = &vectors()["order"];
+    let file = &vectors("client.json")["order"];
     let broadcasters = list(file, "/broadcasters", 2).iter().map(|it| {
         let address = BroadcasterAddress::new(it["host"].as_str().unwrap());
         match it["priority"].as_u64() {
@@ -94,13 +98,177 @@ async fn broadcasters_are_asked_in_the_expected_order() {
 
 #[test]
 fn set_is_chosen_where_it_is_expected() {
-    let file = vectors();
+    let file = vectors("client.json");
     for case in list(&file, "/bulk_choice/cases", 9) {
         let number = |name: &str| usize::try_from(case[name].as_u64().unwrap()).unwrap();
         let (active, new) = (number("active"), number("to_add"));
         let set = is_better_told_by_set(active + new, new);
         assert_eq!(set, case["bulk"].as_bool().unwrap(), "{case}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_is_asked_as_published_clients_ask_it() {
+    let file = vectors("requests.json");
+    let now = Now::from_unix(Duration::from_secs_f64(
+        file["auth"]["now"].as_f64().unwrap(),
+    ));
+    let urls = ClientUrls::of_host(file["host"].as_str().unwrap()).unwrap();
+    let broadcaster = file["broadcaster"].as_str().unwrap();
+    for case in list(&file, "/requests", 30) {
+        let scheme = scheme(&file, case["mode"].as_str().unwrap());
+        let config = ClientConfig::builder([broadcaster])
+            .passes(1)
+            .to_broadcaster(scheme.clone())
+            .clock(Clock::standing_at(now));
+        let (requests, asked) = scripted(&config.build().unwrap(), [Act::Status(400)]);
+        let body = unhex(&case["request"]["body"]);
+        ask_recorded(&requests, &urls, case, &body).await;
+        let asked = asked.lock().unwrap()[0].clone();
+        let url = format!("{broadcaster}{}", asked.path);
+        assert_eq!(case["request"]["url"], url);
+        let recorded_value = case["request"]["headers"]["authorization"].as_str();
+        assert_eq!(
+            asked.authorization.is_some(),
+            recorded_value.is_some(),
+            "{case}"
+        );
+        if case["operation"] == "NOTIFY" {
+            let (recorded, used) = NotifyHead::decode(&body).unwrap();
+            let (head, _) = NotifyHead::decode(&asked.head).unwrap();
+            assert_eq!(asked.message.as_deref(), Some(&body[used..]));
+            let claim = Claim::Notify {
+                topic: &head.topic,
+                identifier: &head.identifier,
+                sha512: &head.sha512,
+            };
+            let value = asked.authorization.as_deref().map(str::as_bytes);
+            assert!(scheme.verify(&claim, b"", value, now).is_ok(), "{case}");
+            let identifier = recorded.identifier.clone();
+            assert_eq!(NotifyHead { identifier, ..head }, recorded);
+            continue;
+        }
+        assert_eq!(asked.head, body, "{case}");
+        let verdict = verify_recorded(&asked, &body, case, scheme.as_ref(), now);
+        assert!(verdict, "{case}");
+        if case["mode"] == "token" {
+            assert_eq!(asked.authorization.as_deref(), recorded_value);
+        }
+    }
+}
+
+fn scheme(file: &Value, mode: &str) -> Arc<dyn Authorization> {
+    let scheme = match mode {
+        "none" => Scheme::None,
+        "token" => {
+            let token = file["auth"]["token"]["to_broadcaster"].as_str().unwrap();
+            Scheme::Token(token.to_owned())
+        }
+        "hmac" => {
+            let secret = unhex(&file["auth"]["hmac"]["to_broadcaster"]["hex"]);
+            Scheme::Hmac(secret.try_into().unwrap())
+        }
+        other => panic!("unknown mode {other}"),
+    };
+    scheme.authorization()
+}
+
+/// Asks what the recorded request asks.
+async fn ask_recorded(
+    requests: &Requests<impl Posts>,
+    urls: &ClientUrls,
+    case: &Value,
+    body: &[u8],
+) {
+    let operation = case["operation"].as_str().unwrap();
+    let refused = match operation {
+        "SUBSCRIBE_EXACT" | "SUBSCRIBE_GLOB" => {
+            let request = SubscribeRequest::decode(kind(operation), body).unwrap();
+            requests.subscribe(urls, &request.interest).await.map(drop)
+        }
+        "UNSUBSCRIBE_EXACT" | "UNSUBSCRIBE_GLOB" => {
+            let request = UnsubscribeRequest::decode(kind(operation), body).unwrap();
+            requests
+                .unsubscribe(urls, &request.interest)
+                .await
+                .map(drop)
+        }
+        "SET_SUBSCRIPTIONS" => {
+            let (_, used) = SetHead::decode(body).unwrap();
+            let set = decode_set_lists(&body[used..]).unwrap();
+            requests.set(urls, &set).await
+        }
+        "CHECK_SUBSCRIPTIONS" => requests.check(urls).await.map(drop),
+        "NOTIFY" => {
+            let (head, used) = NotifyHead::decode(body).unwrap();
+            let payload = Payload::from_bytes(body[used..].to_vec());
+            let sent = Arc::default();
+            let notified = requests.notify(&head.topic, &payload, &sent).await;
+            notified.map(drop)
+        }
+        other => panic!("unknown operation {other}"),
+    };
+    assert!(
+        matches!(refused, Err(RequestError::Refused { .. })),
+        "{refused:?}"
+    );
+}
+
+fn kind(operation: &str) -> InterestKind {
+    match operation.ends_with("EXACT") {
+        true => InterestKind::Exact,
+        false => InterestKind::Glob,
+    }
+}
+
+/// Whether our authorization vouches for what the recorded request says.
+fn verify_recorded(
+    asked: &Asked,
+    body: &[u8],
+    case: &Value,
+    scheme: &dyn Authorization,
+    now: Now,
+) -> bool {
+    let operation = case["operation"].as_str().unwrap();
+    let value = asked.authorization.as_deref().map(str::as_bytes);
+    let good = |claim: &Claim<'_>| scheme.verify(claim, b"", value, now).is_ok();
+    match operation {
+        "SUBSCRIBE_EXACT" | "SUBSCRIBE_GLOB" => {
+            let request = SubscribeRequest::decode(kind(operation), body).unwrap();
+            good(&Claim::Subscribe {
+                url: request.url.as_str(),
+                recovery: request.recovery.as_ref().map(SubscriberUrl::as_str),
+                interest: &request.interest,
+            })
+        }
+        "UNSUBSCRIBE_EXACT" | "UNSUBSCRIBE_GLOB" => {
+            let request = UnsubscribeRequest::decode(kind(operation), body).unwrap();
+            good(&Claim::Subscribe {
+                url: request.url.as_str(),
+                recovery: None,
+                interest: &request.interest,
+            })
+        }
+        "SET_SUBSCRIPTIONS" => {
+            let (head, _) = SetHead::decode(body).unwrap();
+            good(&Claim::Set {
+                url: head.url.as_str(),
+                etag: &head.etag,
+            })
+        }
+        _ => {
+            let request = CheckRequest::decode(body).unwrap();
+            good(&Claim::Check {
+                url: request.url.as_str(),
+            })
+        }
+    }
+}
+
+fn unhex(text: &Value) -> Vec<u8> {
+    let digits = text.as_str().unwrap();
+    let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+    (0..digits.len()).step_by(2).map(byte).collect()
 }
 
 fn act(answer: &Value) -> Act {
@@ -151,7 +319,10 @@ fn urls() -> ClientUrls {
 async fn ask(requests: &Requests<impl Posts>, operation: &str) -> Result<(), RequestError> {
     let topic = Topic::new("foo").unwrap();
     match operation {
-        "SUBSCRIBE_EXACT" => requests.subscribe(&urls(), &Interest::Exact(topic)).await,
+        "SUBSCRIBE_EXACT" => {
+            let interest = Interest::Exact(topic);
+            requests.subscribe(&urls(), &interest).await.map(drop)
+        }
         "SET_SUBSCRIPTIONS" => requests.set(&urls(), &SubscriptionSet::default()).await,
         "CHECK_SUBSCRIPTIONS" => requests.check(&urls()).await.map(|_| ()),
         "NOTIFY" => {
