@@ -419,7 +419,10 @@ async fn missed_is_told_before_any_later_message_and_the_broadcaster_is_checked_
     let order = order.lock().unwrap().join(" ");
     assert_eq!(order, "Began before AfterGap after");
     let (told, mut receiving) = mpsc::unbounded_channel();
-    other.on_receiving(move |it| std::future::ready(told.send(it).unwrap()));
+    other.on_receiving(move |receiving| {
+        told.send(receiving).unwrap();
+        std::future::ready(())
+    });
     client.close().await.unwrap();
     assert!(other.next().await.is_none());
     assert_eq!(receiving.recv().await, Some(Receiving::Began));

@@ -5,7 +5,7 @@ use httppubsub_e2e::{InProcess, Subscriber, exact, glob, url};
 use httppubsub_net::ServeConfig;
 
 #[path = "../../broadcaster/examples/mounted.rs"]
-#[allow(dead_code, reason = "its `main` is for people")]
+#[allow(dead_code, unreachable_pub, reason = "it is a program of its own")]
 mod mounted;
 
 #[test]

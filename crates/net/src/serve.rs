@@ -239,7 +239,8 @@ impl Phases {
             } else {
                 since
             } + allowed;
-            tokio::time::sleep_until(until).await;
+            // A head may begin at any moment of being idle, and nobody wakes this one for it.
+            tokio::time::sleep_until(until.min(Instant::now() + config.head_timeout)).await;
         }
     }
 }
