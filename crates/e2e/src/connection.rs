@@ -23,7 +23,10 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { reader: BufReader::new(stream), host: address.to_string() })
+        Ok(Self {
+            reader: BufReader::new(stream),
+            host: address.to_string(),
+        })
     }
 
     /// Sends these bytes as they are.
@@ -75,7 +78,8 @@ impl Connection {
     #[track_caller]
     pub fn get(&mut self, path: &str) -> Response {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host);
-        self.send(request.as_bytes()).expect("the connection is open");
+        self.send(request.as_bytes())
+            .expect("the connection is open");
         match self.answer() {
             Ok(Some(response)) => response,
             other => panic!("GET {path} was not answered: {other:?}"),
@@ -95,17 +99,22 @@ impl Connection {
     #[track_caller]
     pub fn is_closed_within(&mut self, timeout: Duration) -> bool {
         let stream = self.reader.get_ref();
-        stream.set_read_timeout(Some(timeout)).expect("the timeout is not zero");
+        stream
+            .set_read_timeout(Some(timeout))
+            .expect("the timeout is not zero");
         let mut byte = [0];
         let read = self.reader.read(&mut byte);
         let stream = self.reader.get_ref();
-        stream.set_read_timeout(Some(PATIENCE)).expect("the timeout is not zero");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("the timeout is not zero");
         match read {
             Ok(0) => true,
             Ok(_) => panic!("the peer said something instead of closing"),
-            Err(error) => {
-                !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-            }
+            Err(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+            ),
         }
     }
 }

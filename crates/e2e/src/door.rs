@@ -36,7 +36,10 @@ impl Door {
     #[track_caller]
     pub fn ask(&self, asked: &Asked) -> Response {
         let path = format!("{}{}", self.prefix, asked.path);
-        self.connect().ask(&Asked { path, ..asked.clone() })
+        self.connect().ask(&Asked {
+            path,
+            ..asked.clone()
+        })
     }
 
     /// Asks for a path with GET.
@@ -69,7 +72,9 @@ impl Door {
     pub fn etag(&self, url: &str) -> StrongEtag {
         let response = self.ask(&self.signer.check(&self::url(url)));
         assert_eq!(response.status, 200, "{}", response.text());
-        CheckResponse::decode(&response.body).expect("it is an answer to CHECK").etag
+        CheckResponse::decode(&response.body)
+            .expect("it is an answer to CHECK")
+            .etag
     }
 
     /// Notifies, which must be accepted; says how many have confirmed.
@@ -83,11 +88,18 @@ impl Door {
     /// The same with a message too long to be held.
     #[track_caller]
     pub fn notify_filler(&self, topic: &str, filler: &Filler) -> u32 {
-        let head = self.signer.notify_head(&self::topic(topic), filler.sha512, filler.bytes);
+        let head = self
+            .signer
+            .notify_head(&self::topic(topic), filler.sha512, filler.bytes);
         let asked = self.signer.notify_of(&head, b"");
         let mut connection = self.connect();
-        connection.post_with(&asked, filler).expect("the broadcaster takes the message");
-        let response = connection.answer().expect("it answers").expect("it answers");
+        connection
+            .post_with(&asked, filler)
+            .expect("the broadcaster takes the message");
+        let response = connection
+            .answer()
+            .expect("it answers")
+            .expect("it answers");
         self.reached(&asked, &response)
     }
 
@@ -99,7 +111,8 @@ impl Door {
     #[track_caller]
     pub fn reached(&self, asked: &Asked, response: &Response) -> u32 {
         assert_eq!(response.status, 200, "{}", response.text());
-        let (head, _) = httppubsub_proto::http::NotifyHead::decode(&asked.body).expect("it is ours");
+        let (head, _) =
+            httppubsub_proto::http::NotifyHead::decode(&asked.body).expect("it is ours");
         let answer = NotifyResponse::decode(&response.body).expect("it is an answer to NOTIFY");
         assert_eq!(answer.identifier, head.identifier);
         let claim = Claim::ConfirmNotify {

@@ -34,7 +34,10 @@ impl Home {
         let folder = folder.expect("a temporary folder can be made");
         std::fs::write(folder.path().join("secrets.json"), secrets.to_text())
             .expect("the test's own folder can be written");
-        Self { folder, signer: secrets.into() }
+        Self {
+            folder,
+            signer: secrets.into(),
+        }
     }
 
     /// Its folder.
@@ -56,12 +59,16 @@ impl Home {
     pub fn spawn(&self, flags: &[&str]) -> Process {
         let mut command = httppubsub();
         command.args(["serve", "--listen", "127.0.0.1:0"]);
-        command.arg("--secrets").arg(self.path().join("secrets.json"));
+        command
+            .arg("--secrets")
+            .arg(self.path().join("secrets.json"));
         if !flags.contains(&"--data") {
             command.arg("--data").arg(self.path().join("data"));
         }
         if !flags.contains(&"--db") {
-            command.arg("--db").arg(format!("sqlite:{}", self.database().display()));
+            command
+                .arg("--db")
+                .arg(format!("sqlite:{}", self.database().display()));
         }
         command.args(flags);
         Process::spawn("the broadcaster", command)
@@ -72,11 +79,17 @@ impl Home {
     pub fn serve(&self, flags: &[&str]) -> Server {
         let process = self.spawn(flags);
         let line = process.line();
-        let address = line.strip_prefix("listening on http://").and_then(|it| it.parse().ok());
+        let address = line
+            .strip_prefix("listening on http://")
+            .and_then(|it| it.parse().ok());
         let Some(address) = address else {
             process.fail(&format!("said {line:?}"))
         };
-        let door = Door { address, prefix: String::new(), signer: self.signer.clone() };
+        let door = Door {
+            address,
+            prefix: String::new(),
+            signer: self.signer.clone(),
+        };
         Server { process, door }
     }
 

@@ -53,7 +53,15 @@ impl InProcess {
             (broadcaster, address)
         });
         let signer = (&Secrets::NONE).into();
-        let door = Door { address, prefix: prefix.to_owned(), signer };
-        Self { broadcaster, door, _runtime: runtime }
+        let door = Door {
+            address,
+            prefix: prefix.to_owned(),
+            signer,
+        };
+        Self {
+            broadcaster,
+            door,
+            _runtime: runtime,
+        }
     }
 }

@@ -4,17 +4,17 @@
 //! Start at [`Home`]: it holds the secrets and the database of one test and starts broadcasters.
 //! A [`Door`] is the way into one of them, a [`Subscriber`] is what it delivers to.
 
-mod hex;
-mod patience;
-mod program;
-mod process;
-mod message;
-mod random;
-mod signer;
 mod connection;
 mod door;
+mod hex;
 mod home;
 mod in_process;
+mod message;
+mod patience;
+mod process;
+mod program;
+mod random;
+mod signer;
 mod subscriber;
 
 pub use connection::Connection;
@@ -29,4 +29,4 @@ pub use process::Process;
 pub use program::httppubsub;
 pub use random::{Filler, Random};
 pub use signer::{Asked, Signer};
-pub use subscriber::{Act, Delivery, Deaf, Subscriber, http_answer};
+pub use subscriber::{Act, Deaf, Delivery, Subscriber, http_answer};

@@ -35,7 +35,10 @@ impl Head {
             Some((name.to_ascii_lowercase(), value.trim().to_owned()))
         };
         let headers = lines.filter_map(header).collect();
-        Ok(Some(Self { first_line, headers }))
+        Ok(Some(Self {
+            first_line,
+            headers,
+        }))
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -49,7 +52,10 @@ impl Head {
         reader: &mut impl BufRead,
         mut take: impl FnMut(&[u8]),
     ) -> io::Result<()> {
-        if self.header("transfer-encoding").is_some_and(|it| it.contains("chunked")) {
+        if self
+            .header("transfer-encoding")
+            .is_some_and(|it| it.contains("chunked"))
+        {
             loop {
                 let mut line = String::new();
                 reader.read_line(&mut line)?;
@@ -97,7 +103,11 @@ impl Response {
         let Some(head) = Head::read(reader)? else {
             return Ok(None);
         };
-        let status = head.first_line.split(' ').nth(1).and_then(|it| it.parse().ok());
+        let status = head
+            .first_line
+            .split(' ')
+            .nth(1)
+            .and_then(|it| it.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(head.first_line.clone()))?;
         let mut body = Vec::new();
         if status >= 200 {

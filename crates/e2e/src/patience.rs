@@ -20,10 +20,7 @@ pub fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(
-            Instant::now() < deadline,
-            "{what}: not within {PATIENCE:?}"
-        );
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         thread::sleep(Duration::from_millis(10));
     }
 }

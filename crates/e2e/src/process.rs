@@ -202,7 +202,11 @@ impl Process {
     /// If none comes within [`PATIENCE`].
     #[track_caller]
     pub fn log_line(&self, part: &str) -> String {
-        let find = |log: &str| log.lines().find(|line| line.contains(part)).map(str::to_owned);
+        let find = |log: &str| {
+            log.lines()
+                .find(|line| line.contains(part))
+                .map(str::to_owned)
+        };
         let log = self.log.text.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = |log: &mut String| find(log).is_none();
         let (log, _) = self
@@ -237,7 +241,9 @@ impl Process {
     pub fn open_files(&self) -> Vec<String> {
         let folder = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs");
         let links = folder.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
-        links.map(|link| link.to_string_lossy().into_owned()).collect()
+        links
+            .map(|link| link.to_string_lossy().into_owned())
+            .collect()
     }
 }
 

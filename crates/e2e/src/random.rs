@@ -60,7 +60,11 @@ impl Filler {
             hasher.update(part);
         }
         let sha512 = hasher.finish();
-        Self { block, bytes, sha512 }
+        Self {
+            block,
+            bytes,
+            sha512,
+        }
     }
 
     /// Writes all of it.

@@ -40,12 +40,18 @@ impl Asked {
 
     /// The same with another body.
     pub fn with_body(&self, body: impl Into<Vec<u8>>) -> Self {
-        Self { body: body.into(), ..self.clone() }
+        Self {
+            body: body.into(),
+            ..self.clone()
+        }
     }
 
     /// The same with another `Authorization` header, or none.
     pub fn with_authorization(&self, authorization: Option<&[u8]>) -> Self {
-        Self { authorization: authorization.map(<[u8]>::to_vec), ..self.clone() }
+        Self {
+            authorization: authorization.map(<[u8]>::to_vec),
+            ..self.clone()
+        }
     }
 
     /// The lines before the body, for a body of `body_bytes` bytes, to the server named `host`.
@@ -83,18 +89,27 @@ impl From<&Secrets> for Signer {
 impl Signer {
     /// The same with a clock that is ahead by so many seconds, or behind.
     pub fn with_skew(&self, skew_seconds: i64) -> Self {
-        Self { skew_seconds, ..self.clone() }
+        Self {
+            skew_seconds,
+            ..self.clone()
+        }
     }
 
     fn now(&self) -> Now {
         let skew = Duration::from_secs(self.skew_seconds.unsigned_abs());
         let now = Clock::system().now().since_unix();
-        Now::from_unix(if self.skew_seconds < 0 { now - skew } else { now + skew })
+        Now::from_unix(if self.skew_seconds < 0 {
+            now - skew
+        } else {
+            now + skew
+        })
     }
 
     /// A fresh authorization of what a subscriber says.
     pub fn sign(&self, claim: &Claim<'_>) -> Option<String> {
-        let value = self.to_broadcaster.authorize(claim, &[], &stamp(self.now()));
+        let value = self
+            .to_broadcaster
+            .authorize(claim, &[], &stamp(self.now()));
         value.expect("the schemes of tests can authorize")
     }
 
@@ -107,12 +122,18 @@ impl Signer {
     /// Whether a broadcaster has said this.
     pub fn vouches(&self, claim: &Claim<'_>, tracing: &[u8], value: Option<&str>) -> bool {
         let value = value.map(str::as_bytes);
-        self.to_subscriber.verify(claim, tracing, value, Clock::system().now()).is_ok()
+        self.to_subscriber
+            .verify(claim, tracing, value, Clock::system().now())
+            .is_ok()
     }
 
     /// SUBSCRIBE.
     pub fn subscribe(&self, subscription: &Subscription) -> Asked {
-        let Subscription { url, interest, recovery } = subscription.clone();
+        let Subscription {
+            url,
+            interest,
+            recovery,
+        } = subscription.clone();
         let authorization = self.sign(&Claim::Subscribe {
             url: url.as_str(),
             recovery: recovery.as_ref().map(SubscriberUrl::as_str),
@@ -122,39 +143,62 @@ impl Signer {
             Interest::Exact(_) => http::SUBSCRIBE_EXACT,
             Interest::Glob(_) => http::SUBSCRIBE_GLOB,
         };
-        let request = SubscribeRequest { url, interest, recovery, tracing: Default::default() };
+        let request = SubscribeRequest {
+            url,
+            interest,
+            recovery,
+            tracing: Default::default(),
+        };
         Asked::new(path, authorization, request.encode())
     }
 
     /// UNSUBSCRIBE.
     pub fn unsubscribe(&self, url: &SubscriberUrl, interest: &Interest) -> Asked {
-        let claim = Claim::Subscribe { url: url.as_str(), recovery: None, interest };
+        let claim = Claim::Subscribe {
+            url: url.as_str(),
+            recovery: None,
+            interest,
+        };
         let authorization = self.sign(&claim);
         let path = match interest {
             Interest::Exact(_) => http::UNSUBSCRIBE_EXACT,
             Interest::Glob(_) => http::UNSUBSCRIBE_GLOB,
         };
         let (url, interest) = (url.clone(), interest.clone());
-        let request = UnsubscribeRequest { url, interest, tracing: Default::default() };
+        let request = UnsubscribeRequest {
+            url,
+            interest,
+            tracing: Default::default(),
+        };
         Asked::new(path, authorization, request.encode())
     }
 
     /// CHECK_SUBSCRIPTIONS.
     pub fn check(&self, url: &SubscriberUrl) -> Asked {
         let authorization = self.sign(&Claim::Check { url: url.as_str() });
-        let request = CheckRequest { tracing: Default::default(), url: url.clone() };
+        let request = CheckRequest {
+            tracing: Default::default(),
+            url: url.clone(),
+        };
         Asked::new(http::CHECK_SUBSCRIPTIONS, authorization, request.encode())
     }
 
     /// SET_SUBSCRIPTIONS.
     pub fn set(&self, url: &SubscriberUrl, set: &SubscriptionSet) -> Asked {
-        let head = SetHead { tracing: Default::default(), url: url.clone(), etag: set.etag(url) };
+        let head = SetHead {
+            tracing: Default::default(),
+            url: url.clone(),
+            etag: set.etag(url),
+        };
         self.set_of(&head, &encode_set_lists(set))
     }
 
     /// SET_SUBSCRIPTIONS of lists that need not be what the head announces.
     pub fn set_of(&self, head: &SetHead, lists: &[u8]) -> Asked {
-        let authorization = self.sign(&Claim::Set { url: head.url.as_str(), etag: &head.etag });
+        let authorization = self.sign(&Claim::Set {
+            url: head.url.as_str(),
+            etag: &head.etag,
+        });
         let body = [&head.encode(), lists].concat();
         Asked::new(http::SET_SUBSCRIPTIONS, authorization, body)
     }
@@ -179,8 +223,17 @@ impl Signer {
 
     /// NOTIFY of a message that need not be what the head announces.
     pub fn notify_of(&self, head: &NotifyHead, message: &[u8]) -> Asked {
-        let NotifyHead { topic, sha512, identifier, .. } = head;
-        let authorization = self.sign(&Claim::Notify { topic, identifier, sha512 });
+        let NotifyHead {
+            topic,
+            sha512,
+            identifier,
+            ..
+        } = head;
+        let authorization = self.sign(&Claim::Notify {
+            topic,
+            identifier,
+            sha512,
+        });
         let body = [&head.encode(), message].concat();
         Asked::new(http::NOTIFY, authorization, body)
     }
@@ -190,7 +243,12 @@ impl Signer {
         let identifier = httppubsub_net::random_bytes::<8>().to_vec();
         let identifier = Identifier::new(identifier).expect("eight bytes fit");
         let sha512 = Sha512::of(message);
-        let claim = Claim::Receive { url, topic, identifier: &identifier, sha512: &sha512 };
+        let claim = Claim::Receive {
+            url,
+            topic,
+            identifier: &identifier,
+            sha512: &sha512,
+        };
         let authorization = self.sign_as_broadcaster(&claim);
         let head = ReceiveHead {
             tracing: Default::default(),
@@ -207,8 +265,14 @@ impl Signer {
 
     /// MISSED, as another broadcaster would post it for websocket subscribers.
     pub fn missed_for_websockets(&self, url: &str, topic: &Topic) -> Asked {
-        let authorization = self.sign_as_broadcaster(&Claim::Missed { recovery: url, topic });
-        let head = MissedHead { tracing: Default::default(), topic: topic.clone() };
+        let authorization = self.sign_as_broadcaster(&Claim::Missed {
+            recovery: url,
+            topic,
+        });
+        let head = MissedHead {
+            tracing: Default::default(),
+            topic: topic.clone(),
+        };
         Asked::new(http::MISSED_FOR_WEBSOCKETS, authorization, head.encode())
     }
 }

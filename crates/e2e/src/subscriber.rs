@@ -43,7 +43,9 @@ impl Delivery {
     /// What it is about.
     pub fn topic(&self) -> Topic {
         if self.is_missed() {
-            MissedHead::decode(&self.body).expect("it was checked").topic
+            MissedHead::decode(&self.body)
+                .expect("it was checked")
+                .topic
         } else {
             self.receive().0.topic
         }
@@ -63,15 +65,31 @@ impl Delivery {
     pub fn confirmation(&self, signer: &Signer, subscribers: u32) -> Vec<u8> {
         let url = self.url.as_str();
         if self.is_missed() {
-            let claim = Claim::ConfirmMissed { topic: &self.topic(), url };
+            let claim = Claim::ConfirmMissed {
+                topic: &self.topic(),
+                url,
+            };
             let authorization = signer.sign(&claim);
-            return ConfirmMissed { authorization, tracing: Default::default() }.encode();
+            return ConfirmMissed {
+                authorization,
+                tracing: Default::default(),
+            }
+            .encode();
         }
         let identifier = self.receive().0.identifier;
-        let claim = Claim::ConfirmReceive { identifier: &identifier, subscribers, url };
+        let claim = Claim::ConfirmReceive {
+            identifier: &identifier,
+            subscribers,
+            url,
+        };
         let authorization = signer.sign(&claim);
-        ConfirmReceive { authorization, tracing: Default::default(), identifier, subscribers }
-            .encode()
+        ConfirmReceive {
+            authorization,
+            tracing: Default::default(),
+            identifier,
+            subscribers,
+        }
+        .encode()
     }
 }
 
@@ -162,7 +180,11 @@ impl Subscriber {
         url: &str,
         script: impl Fn(&Delivery) -> Vec<Act> + Send + Sync + 'static,
     ) -> &Self {
-        let mut scripts = self.0.scripts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scripts = self
+            .0
+            .scripts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         scripts.insert(url.to_owned(), Arc::new(script));
         self
     }
@@ -182,7 +204,11 @@ impl Subscriber {
 
     /// All that came so far.
     pub fn deliveries(&self) -> Vec<Delivery> {
-        self.0.deliveries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .deliveries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// What came so far to `url`.
@@ -200,13 +226,28 @@ impl Subscriber {
     #[track_caller]
     pub fn await_deliveries(&self, url: &str, count: usize) -> Vec<Delivery> {
         let missing = |deliveries: &mut Vec<Delivery>| {
-            deliveries.iter().filter(|delivery| delivery.url == url).count() < count
+            deliveries
+                .iter()
+                .filter(|delivery| delivery.url == url)
+                .count()
+                < count
         };
-        let deliveries = self.0.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.0.came.wait_timeout_while(deliveries, PATIENCE, missing);
+        let deliveries = self
+            .0
+            .deliveries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .0
+            .came
+            .wait_timeout_while(deliveries, PATIENCE, missing);
         drop(waited);
         let came = self.deliveries_to(url);
-        assert!(came.len() >= count, "{} of {count} deliveries came to {url}", came.len());
+        assert!(
+            came.len() >= count,
+            "{} of {count} deliveries came to {url}",
+            came.len()
+        );
         came
     }
 
@@ -217,7 +258,11 @@ impl Subscriber {
         while let Some(head) = Head::read(&mut reader)? {
             let delivery = self.read_delivery(&head, &mut reader)?;
             let script = {
-                let scripts = self.0.scripts.lock().unwrap_or_else(PoisonError::into_inner);
+                let scripts = self
+                    .0
+                    .scripts
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 scripts.get(&delivery.url).cloned()
             };
             let acts = match script {
@@ -225,7 +270,11 @@ impl Subscriber {
                 None => vec![Act::Say(self.confirms(&delivery, 1))],
             };
             // Before the answer, so that a test that saw the answer's effect also sees the delivery.
-            let mut deliveries = self.0.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut deliveries = self
+                .0
+                .deliveries
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             deliveries.push(delivery);
             drop(deliveries);
             self.0.came.notify_all();
@@ -253,7 +302,11 @@ impl Subscriber {
         Ok(())
     }
 
-    fn read_delivery(&self, head: &Head, reader: &mut BufReader<TcpStream>) -> io::Result<Delivery> {
+    fn read_delivery(
+        &self,
+        head: &Head,
+        reader: &mut BufReader<TcpStream>,
+    ) -> io::Result<Delivery> {
         let path = head.first_line.split(' ').nth(1).unwrap_or_default();
         let url = self.url(path);
         let mut body = Vec::new();
@@ -273,8 +326,14 @@ impl Subscriber {
             }
         })?;
         let sha512 = hasher.finish();
-        let mut delivery =
-            Delivery { url, at: Instant::now(), is_genuine: false, bytes, sha512, body };
+        let mut delivery = Delivery {
+            url,
+            at: Instant::now(),
+            is_genuine: false,
+            bytes,
+            sha512,
+            body,
+        };
         delivery.is_genuine = self.is_genuine(head, &delivery);
         Ok(delivery)
     }
@@ -283,11 +342,18 @@ impl Subscriber {
         let value = head.header("authorization");
         let url = delivery.url.as_str();
         if delivery.is_missed() {
-            let Ok(missed) = MissedHead::decode(&delivery.body) else { return false };
-            let claim = Claim::Missed { recovery: url, topic: &missed.topic };
+            let Ok(missed) = MissedHead::decode(&delivery.body) else {
+                return false;
+            };
+            let claim = Claim::Missed {
+                recovery: url,
+                topic: &missed.topic,
+            };
             return self.0.signer.vouches(&claim, &missed.tracing, value);
         }
-        let Ok((receive, head_bytes)) = ReceiveHead::decode(&delivery.body) else { return false };
+        let Ok((receive, head_bytes)) = ReceiveHead::decode(&delivery.body) else {
+            return false;
+        };
         let digest = head.header("repr-digest").unwrap_or_default();
         let claim = Claim::Receive {
             url,
@@ -321,7 +387,10 @@ impl Deaf {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         socket.bind(&any.into()).expect("loopback has a free port");
         let address = socket.local_addr().ok().and_then(|it| it.as_socket());
-        Self { socket, address: address.expect("it is bound") }
+        Self {
+            socket,
+            address: address.expect("it is bound"),
+        }
     }
 
     /// A port whose connections the kernel takes, and nobody reads.

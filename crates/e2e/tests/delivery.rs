@@ -37,12 +37,17 @@ fn row_of(home: &Home, url: &str) -> Row {
 fn a_subscriber_that_hangs_delays_no_other() {
     let home = Home::new();
     let server = home.serve(&[]);
-    let (slow, others) = (Subscriber::start(home.signer()), Subscriber::start(home.signer()));
+    let (slow, others) = (
+        Subscriber::start(home.signer()),
+        Subscriber::start(home.signer()),
+    );
     let gate = Gate::default();
     let slow_url = slow.url("/slow");
     slow.confirm_behind(&slow_url, &gate);
     server.door.subscribe(&slow_url, exact("t"), None);
-    let urls: Vec<_> = (0..50).map(|index| others.url(&format!("/{index}"))).collect();
+    let urls: Vec<_> = (0..50)
+        .map(|index| others.url(&format!("/{index}")))
+        .collect();
     for url in &urls {
         server.door.subscribe(url, glob("t*"), None);
     }
@@ -75,7 +80,10 @@ fn a_subscriber_that_hangs_delays_no_other() {
 fn a_peer_that_hangs_takes_only_its_own_turns() {
     let home = Home::new();
     let server = home.serve(&["--deliveries-max", "8", "--deliveries-per-peer-max", "4"]);
-    let (slow, good) = (Subscriber::start(home.signer()), Subscriber::start(home.signer()));
+    let (slow, good) = (
+        Subscriber::start(home.signer()),
+        Subscriber::start(home.signer()),
+    );
     let gate = Gate::default();
     for index in 0..20 {
         let url = slow.url(&format!("/{index}"));
@@ -87,13 +95,49 @@ fn a_peer_that_hangs_takes_only_its_own_turns() {
         let door = server.door.clone();
         move || door.notify("slow", MESSAGE)
     });
-    eventually("four are under way", || (slow.deliveries().len() == 4).then_some(()));
+    eventually("four are under way", || {
+        (slow.deliveries().len() == 4).then_some(())
+    });
     for _ in 0..10 {
         assert_eq!(server.door.notify("good", MESSAGE), 1);
     }
-    assert_eq!(slow.deliveries().len(), 4, "no more at once than it may have");
+    assert_eq!(
+        slow.deliveries().len(),
+        4,
+        "no more at once than it may have"
+    );
     gate.open();
     assert_eq!(notifying.join().unwrap(), 20);
+}
+
+/// F2 within one notification.
+#[test]
+#[ignore = "not kept yet: rows that wait for a turn at their peer take the places of all others"]
+fn rows_of_a_peer_that_hangs_delay_no_other_row_of_the_same_notification() {
+    let home = Home::new();
+    let server = home.serve(&["--deliveries-max", "8", "--deliveries-per-peer-max", "4"]);
+    let (slow, good) = (
+        Subscriber::start(home.signer()),
+        Subscriber::start(home.signer()),
+    );
+    let gate = Gate::default();
+    for index in 0..20 {
+        let url = slow.url(&format!("/{index}"));
+        slow.confirm_behind(&url, &gate);
+        server.door.subscribe(&url, exact("t"), None);
+    }
+    server.door.subscribe(&good.url("/"), exact("t"), None);
+    let notifying = thread::spawn({
+        let door = server.door.clone();
+        move || door.notify("t", MESSAGE)
+    });
+    good.await_deliveries(&good.url("/"), 1);
+    assert!(
+        slow.deliveries().len() <= 4,
+        "none of the slow ones had to be given up for it"
+    );
+    gate.open();
+    assert_eq!(notifying.join().unwrap(), 21);
 }
 
 /// F1.
@@ -116,7 +160,9 @@ fn a_subscriber_that_was_down_is_told_until_it_accepts_once() {
     });
     server.door.subscribe(&receive, exact("t"), Some(&recover));
     // Without a recovery url it is counted and forgotten.
-    server.door.subscribe(&down.url("/no-recovery"), exact("t"), None);
+    server
+        .door
+        .subscribe(&down.url("/no-recovery"), exact("t"), None);
     assert_eq!(server.door.notify("t", MESSAGE), 0, "refused at once");
     let failed = std::time::Instant::now();
     assert!(row_of(&home, &receive).is_owed_a_notice);
@@ -125,8 +171,14 @@ fn a_subscriber_that_was_down_is_told_until_it_accepts_once() {
     let notices = told.await_deliveries(&recover, 2);
     let waits = [notices[0].at - failed, notices[1].at - notices[0].at];
     // Due after 2–4 and 3–5 s, rounded up to whole seconds; no test waits exactly that long.
-    assert!(waits[0] > Duration::from_secs(1) && waits[1] > Duration::from_secs(2), "{waits:?}");
-    assert!(waits.iter().all(|wait| *wait < Duration::from_secs(20)), "{waits:?}");
+    assert!(
+        waits[0] > Duration::from_secs(1) && waits[1] > Duration::from_secs(2),
+        "{waits:?}"
+    );
+    assert!(
+        waits.iter().all(|wait| *wait < Duration::from_secs(20)),
+        "{waits:?}"
+    );
     for notice in &notices {
         assert!(notice.is_genuine && notice.topic().as_bytes() == b"t");
     }
@@ -137,7 +189,11 @@ fn a_subscriber_that_was_down_is_told_until_it_accepts_once() {
     let back = down.come_back(home.signer());
     assert_eq!(server.door.notify("t", b"again"), 2);
     assert_eq!(back.await_deliveries(&receive, 1)[0].message(), b"again");
-    assert_eq!(told.deliveries().len(), 2, "the accepted notice was the last");
+    assert_eq!(
+        told.deliveries().len(),
+        2,
+        "the accepted notice was the last"
+    );
     eprintln!("MISSED came {waits:?} after the failure and after the refusal");
 }
 
@@ -148,8 +204,14 @@ fn a_notice_that_is_owed_survives_a_kill() {
     let mut server = home.serve(&[]);
     let (down, told) = (Deaf::closed(), Subscriber::start(home.signer()));
     let recover = told.recovery("/a");
-    server.door.subscribe(&down.url("/exact"), exact("some/topic"), Some(&recover));
-    server.door.subscribe(&down.url("/glob"), glob("some/*"), Some(&told.recovery("/b")));
+    server
+        .door
+        .subscribe(&down.url("/exact"), exact("some/topic"), Some(&recover));
+    server.door.subscribe(
+        &down.url("/glob"),
+        glob("some/*"),
+        Some(&told.recovery("/b")),
+    );
     assert_eq!(server.door.notify("some/topic", MESSAGE), 0);
     server.process.kill();
     assert_eq!(told.deliveries().len(), 0);
@@ -159,7 +221,10 @@ fn a_notice_that_is_owed_survives_a_kill() {
         assert!(notice.is_genuine && notice.topic().as_bytes() == b"some/topic");
     }
     eventually("both are settled", || {
-        home.rows().iter().all(|row| !row.is_owed_a_notice).then_some(())
+        home.rows()
+            .iter()
+            .all(|row| !row.is_owed_a_notice)
+            .then_some(())
     });
     assert_eq!(home.rows().len(), 2, "the subscriptions stay");
     assert_eq!(told.deliveries().len(), 2, "each was told once");
@@ -171,29 +236,50 @@ fn a_recovery_url_that_hangs_delays_no_other_notice() {
     let home = Home::new();
     let server = home.serve(&[]);
     let down = Deaf::closed();
-    let (hanging, told) = (Subscriber::start(home.signer()), Subscriber::start(home.signer()));
+    let (hanging, told) = (
+        Subscriber::start(home.signer()),
+        Subscriber::start(home.signer()),
+    );
     let silent = Deaf::never_reading();
     let gate = Gate::default();
     for index in 0..40 {
         let recover = hanging.recovery(&format!("/{index}"));
         hanging.confirm_behind(&recover, &gate);
         // They fail first, so that their notices are due first.
-        server.door.subscribe(&down.url(&format!("/h{index}")), exact("bad"), Some(&recover));
+        server.door.subscribe(
+            &down.url(&format!("/h{index}")),
+            exact("bad"),
+            Some(&recover),
+        );
         let recover = silent.url(&format!("/{index}"));
-        server.door.subscribe(&down.url(&format!("/s{index}")), exact("bad"), Some(&recover));
+        server.door.subscribe(
+            &down.url(&format!("/s{index}")),
+            exact("bad"),
+            Some(&recover),
+        );
     }
     assert_eq!(server.door.notify("bad", MESSAGE), 0);
-    eventually("its notices are under way", || (hanging.deliveries().len() >= 8).then_some(()));
+    eventually("its notices are under way", || {
+        (hanging.deliveries().len() >= 8).then_some(())
+    });
     for index in 0..10 {
         let recover = told.recovery(&format!("/{index}"));
-        server.door.subscribe(&down.url(&format!("/g{index}")), exact("good"), Some(&recover));
+        server.door.subscribe(
+            &down.url(&format!("/g{index}")),
+            exact("good"),
+            Some(&recover),
+        );
     }
     assert_eq!(server.door.notify("good", MESSAGE), 0);
     for index in 0..10 {
         told.await_deliveries(&told.recovery(&format!("/{index}")), 1);
     }
     assert!(!gate.is_open());
-    assert_eq!(hanging.deliveries().len(), 8, "no more at once than a peer may have");
+    assert_eq!(
+        hanging.deliveries().len(),
+        8,
+        "no more at once than a peer may have"
+    );
     gate.open();
     assert_eq!(server.door.get("/readyz").status, 200);
 }
@@ -249,9 +335,15 @@ fn answers_of_every_kind_are_taken_for_what_they_are() {
     };
 
     let mut cases = vec![
-        case("a confirmation", Counted(1), |own, to| say(own.confirms(to, 1))),
-        case("a confirmation for none", Counted(0), |own, to| say(own.confirms(to, 0))),
-        case("a confirmation for many", Counted(70_000), |own, to| say(own.confirms(to, 70_000))),
+        case("a confirmation", Counted(1), |own, to| {
+            say(own.confirms(to, 1))
+        }),
+        case("a confirmation for none", Counted(0), |own, to| {
+            say(own.confirms(to, 0))
+        }),
+        case("a confirmation for many", Counted(70_000), |own, to| {
+            say(own.confirms(to, 70_000))
+        }),
         case("byte by byte", Counted(1), |own, to| {
             vec![Act::Drip(own.confirms(to, 1), Duration::from_millis(1))]
         }),
@@ -260,10 +352,14 @@ fn answers_of_every_kind_are_taken_for_what_they_are() {
             let (head, none) = (http_answer(200, "", &body), Duration::from_millis(50));
             let (head, body) = head.split_at(head.len() - body.len());
             let (first, rest) = body.split_at(10);
-            [head, first, rest].map(|part| {
-                [Act::Drip(part[..1].to_vec(), none), Act::Say(part[1..].to_vec())]
-            })
-            .concat()
+            [head, first, rest]
+                .map(|part| {
+                    [
+                        Act::Drip(part[..1].to_vec(), none),
+                        Act::Say(part[1..].to_vec()),
+                    ]
+                })
+                .concat()
         }),
         case("in chunks", Counted(1), |own, to| {
             let mut answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
@@ -286,7 +382,9 @@ fn answers_of_every_kind_are_taken_for_what_they_are() {
         case("after 100 Continue", Counted(1), |own, to| {
             say([&b"HTTP/1.1 100 Continue\r\n\r\n"[..], &own.confirms(to, 1)].concat())
         }),
-        case("status 201", Counted(1), |own, to| say(http_answer(201, "", &body(own, to)))),
+        case("status 201", Counted(1), |own, to| {
+            say(http_answer(201, "", &body(own, to)))
+        }),
         case("bytes behind it", Counted(1), |own, to| {
             say(changed(own, to, |body| body.extend_from_slice(&[7; 1_000])))
         }),
@@ -297,8 +395,12 @@ fn answers_of_every_kind_are_taken_for_what_they_are() {
         }),
         case("closed without a word", Missed, |_, _| vec![Act::Close]),
         case("silence", Missed, |_, _| vec![Act::Hang]),
-        case("not HTTP", Missed, |_, _| vec![Act::Say(b"hello\r\n\r\n".to_vec()), Act::Close]),
-        case("garbage without end", Missed, |_, _| vec![Act::Endlessly(vec![b'x'; 64 * 1024])]),
+        case("not HTTP", Missed, |_, _| {
+            vec![Act::Say(b"hello\r\n\r\n".to_vec()), Act::Close]
+        }),
+        case("garbage without end", Missed, |_, _| {
+            vec![Act::Endlessly(vec![b'x'; 64 * 1024])]
+        }),
         case("a head without end", Missed, |_, _| {
             let begin = b"HTTP/1.1 200 OK\r\n".to_vec();
             vec![Act::Say(begin), Act::Endlessly(b"X: y\r\n".repeat(1_000))]
@@ -309,7 +411,10 @@ fn answers_of_every_kind_are_taken_for_what_they_are() {
         case("a body that drips", Missed, |own, to| {
             let answer = own.confirms(to, 1);
             let (head, body) = answer.split_at(answer.len() - 8);
-            vec![Act::Say(head.to_vec()), Act::Drip(body.to_vec(), Duration::from_secs(1))]
+            vec![
+                Act::Say(head.to_vec()),
+                Act::Drip(body.to_vec(), Duration::from_secs(1)),
+            ]
         }),
         case("a body that stops", Missed, |own, to| {
             let answer = own.confirms(to, 1);
@@ -330,14 +435,22 @@ fn answers_of_every_kind_are_taken_for_what_they_are() {
             let head = b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n".to_vec();
             vec![Act::Say(head), Act::Endlessly(vec![0; 64 * 1024])]
         }),
-        case("an empty body", Missed, |_, _| say(http_answer(200, "", b""))),
-        case("204", Missed, |_, _| say(&b"HTTP/1.1 204 No Content\r\n\r\n"[..])),
+        case("an empty body", Missed, |_, _| {
+            say(http_answer(200, "", b""))
+        }),
+        case("204", Missed, |_, _| {
+            say(&b"HTTP/1.1 204 No Content\r\n\r\n"[..])
+        }),
         case("text", Missed, |_, _| say(http_answer(200, "", b"OK"))),
-        case("one byte of it", Missed, |own, to| say(changed(own, to, |body| body.truncate(1)))),
+        case("one byte of it", Missed, |own, to| {
+            say(changed(own, to, |body| body.truncate(1)))
+        }),
         case("all but one byte of it", Missed, |own, to| {
             say(changed(own, to, |body| body.truncate(body.len() - 1)))
         }),
-        case("another type", Missed, |own, to| say(changed(own, to, |body| body[1] = 9))),
+        case("another type", Missed, |own, to| {
+            say(changed(own, to, |body| body[1] = 9))
+        }),
         case("another identifier", Missed, |own, to| {
             say(changed(own, to, |body| {
                 let at = body.len() - 5;
@@ -348,7 +461,9 @@ fn answers_of_every_kind_are_taken_for_what_they_are() {
             say(changed(own, to, |body| *body.last_mut().unwrap() = 2))
         }),
         case("a signature with a wrong byte", Missed, |own, to| {
-            say(changed(own, to, |body| body[60] = if body[60] == b'A' { b'B' } else { b'A' }))
+            say(changed(own, to, |body| {
+                body[60] = if body[60] == b'A' { b'B' } else { b'A' }
+            }))
         }),
         case("no signature", Missed, |own, to| {
             say(changed(own, to, |body| {
@@ -360,10 +475,18 @@ fn answers_of_every_kind_are_taken_for_what_they_are() {
             let earlier = earlier.clone();
             move |_, _| say(earlier.to_vec())
         }),
-        case("unsubscribe, 200", Removed, |_, _| say(http_answer(200, "", &UNSUBSCRIBE_IMMEDIATE))),
-        case("unsubscribe, 403", Removed, |_, _| say(http_answer(403, "", &UNSUBSCRIBE_IMMEDIATE))),
-        case("unsubscribe, 500", Removed, |_, _| say(http_answer(500, "", &UNSUBSCRIBE_IMMEDIATE))),
-        case("half of unsubscribe", Missed, |_, _| say(http_answer(200, "", &[0]))),
+        case("unsubscribe, 200", Removed, |_, _| {
+            say(http_answer(200, "", &UNSUBSCRIBE_IMMEDIATE))
+        }),
+        case("unsubscribe, 403", Removed, |_, _| {
+            say(http_answer(403, "", &UNSUBSCRIBE_IMMEDIATE))
+        }),
+        case("unsubscribe, 500", Removed, |_, _| {
+            say(http_answer(500, "", &UNSUBSCRIBE_IMMEDIATE))
+        }),
+        case("half of unsubscribe", Missed, |_, _| {
+            say(http_answer(200, "", &[0]))
+        }),
     ];
     for status in [301, 302, 303, 307, 308] {
         let location = format!("Location: {canary_url}\r\n");
@@ -372,9 +495,11 @@ fn answers_of_every_kind_are_taken_for_what_they_are() {
         }));
     }
     for status in [400, 401, 403, 404, 410, 429, 500, 502, 503, 599] {
-        cases.push(case("an error with a valid body", Missed, move |own, to| {
-            say(http_answer(status, "", &body(own, to)))
-        }));
+        cases.push(case(
+            "an error with a valid body",
+            Missed,
+            move |own, to| say(http_answer(status, "", &body(own, to))),
+        ));
     }
 
     // Its notices are refused, so that what is owed stays to be seen.
@@ -390,7 +515,9 @@ fn answers_of_every_kind_are_taken_for_what_they_are() {
         let topic = format!("case/{index}");
         server.door.subscribe(&url, exact(&topic), Some(&recover));
         // A second row of the same url shows that only one is judged.
-        server.door.subscribe(&url, exact("another"), Some(&recover));
+        server
+            .door
+            .subscribe(&url, exact("another"), Some(&recover));
         let count = server.door.notify(&topic, MESSAGE);
         let rows = rows_of(&home, &url);
         let row = rows.iter().find(|row| row.interest == topic.as_bytes());
@@ -400,15 +527,30 @@ fn answers_of_every_kind_are_taken_for_what_they_are() {
             Some(_) => Counted(count),
         };
         assert_eq!(got, want, "{name}");
-        assert_eq!(count, if let Counted(count) = want { count } else { 0 }, "{name}");
-        assert_eq!(rows.len(), if want == Removed { 1 } else { 2 }, "{name}: {rows:?}");
-        assert!(!rows.iter().any(|row| row.interest == b"another" && row.is_owed_a_notice));
+        assert_eq!(
+            count,
+            if let Counted(count) = want { count } else { 0 },
+            "{name}"
+        );
+        assert_eq!(
+            rows.len(),
+            if want == Removed { 1 } else { 2 },
+            "{name}: {rows:?}"
+        );
+        assert!(
+            !rows
+                .iter()
+                .any(|row| row.interest == b"another" && row.is_owed_a_notice)
+        );
         // Nothing is retried: a broken connection may have delivered it.
         (name, own.deliveries().len())
     };
     let posts: Vec<_> = thread::scope(|scope| {
-        let running: Vec<_> =
-            cases.into_iter().enumerate().map(|it| scope.spawn(|| run(it))).collect();
+        let running: Vec<_> = cases
+            .into_iter()
+            .enumerate()
+            .map(|it| scope.spawn(|| run(it)))
+            .collect();
         running.into_iter().map(|it| it.join().unwrap()).collect()
     });
     for (name, posts) in &posts {
@@ -434,7 +576,12 @@ fn a_kept_connection_that_the_peer_closed_costs_no_delivery() {
     for round in 1..=100 {
         assert_eq!(server.door.notify("t", MESSAGE), 1, "round {round}");
     }
-    assert!(subscriber.deliveries().iter().all(|delivery| delivery.is_genuine));
+    assert!(
+        subscriber
+            .deliveries()
+            .iter()
+            .all(|delivery| delivery.is_genuine)
+    );
 }
 
 /// F4: the peer's kernel takes what its buffers hold, and then nobody reads.
@@ -443,8 +590,14 @@ fn a_subscriber_that_never_reads_is_given_up_and_holds_up_nobody() {
     let home = Home::new();
     let server = home.serve(&[]);
     let (deaf, good) = (Deaf::never_reading(), Subscriber::start(home.signer()));
-    server.door.subscribe(&deaf.url("/receive"), exact("large"), Some(&good.recovery("/")));
-    server.door.subscribe(&good.url("/receive"), exact("large"), None);
+    server.door.subscribe(
+        &deaf.url("/receive"),
+        exact("large"),
+        Some(&good.recovery("/")),
+    );
+    server
+        .door
+        .subscribe(&good.url("/receive"), exact("large"), None);
     let large = Filler::new(64 * 1024 * 1024, 4);
     let notifying = thread::spawn({
         let (door, large) = (server.door.clone(), large.clone());
@@ -456,7 +609,9 @@ fn a_subscriber_that_never_reads_is_given_up_and_holds_up_nobody() {
                 large.bytes,
             );
             let mut connection = door.connect();
-            connection.post_with(&door.signer.notify_of(&head, b""), &large).unwrap();
+            connection
+                .post_with(&door.signer.notify_of(&head, b""), &large)
+                .unwrap();
             connection
         }
     });
@@ -465,10 +620,25 @@ fn a_subscriber_that_never_reads_is_given_up_and_holds_up_nobody() {
     let _connection = notifying.join().unwrap();
 
     // How long it takes to give up can be set in process only.
-    let post = PostConfig { stall_timeout: Duration::from_millis(300), ..PostConfig::default() };
-    let server = InProcess::start(Config { post, ..Config::default() }, ServeConfig::default());
-    server.door.subscribe(&deaf.url("/receive"), exact("large"), None);
-    assert_eq!(server.door.notify_filler("large", &large), 0, "long before any other deadline");
+    let post = PostConfig {
+        stall_timeout: Duration::from_millis(300),
+        ..PostConfig::default()
+    };
+    let server = InProcess::start(
+        Config {
+            post,
+            ..Config::default()
+        },
+        ServeConfig::default(),
+    );
+    server
+        .door
+        .subscribe(&deaf.url("/receive"), exact("large"), None);
+    assert_eq!(
+        server.door.notify_filler("large", &large),
+        0,
+        "long before any other deadline"
+    );
 }
 
 #[test]
@@ -479,13 +649,20 @@ fn an_immediate_unsubscription_removes_only_its_row() {
     let (url, other) = (subscriber.url("/a"), subscriber.url("/b"));
     for interest in [exact("a"), exact("b"), glob("b*")] {
         for url in [&url, &other] {
-            server.door.subscribe(url, interest.clone(), Some(&subscriber.recovery("/")));
+            server
+                .door
+                .subscribe(url, interest.clone(), Some(&subscriber.recovery("/")));
         }
     }
-    subscriber.on(&url, |_| vec![Act::Say(http_answer(200, "", &UNSUBSCRIBE_IMMEDIATE))]);
+    subscriber.on(&url, |_| {
+        vec![Act::Say(http_answer(200, "", &UNSUBSCRIBE_IMMEDIATE))]
+    });
     assert_eq!(server.door.notify("a", MESSAGE), 1);
     let left = |url: &str| -> Vec<_> {
-        rows_of(&home, url).into_iter().map(|row| row.interest).collect()
+        rows_of(&home, url)
+            .into_iter()
+            .map(|row| row.interest)
+            .collect()
     };
     assert_eq!(left(&url), [&b"b"[..], b"b*"]);
     assert_eq!(left(&other).len(), 3);
@@ -505,10 +682,17 @@ fn counts_that_lie_are_capped_and_never_an_error() {
     assert_eq!(server.door.notify("t", MESSAGE), 3_000_001);
     assert_eq!(subscriber.deliveries().len(), 4);
 
-    let config = Config { subscribers_per_confirmation_max: u32::MAX, ..Config::default() };
+    let config = Config {
+        subscribers_per_confirmation_max: u32::MAX,
+        ..Config::default()
+    };
     let server = InProcess::start(config, ServeConfig::default());
     liars(&server.door);
-    assert_eq!(server.door.notify("t", MESSAGE), u32::MAX, "the sum ends where its field does");
+    assert_eq!(
+        server.door.notify("t", MESSAGE),
+        u32::MAX,
+        "the sum ends where its field does"
+    );
 }
 
 /// Three who claim to stand for four billion, and an honest one.
@@ -516,7 +700,9 @@ fn liars(door: &Door) -> Subscriber {
     let subscriber = Subscriber::start(&door.signer);
     for index in 0..3 {
         let (own, url) = (subscriber.clone(), subscriber.url(&format!("/{index}")));
-        subscriber.on(&url, move |delivery| vec![Act::Say(own.confirms(delivery, u32::MAX))]);
+        subscriber.on(&url, move |delivery| {
+            vec![Act::Say(own.confirms(delivery, u32::MAX))]
+        });
         door.subscribe(&url, exact("t"), None);
     }
     door.subscribe(&subscriber.url("/honest"), exact("t"), None);
@@ -530,24 +716,35 @@ fn a_publisher_that_leaves_stops_nothing() {
     let server = home.serve(&["--deliveries-max", "1"]);
     let subscriber = Subscriber::start(home.signer());
     let gate = Gate::default();
-    let urls: Vec<_> = (0..10).map(|index| subscriber.url(&format!("/{index}"))).collect();
+    let urls: Vec<_> = (0..10)
+        .map(|index| subscriber.url(&format!("/{index}")))
+        .collect();
     for url in &urls {
         subscriber.confirm_behind(url, &gate);
         server.door.subscribe(url, exact("t"), None);
     }
     let down = Deaf::closed();
     let recover = subscriber.recovery("/");
-    server.door.subscribe(&down.url("/"), exact("t"), Some(&recover));
+    server
+        .door
+        .subscribe(&down.url("/"), exact("t"), Some(&recover));
     let topic = httppubsub_proto::topic::Topic::new("t").unwrap();
     let mut connection = server.door.connect();
-    connection.post(&home.signer().notify(&topic, MESSAGE)).unwrap();
-    eventually("the first is served", || (subscriber.deliveries().len() == 1).then_some(()));
+    connection
+        .post(&home.signer().notify(&topic, MESSAGE))
+        .unwrap();
+    eventually("the first is served", || {
+        (subscriber.deliveries().len() == 1).then_some(())
+    });
     drop(connection);
     gate.open();
     for url in &urls {
         assert!(subscriber.await_deliveries(url, 1)[0].is_genuine);
     }
-    assert!(subscriber.await_deliveries(&recover, 1)[0].is_genuine, "also who missed it");
+    assert!(
+        subscriber.await_deliveries(&recover, 1)[0].is_genuine,
+        "also who missed it"
+    );
 }
 
 #[test]
@@ -555,16 +752,27 @@ fn a_message_that_its_publisher_cut_off_reaches_nobody() {
     let home = Home::new();
     let server = home.serve(&["--spool-above", "1000"]);
     let subscriber = Subscriber::start(home.signer());
-    server.door.subscribe(&subscriber.url("/"), exact("t"), None);
+    server
+        .door
+        .subscribe(&subscriber.url("/"), exact("t"), None);
     let topic = httppubsub_proto::topic::Topic::new("t").unwrap();
     for bytes in [100, 100_000] {
         let mut connection = server.door.connect();
         let message = vec![b'm'; bytes];
         let asked = home.signer().notify(&topic, &message);
-        connection.announce(&asked, asked.body.len() as u64).unwrap();
-        connection.send(&asked.body[..asked.body.len() - 1]).unwrap();
+        connection
+            .announce(&asked, asked.body.len() as u64)
+            .unwrap();
+        connection
+            .send(&asked.body[..asked.body.len() - 1])
+            .unwrap();
         connection.finish().unwrap();
-        assert!(connection.answer().unwrap().is_none_or(|response| response.status == 400));
+        assert!(
+            connection
+                .answer()
+                .unwrap()
+                .is_none_or(|response| response.status == 400)
+        );
     }
     assert_eq!(server.door.notify("t", MESSAGE), 1);
     assert_eq!(subscriber.deliveries().len(), 1);
@@ -579,11 +787,16 @@ fn a_message_beyond_the_spool_size_goes_to_a_nameless_file_and_arrives_intact() 
     let server = home.serve(&["--spool-above", "1000", "--spool-dir", &spool_text]);
     let spooled = || {
         let files = server.process.open_files();
-        files.into_iter().filter(|file| file.starts_with(&spool_text)).count()
+        files
+            .into_iter()
+            .filter(|file| file.starts_with(&spool_text))
+            .count()
     };
     let subscriber = Subscriber::start(home.signer());
     let gate = Gate::default();
-    let urls: Vec<_> = (0..3).map(|index| subscriber.url(&format!("/{index}"))).collect();
+    let urls: Vec<_> = (0..3)
+        .map(|index| subscriber.url(&format!("/{index}")))
+        .collect();
     for url in &urls {
         subscriber.confirm_behind(url, &gate);
         server.door.subscribe(url, exact("t"), None);
@@ -606,7 +819,11 @@ fn a_message_beyond_the_spool_size_goes_to_a_nameless_file_and_arrives_intact() 
     for url in &urls {
         let came = subscriber.await_deliveries(url, sent.len());
         for (delivery, filler) in came.iter().zip(&sent) {
-            assert!(delivery.is_genuine && delivery.sha512 == filler.sha512, "{}", filler.bytes);
+            assert!(
+                delivery.is_genuine && delivery.sha512 == filler.sha512,
+                "{}",
+                filler.bytes
+            );
         }
     }
 
@@ -638,14 +855,18 @@ fn a_message_of_256_mib_costs_no_memory() {
     let server = home.serve(&["--spool-dir", &spool_text]);
     let subscriber = Subscriber::start(home.signer());
     for path in ["/1", "/2"] {
-        server.door.subscribe(&subscriber.url(path), exact("t"), None);
+        server
+            .door
+            .subscribe(&subscriber.url(path), exact("t"), None);
     }
     assert_eq!(server.door.notify("t", MESSAGE), 2);
     let before = server.process.resident_bytes();
     let filler = Filler::new(256 * 1024 * 1024, 9);
     assert_eq!(server.door.notify_filler("t", &filler), 2);
     for path in ["/1", "/2"] {
-        let delivery = subscriber.await_deliveries(&subscriber.url(path), 2).remove(1);
+        let delivery = subscriber
+            .await_deliveries(&subscriber.url(path), 2)
+            .remove(1);
         assert!(delivery.is_genuine && delivery.sha512 == filler.sha512);
     }
     let grown = server.process.resident_bytes_max() - before;
@@ -654,7 +875,10 @@ fn a_message_of_256_mib_costs_no_memory() {
         let files = server.process.open_files();
         (!files.iter().any(|file| file.starts_with(&spool_text))).then_some(())
     });
-    eprintln!("256 MiB to two subscribers: {} KiB more at most", grown / 1024);
+    eprintln!(
+        "256 MiB to two subscribers: {} KiB more at most",
+        grown / 1024
+    );
 }
 
 /// The oracle knows what each row was told to do; the database and the answer must agree.
@@ -675,10 +899,23 @@ fn every_row_that_matched_is_accounted_for_exactly_once() {
     let mut random = Random::new(7);
     let mut fates = BTreeMap::new();
     for index in 0..300 {
-        let fate = *random.pick(&[Confirms, Confirms, Unsubscribes, FailsWithRecovery, FailsWithout]);
-        let (path, recover) = (format!("/{index}"), subscriber.recovery(&format!("/{index}")));
+        let fate = *random.pick(&[
+            Confirms,
+            Confirms,
+            Unsubscribes,
+            FailsWithRecovery,
+            FailsWithout,
+        ]);
+        let (path, recover) = (
+            format!("/{index}"),
+            subscriber.recovery(&format!("/{index}")),
+        );
         let fails = matches!(fate, FailsWithRecovery | FailsWithout);
-        let url = if fails && random.below(2) == 0 { down.url(&path) } else { subscriber.url(&path) };
+        let url = if fails && random.below(2) == 0 {
+            down.url(&path)
+        } else {
+            subscriber.url(&path)
+        };
         subscriber.on(&recover, refuse);
         match fate {
             Confirms => {}
@@ -702,7 +939,11 @@ fn every_row_that_matched_is_accounted_for_exactly_once() {
     let count = |fate: Fate| fates.values().filter(|it| **it == fate).count();
     let reached = server.door.notify("some/topic", MESSAGE);
     assert_eq!(reached as usize, count(Confirms));
-    let rows: BTreeMap<_, _> = home.rows().into_iter().map(|row| (row.url.clone(), row)).collect();
+    let rows: BTreeMap<_, _> = home
+        .rows()
+        .into_iter()
+        .map(|row| (row.url.clone(), row))
+        .collect();
     for (url, fate) in &fates {
         let row = rows.get(url);
         assert_eq!(row.is_none(), *fate == Unsubscribes, "{url} {fate:?}");
@@ -719,7 +960,10 @@ fn every_row_that_matched_is_accounted_for_exactly_once() {
         count(FailsWithout)
     );
     assert!(said.contains(&own), "{said}: not {own}");
-    assert_eq!(server.door.notify("some/topic", MESSAGE) as usize, count(Confirms));
+    assert_eq!(
+        server.door.notify("some/topic", MESSAGE) as usize,
+        count(Confirms)
+    );
 }
 
 /// The kit's own digest of what it was sent is that of the message alone.
@@ -728,7 +972,9 @@ fn a_delivery_carries_the_message_as_it_was_published() {
     let home = Home::new();
     let server = home.serve(&["--db", "memory"]);
     let subscriber = Subscriber::start(home.signer());
-    server.door.subscribe(&subscriber.url("/?q=1&r=%20"), exact("t"), None);
+    server
+        .door
+        .subscribe(&subscriber.url("/?q=1&r=%20"), exact("t"), None);
     for message in [&b""[..], b"\x00\xff", b"text", &[7; 100_000]] {
         assert_eq!(server.door.notify("t", message), 1);
         let delivery = subscriber.deliveries().pop().unwrap();

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use httppubsub_e2e::{Asked, Connection, Deaf, Door, Home, Random, Response, Subscriber, exact, url};
+use httppubsub_e2e::{
+    Act, Asked, Connection, Deaf, Door, Home, Random, Response, Subscriber, eventually, exact, url,
+};
 use httppubsub_proto::subscription::{Subscription, SubscriptionSet};
 use httppubsub_proto::topic::Topic;
 
@@ -13,7 +15,11 @@ const MESSAGE: &[u8] = b"a message";
 
 fn subscribe(door: &Door, url: &str, topic: &str) -> Asked {
     let (url, interest) = (self::url(url), exact(topic));
-    door.signer.subscribe(&Subscription { url, interest, recovery: None })
+    door.signer.subscribe(&Subscription {
+        url,
+        interest,
+        recovery: None,
+    })
 }
 
 /// The answer, unless the broadcaster is gone.
@@ -30,8 +36,10 @@ fn fifty_kills_lose_nothing_that_was_acknowledged_and_leave_no_set_half_done() {
     let set_url = "http://127.0.0.1:9/set";
     let entry = |index: u32| (exact(&format!("set/{index:04}")), None);
     // Half of each is in the other as well.
-    let sets: [SubscriptionSet; 2] =
-        [(0..200).map(entry).collect(), (100..300).map(entry).collect()];
+    let sets: [SubscriptionSet; 2] = [
+        (0..200).map(entry).collect(),
+        (100..300).map(entry).collect(),
+    ];
     let etags = sets.clone().map(|set| set.etag(&url(set_url)));
     let mut random = Random::new(50);
     let acknowledged = Mutex::new(Vec::new());
@@ -95,14 +103,25 @@ fn fifty_kills_lose_nothing_that_was_acknowledged_and_leave_no_set_half_done() {
     let rows = home.rows();
     let kept: std::collections::BTreeSet<_> = rows.iter().map(|row| &row.interest).collect();
     let acknowledged = acknowledged.into_inner().unwrap();
-    let lost: Vec<_> = acknowledged.iter().filter(|topic| !kept.contains(topic)).collect();
+    let lost: Vec<_> = acknowledged
+        .iter()
+        .filter(|topic| !kept.contains(topic))
+        .collect();
     assert!(lost.is_empty(), "{lost:?}");
     let (one, set): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.url != set_url);
     assert_eq!(set.len(), 200);
-    assert!(one.len() - acknowledged.len() <= 50 * SUBSCRIBERS, "one more each at most");
+    assert!(
+        one.len() - acknowledged.len() <= 50 * SUBSCRIBERS,
+        "one more each at most"
+    );
     let database = rusqlite::Connection::open(home.database()).unwrap();
     let check = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
-    assert_eq!(database.query_row("PRAGMA integrity_check", [], check).unwrap(), "ok");
+    assert_eq!(
+        database
+            .query_row("PRAGMA integrity_check", [], check)
+            .unwrap(),
+        "ok"
+    );
     eprintln!(
         "{} subscriptions and {set_acknowledgements} sets acknowledged, none lost; {set_cut_off} \
          sets were done and not acknowledged",
@@ -117,15 +136,47 @@ fn who_missed_an_acknowledged_notification_is_told_after_a_kill() {
     let told = Subscriber::start(home.signer());
     let down = Deaf::closed();
     let mut server = home.serve(&[]);
-    let recoveries: Vec<_> = (0..20).map(|index| told.recovery(&format!("/{index}"))).collect();
+    let recoveries: Vec<_> = (0..20)
+        .map(|index| told.recovery(&format!("/{index}")))
+        .collect();
     for (index, recover) in recoveries.iter().enumerate() {
-        server.door.subscribe(&down.url(&format!("/{index}")), exact("t"), Some(recover));
+        server
+            .door
+            .subscribe(&down.url(&format!("/{index}")), exact("t"), Some(recover));
     }
     assert_eq!(server.door.notify("t", MESSAGE), 0);
     server.process.kill();
     let _server = home.serve(&[]);
     for recover in &recoveries {
         assert!(told.await_deliveries(recover, 1)[0].is_genuine);
+    }
+}
+
+/// F7. Nothing is written down before the fan-out, so whoever had not answered is forgotten.
+#[test]
+#[ignore = "not kept yet: notifications in flight leave no trace in the store"]
+fn who_was_being_notified_at_a_kill_is_told_after_it() {
+    let home = Home::new();
+    let mut server = home.serve(&[]);
+    let subscriber = Subscriber::start(home.signer());
+    for index in 0..10 {
+        let url = subscriber.url(&format!("/{index}"));
+        subscriber.on(&url, |_| vec![Act::Hang]);
+        let recover = subscriber.recovery(&format!("/{index}"));
+        server.door.subscribe(&url, exact("t"), Some(&recover));
+    }
+    let topic = Topic::new("t").unwrap();
+    let mut publisher = server.door.connect();
+    publisher
+        .post(&home.signer().notify(&topic, MESSAGE))
+        .unwrap();
+    eventually("all are under way", || {
+        (subscriber.deliveries().len() == 10).then_some(())
+    });
+    server.process.kill();
+    let _server = home.serve(&[]);
+    for index in 0..10 {
+        subscriber.await_deliveries(&subscriber.recovery(&format!("/{index}")), 1);
     }
 }
 
@@ -139,15 +190,19 @@ fn what_another_process_acknowledged_is_delivered_by_this_one_at_once() {
     let mut asking = other.door.connect();
     for round in 0..100 {
         let (topic, url) = (format!("t/{round}"), subscriber.url(&format!("/{round}")));
-        assert_eq!(asking.ask(&subscribe(&other.door, &url, &topic)).status, 200);
+        assert_eq!(
+            asking.ask(&subscribe(&other.door, &url, &topic)).status,
+            200
+        );
         assert_eq!(one.door.notify(&topic, MESSAGE), 1, "round {round}");
         assert_eq!(other.door.notify(&topic, MESSAGE), 1, "round {round}");
-        let leave = other.door.signer.unsubscribe(&self::url(&url), &exact(&topic));
+        let leave = other
+            .door
+            .signer
+            .unsubscribe(&self::url(&url), &exact(&topic));
         assert_eq!(asking.ask(&leave).status, 200);
         assert_eq!(one.door.notify(&topic, MESSAGE), 0, "round {round}");
     }
-    // A signature spent at one is not yet spent at the other: each has its own memory. Known, and
-    // told in docs/protocol/auth.md §4.
 }
 
 #[test]
@@ -157,7 +212,11 @@ fn two_processes_with_one_data_folder_are_one_too_many() {
     let mut other = home.spawn(&[]);
     let (status, lines) = other.end();
     assert_eq!((status.code(), lines), (Some(1), vec![]));
-    assert!(other.log().contains("in use by another broadcaster"), "{}", other.log());
+    assert!(
+        other.log().contains("in use by another broadcaster"),
+        "{}",
+        other.log()
+    );
 }
 
 /// F12.
@@ -202,7 +261,10 @@ fn a_locked_database_is_a_503_and_the_same_request_is_good_afterwards() {
         assert!(response.text().contains("locked"), "{}", response.text());
     }
     let waited = began.elapsed();
-    assert!(waited > Duration::from_secs(4), "the lock is waited for: {waited:?}");
+    assert!(
+        waited > Duration::from_secs(4),
+        "the lock is waited for: {waited:?}"
+    );
     assert!(waited < Duration::from_secs(20), "{waited:?}");
     assert!(meanwhile > 20, "{meanwhile}");
     let rows = home.rows();
@@ -222,16 +284,23 @@ fn a_locked_database_is_a_503_and_the_same_request_is_good_afterwards() {
 fn a_database_of_a_newer_program_is_refused_and_left_alone() {
     let home = Home::new();
     let mut server = home.serve(&[]);
-    server.door.subscribe("http://127.0.0.1:9/", exact("t"), None);
+    server
+        .door
+        .subscribe("http://127.0.0.1:9/", exact("t"), None);
     server.process.terminate();
     server.process.end_well();
     let database = rusqlite::Connection::open(home.database()).unwrap();
-    database.execute("UPDATE httppubsub_schema SET version = 99", []).unwrap();
+    database
+        .execute("UPDATE httppubsub_schema SET version = 99", [])
+        .unwrap();
     let mut refused = home.spawn(&[]);
     let (status, lines) = refused.end();
     assert_eq!((status.code(), lines), (Some(1), vec![]));
     let log = refused.log();
-    assert!(log.contains("schema version 99") && log.contains("use the newer program"), "{log}");
+    assert!(
+        log.contains("schema version 99") && log.contains("use the newer program"),
+        "{log}"
+    );
     let version = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
     let found = database.query_row("SELECT version FROM httppubsub_schema", [], version);
     assert_eq!(found.unwrap(), 99);
@@ -246,7 +315,11 @@ fn a_file_that_is_no_database_is_refused_and_left_alone() {
     let mut refused = home.spawn(&[]);
     let (status, lines) = refused.end();
     assert_eq!((status.code(), lines), (Some(1), vec![]));
-    assert!(refused.log().contains("cannot open the database"), "{}", refused.log());
+    assert!(
+        refused.log().contains("cannot open the database"),
+        "{}",
+        refused.log()
+    );
     assert_eq!(std::fs::read(home.database()).unwrap(), text);
 }
 
@@ -282,7 +355,11 @@ fn a_signature_stays_spent_across_an_orderly_end_and_a_kill() {
         }
     }
     let server = home.serve(&[]);
-    assert!(spent.iter().all(|asked| server.door.ask(asked).status == 403));
+    assert!(
+        spent
+            .iter()
+            .all(|asked| server.door.ask(asked).status == 403)
+    );
 }
 
 /// Both ends at once: every change is acknowledged by one of them, and both see all of it.
@@ -290,11 +367,18 @@ fn a_signature_stays_spent_across_an_orderly_end_and_a_kill() {
 fn changes_at_two_processes_end_in_one_state() {
     let home = Home::new();
     let data = home.path().join("other-data");
-    let servers = [home.serve(&[]), home.serve(&["--data", data.to_str().unwrap()])];
+    let servers = [
+        home.serve(&[]),
+        home.serve(&["--data", data.to_str().unwrap()]),
+    ];
     let receive = "http://127.0.0.1:9/receive";
     let sets: Arc<Vec<SubscriptionSet>> = Arc::new(
         (0..4)
-            .map(|set| (0..50).map(|entry| (exact(&format!("{}", entry * (set + 1))), None)).collect())
+            .map(|set| {
+                (0..50)
+                    .map(|entry| (exact(&format!("{}", entry * (set + 1))), None))
+                    .collect()
+            })
             .collect(),
     );
     for round in 0..25 {

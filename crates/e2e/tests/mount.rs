@@ -19,7 +19,11 @@ fn everything_works_through_the_prefix_and_the_apps_own_routes_stay() {
     door.subscribe(&receive, glob("b*"), None);
     assert_eq!(door.notify("a", b"one"), 1);
     assert_eq!(door.notify("bcd", b"two"), 1);
-    let messages: Vec<_> = subscriber.deliveries().iter().map(|it| it.message()).collect();
+    let messages: Vec<_> = subscriber
+        .deliveries()
+        .iter()
+        .map(|it| it.message())
+        .collect();
     assert_eq!(messages, [b"one", b"two"]);
     let set = [(exact("c"), None)].into_iter().collect();
     door.set(&receive, &set);
@@ -30,6 +34,10 @@ fn everything_works_through_the_prefix_and_the_apps_own_routes_stay() {
 
     let mut bare = door.connect();
     assert_eq!(bare.get("/").text(), "an app of its own\n");
-    assert_eq!(bare.get("/healthz").status, 404, "the prefix is the broadcaster's only place");
+    assert_eq!(
+        bare.get("/healthz").status,
+        404,
+        "the prefix is the broadcaster's only place"
+    );
     assert_eq!(bare.get("/v1/notify").status, 404);
 }

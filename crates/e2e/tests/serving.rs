@@ -25,7 +25,9 @@ fn topic() -> Topic {
 fn drip_until_closed(connection: &mut Connection, bytes: &[u8]) -> Duration {
     let began = Instant::now();
     for byte in bytes {
-        if connection.is_closed_within(Duration::from_millis(20)) || connection.send(&[*byte]).is_err() {
+        if connection.is_closed_within(Duration::from_millis(20))
+            || connection.send(&[*byte]).is_err()
+        {
             return began.elapsed();
         }
     }
@@ -35,7 +37,10 @@ fn drip_until_closed(connection: &mut Connection, bytes: &[u8]) -> Duration {
 /// T8. The binary allows 10 s.
 #[test]
 fn a_head_that_drips_is_cut_off_at_its_deadline_also_behind_other_requests() {
-    let serve = ServeConfig { head_timeout: SHORT, ..ServeConfig::default() };
+    let serve = ServeConfig {
+        head_timeout: SHORT,
+        ..ServeConfig::default()
+    };
     let server = InProcess::start(Config::default(), serve);
     let head = format!("GET /healthz HTTP/1.1\r\nA: {}", "a".repeat(2_000));
     let mut first = server.door.connect();
@@ -48,13 +53,20 @@ fn a_head_that_drips_is_cut_off_at_its_deadline_also_behind_other_requests() {
     assert!(took >= SHORT, "{took:?}");
 
     let mut silent = server.door.connect();
-    assert!(silent.is_closed_within(Duration::from_secs(30)), "who says nothing is closed as well");
+    assert!(
+        silent.is_closed_within(Duration::from_secs(30)),
+        "who says nothing is closed as well"
+    );
     assert_eq!(server.door.get("/healthz").status, 200);
 }
 
 #[test]
 fn a_connection_between_requests_has_the_longer_deadline() {
-    let serve = ServeConfig { head_timeout: SHORT / 4, idle_timeout: SHORT, ..ServeConfig::default() };
+    let serve = ServeConfig {
+        head_timeout: SHORT / 4,
+        idle_timeout: SHORT,
+        ..ServeConfig::default()
+    };
     let server = InProcess::start(Config::default(), serve);
     let mut connection = server.door.connect();
     for _ in 0..3 {
@@ -65,14 +77,28 @@ fn a_connection_between_requests_has_the_longer_deadline() {
     assert_eq!(connection.get("/healthz").status, 200);
     let idle_since = Instant::now();
     assert!(connection.is_closed_within(Duration::from_secs(30)));
-    assert!(idle_since.elapsed() >= SHORT / 2, "{:?}", idle_since.elapsed());
+    assert!(
+        idle_since.elapsed() >= SHORT / 2,
+        "{:?}",
+        idle_since.elapsed()
+    );
 }
 
 /// T8. The binary allows 15 s of silence, and any rate for 10 s.
 #[test]
 fn a_body_that_drips_or_stops_is_a_408_that_can_be_read() {
-    let body = BodyLimits { silence_max: SHORT, rate_min: 1_024, rate_grace: SHORT };
-    let server = InProcess::start(Config { body, ..Config::default() }, ServeConfig::default());
+    let body = BodyLimits {
+        silence_max: SHORT,
+        rate_min: 1_024,
+        rate_grace: SHORT,
+    };
+    let server = InProcess::start(
+        Config {
+            body,
+            ..Config::default()
+        },
+        ServeConfig::default(),
+    );
     let signer = &server.door.signer;
     let message = vec![b'm'; 100_000];
     let notify = signer.notify(&topic(), &message);
@@ -80,17 +106,27 @@ fn a_body_that_drips_or_stops_is_a_408_that_can_be_read() {
     // Before the head of the message is whole, and behind it.
     for sent in [5, head_bytes + 1_000] {
         let mut stopping = server.door.connect();
-        stopping.announce(&notify, notify.body.len() as u64).unwrap();
+        stopping
+            .announce(&notify, notify.body.len() as u64)
+            .unwrap();
         stopping.send(&notify.body[..sent]).unwrap();
         let response = stopping.answer().unwrap().unwrap();
         assert_eq!(response.status, 408, "{}", response.text());
-        assert!(response.text().contains("too slowly"), "{}", response.text());
+        assert!(
+            response.text().contains("too slowly"),
+            "{}",
+            response.text()
+        );
 
         let mut dripping = TcpStream::connect(server.door.address).unwrap();
         let host = server.door.address.to_string();
-        dripping.write_all(&notify.head(&host, notify.body.len() as u64)).unwrap();
+        dripping
+            .write_all(&notify.head(&host, notify.body.len() as u64))
+            .unwrap();
         dripping.write_all(&notify.body[..sent]).unwrap();
-        dripping.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        dripping
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
         let (mut answer, mut part) = (Vec::new(), [0; 1_024]);
         for byte in &notify.body[sent..] {
             match dripping.read(&mut part) {
@@ -101,23 +137,39 @@ fn a_body_that_drips_or_stops_is_a_408_that_can_be_read() {
                 Err(_) => dripping.write_all(&[*byte]).unwrap(),
             }
         }
-        assert!(answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer));
+        assert!(
+            answer.starts_with(b"HTTP/1.1 408"),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
     }
     assert_eq!(server.door.notify("t", MESSAGE), 0);
 }
 
 #[test]
 fn connections_beyond_the_bound_wait_for_a_place() {
-    let serve = ServeConfig { connections_max: 2, ..ServeConfig::default() };
+    let serve = ServeConfig {
+        connections_max: 2,
+        ..ServeConfig::default()
+    };
     let server = InProcess::start(Config::default(), serve);
     let (mut first, mut second) = (server.door.connect(), server.door.connect());
     for connection in [&mut first, &mut second] {
         assert_eq!(connection.get("/healthz").status, 200);
     }
     let mut third = server.door.connect();
-    third.send(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-    assert!(!third.is_closed_within(SHORT / 4), "nobody serves it, nobody closes it");
-    assert_eq!(first.get("/healthz").status, 200, "who has a place keeps it");
+    third
+        .send(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+        .unwrap();
+    assert!(
+        !third.is_closed_within(SHORT / 4),
+        "nobody serves it, nobody closes it"
+    );
+    assert_eq!(
+        first.get("/healthz").status,
+        200,
+        "who has a place keeps it"
+    );
     drop(first);
     assert_eq!(third.answer().unwrap().unwrap().status, 200);
 }
@@ -132,7 +184,11 @@ fn an_early_refusal_of_a_large_upload_can_be_read_every_time() {
     let refused = || {
         let head = signer.notify_head(&topic(), large.sha512, large.bytes);
         let asked = signer.notify_of(&head, b"");
-        [(asked.with_authorization(None), 401), (asked.with_authorization(Some(b"X")), 403), (asked, 413)]
+        [
+            (asked.with_authorization(None), 401),
+            (asked.with_authorization(Some(b"X")), 403),
+            (asked, 413),
+        ]
     };
     let mut read = 0;
     for _ in 0..20 {
@@ -187,7 +243,9 @@ fn who_asks_whether_to_continue_is_told_so() {
     let mut asked = home.signer().notify(&topic(), MESSAGE);
     asked.headers = "Expect: 100-continue\r\n".to_owned();
     let mut connection = server.door.connect();
-    connection.announce(&asked, asked.body.len() as u64).unwrap();
+    connection
+        .announce(&asked, asked.body.len() as u64)
+        .unwrap();
     assert_eq!(connection.answer().unwrap().unwrap().status, 100);
     connection.send(&asked.body).unwrap();
     let response = connection.answer().unwrap().unwrap();
@@ -198,7 +256,9 @@ fn who_asks_whether_to_continue_is_told_so() {
     let head = head.replace("Content-Length: 0", "Transfer-Encoding: chunked");
     connection.send(head.as_bytes()).unwrap();
     for chunk in asked.body.chunks(7) {
-        connection.send(format!("{:x}\r\n", chunk.len()).as_bytes()).unwrap();
+        connection
+            .send(format!("{:x}\r\n", chunk.len()).as_bytes())
+            .unwrap();
         connection.send(&[chunk, b"\r\n"].concat()).unwrap();
     }
     connection.send(b"0\r\n\r\n").unwrap();
@@ -219,7 +279,9 @@ fn sigterm_finishes_what_is_under_way_and_takes_nothing_new() {
     for url in [&slow, &quick] {
         server.door.subscribe(url, exact("t"), None);
     }
-    server.door.subscribe(&down.url("/"), exact("t"), Some(&subscriber.recovery("/")));
+    server
+        .door
+        .subscribe(&down.url("/"), exact("t"), Some(&subscriber.recovery("/")));
     let mut idle = server.door.connect();
     assert_eq!(idle.get("/readyz").status, 200);
     let asked = home.signer().notify(&topic(), MESSAGE);
@@ -229,16 +291,28 @@ fn sigterm_finishes_what_is_under_way_and_takes_nothing_new() {
 
     server.process.terminate();
     server.process.log_line("stopping");
-    eventually("nobody is let in", || Connection::open(server.door.address).is_err().then_some(()));
-    assert!(idle.is_closed_within(Duration::from_secs(30)), "who waits for nothing is let go");
+    eventually("nobody is let in", || {
+        Connection::open(server.door.address).is_err().then_some(())
+    });
+    assert!(
+        idle.is_closed_within(Duration::from_secs(30)),
+        "who waits for nothing is let go"
+    );
     gate.open();
     let response = waiting.answer().unwrap().unwrap();
     assert_eq!(server.door.reached(&asked, &response), 2);
     assert_eq!(response.header("connection"), Some("close"));
     assert_eq!(server.process.end_well(), [""; 0]);
     // What is owed is owed by whoever runs next.
-    let told = home.rows().into_iter().filter(|row| row.is_owed_a_notice).count();
-    assert_eq!(told + subscriber.deliveries_to(&subscriber.recovery("/")).len(), 1);
+    let told = home
+        .rows()
+        .into_iter()
+        .filter(|row| row.is_owed_a_notice)
+        .count();
+    assert_eq!(
+        told + subscriber.deliveries_to(&subscriber.recovery("/")).len(),
+        1
+    );
 }
 
 #[test]
@@ -251,10 +325,15 @@ fn the_grace_period_ends() {
     subscriber.confirm_behind(&slow, &gate);
     server.door.subscribe(&slow, exact("t"), None);
     let mut waiting = server.door.connect();
-    waiting.post(&home.signer().notify(&topic(), MESSAGE)).unwrap();
+    waiting
+        .post(&home.signer().notify(&topic(), MESSAGE))
+        .unwrap();
     subscriber.await_deliveries(&slow, 1);
     server.process.terminate();
-    assert!(!matches!(waiting.answer(), Ok(Some(_))), "no answer says less than it should");
+    assert!(
+        !matches!(waiting.answer(), Ok(Some(_))),
+        "no answer says less than it should"
+    );
     let (status, _) = server.process.end();
     assert_eq!(status.code(), Some(0));
     gate.open();
@@ -270,7 +349,9 @@ fn a_second_signal_ends_it_at_once() {
     subscriber.confirm_behind(&slow, &gate);
     server.door.subscribe(&slow, exact("t"), None);
     let mut waiting = server.door.connect();
-    waiting.post(&home.signer().notify(&topic(), MESSAGE)).unwrap();
+    waiting
+        .post(&home.signer().notify(&topic(), MESSAGE))
+        .unwrap();
     subscriber.await_deliveries(&slow, 1);
     server.process.terminate();
     server.process.log_line("stopping");
@@ -319,14 +400,34 @@ fn what_is_asked_wrongly_is_told_so() {
             let response = ask(method, path);
             assert_eq!(response.status, 405, "{method} {path}");
             let allow = response.header("allow");
-            assert!(allow.is_some_and(|it| it.contains("POST")), "{method} {path}: {allow:?}");
+            assert!(
+                allow.is_some_and(|it| it.contains("POST")),
+                "{method} {path}: {allow:?}"
+            );
         }
         assert_eq!(ask("POST", &format!("{path}/")).status, 404, "{path}/");
-        assert_eq!(ask("POST", &path.to_uppercase()).status, 404, "{path} in capitals");
+        assert_eq!(
+            ask("POST", &path.to_uppercase()).status,
+            404,
+            "{path} in capitals"
+        );
         assert_eq!(ask("POST", path).status, 400, "{path}: an empty body");
-        assert_eq!(ask("POST", &format!("{path}?query")).status, 400, "{path}: queries do not matter");
+        assert_eq!(
+            ask("POST", &format!("{path}?query")).status,
+            400,
+            "{path}: queries do not matter"
+        );
     }
-    for path in ["/", "/v1", "/v1/", "/v2/notify", "/v1/notify/x", "//v1/notify", "/v1/../v1/notify", "/%00"] {
+    for path in [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v2/notify",
+        "/v1/notify/x",
+        "//v1/notify",
+        "/v1/../v1/notify",
+        "/%00",
+    ] {
         assert_eq!(ask("POST", path).status, 404, "{path}");
         assert_eq!(ask("GET", path).status, 404, "{path}");
     }
@@ -343,7 +444,9 @@ fn requests_sent_ahead_are_answered_in_order() {
     let wrong = home.signer().notify_head(&topic(), Sha512::of(b""), 1);
     let asked = [
         home.signer().notify(&topic(), MESSAGE),
-        home.signer().check(&url("http://127.0.0.1:9/")).with_authorization(None),
+        home.signer()
+            .check(&url("http://127.0.0.1:9/"))
+            .with_authorization(None),
         home.signer().notify_of(&wrong, b"1"),
         home.signer().check(&url("http://127.0.0.1:9/")),
     ];

@@ -24,6 +24,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::payload::{Payload, PayloadBody};
 use crate::tls::Tls;
@@ -215,8 +216,16 @@ struct Peer {
 
 #[derive(Debug)]
 struct Idle {
-    connection: SendRequest<PostBody>,
+    connection: Connection,
     since: Instant,
+}
+
+/// A connection to a peer. When it is dropped it is cut, whatever is under way on it: nothing of
+/// it outlives the exchange that gave it up.
+#[derive(Debug)]
+struct Connection {
+    requests: SendRequest<PostBody>,
+    _task: AbortOnDropHandle<()>,
 }
 
 /// Where something is posted, prepared once.
@@ -337,7 +346,7 @@ impl Poster {
 
     async fn exchange_over(
         &self,
-        mut connection: SendRequest<PostBody>,
+        mut connection: Connection,
         target: &Target,
         message_bytes: u64,
         sent: &Arc<AtomicU64>,
@@ -349,12 +358,17 @@ impl Poster {
             origin: origin(),
             source,
         })?;
+        let streamed = matches!(request.body(), PostBody::Streamed(_));
         let broken = |source| PostError::Broken {
             origin: origin(),
             source,
         };
         let exchange = async {
-            let response = connection.send_request(request).await.map_err(broken)?;
+            let response = connection
+                .requests
+                .send_request(request)
+                .await
+                .map_err(broken)?;
             let status = response.status();
             let read = read_answer(response.into_body(), self.0.config.answer_bytes_max).await;
             let (body, whole) = read.map_err(broken)?;
@@ -371,7 +385,9 @@ impl Poster {
         } else {
             exchange.await?
         };
-        if whole {
+        // A peer may answer before it has taken all; nobody else should wait for the rest.
+        let all_sent = !streamed || sent.load(Ordering::Relaxed) == message_bytes;
+        if whole && all_sent {
             target
                 .peer
                 .keep(connection, self.0.config.idle_per_peer_max);
@@ -539,7 +555,7 @@ impl Inner {
         })
     }
 
-    async fn connect(&self, origin: &Origin) -> Result<SendRequest<PostBody>, PostError> {
+    async fn connect(&self, origin: &Origin) -> Result<Connection, PostError> {
         let failed = |source| PostError::Connect {
             origin: origin.clone(),
             source,
@@ -578,22 +594,23 @@ async fn connect_tcp(origin: &Origin) -> io::Result<TcpStream> {
     Err(refused)
 }
 
-async fn hand_over<S>(stream: S) -> io::Result<SendRequest<PostBody>>
+async fn hand_over<S>(stream: S) -> io::Result<Connection>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::Builder::new()
+    let (requests, connection) = http1::Builder::new()
         .max_buf_size(CONNECTION_BUFFER_BYTES_MAX)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         // Whoever waits for an answer over it is told by its own future.
         if let Err(error) = connection.await {
             tracing::trace!(%error, "a connection to a peer ended");
         }
     });
-    Ok(sender)
+    let _task = AbortOnDropHandle::new(task);
+    Ok(Connection { requests, _task })
 }
 
 /// Longest head of an answer, and what hyper reads ahead.
@@ -622,18 +639,18 @@ impl Drop for Waiting<'_> {
 
 impl Peer {
     /// A connection kept from before, if one is still open: the one used last.
-    async fn kept_connection(&self, idle_timeout: Duration) -> Option<SendRequest<PostBody>> {
+    async fn kept_connection(&self, idle_timeout: Duration) -> Option<Connection> {
         loop {
             let mut kept = self.idle().pop()?;
-            if kept.since.elapsed() < idle_timeout && kept.connection.ready().await.is_ok() {
+            if kept.since.elapsed() < idle_timeout && kept.connection.requests.ready().await.is_ok() {
                 return Some(kept.connection);
             }
         }
     }
 
-    fn keep(&self, connection: SendRequest<PostBody>, idle_max: usize) {
+    fn keep(&self, connection: Connection, idle_max: usize) {
         let mut idle = self.idle();
-        if idle.len() < idle_max && !connection.is_closed() {
+        if idle.len() < idle_max && !connection.requests.is_closed() {
             idle.push(Idle {
                 connection,
                 since: Instant::now(),
@@ -659,7 +676,7 @@ async fn close_idle(poster: Weak<Inner>, idle_timeout: Duration) {
         };
         for peer in peers {
             peer.idle()
-                .retain(|kept| kept.since.elapsed() < idle_timeout && !kept.connection.is_closed());
+                .retain(|kept| kept.since.elapsed() < idle_timeout && !kept.connection.requests.is_closed());
         }
     }
 }

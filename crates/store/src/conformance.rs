@@ -77,7 +77,10 @@ async fn a_watcher_is_told_what_there_is(store: Arc<dyn Store>) {
 
 async fn a_watcher_is_told_of_each_change_in_order_before_the_call_returns(store: Arc<dyn Store>) {
     let mirror = watch(&store).await;
-    assert_eq!(mirror.take_changes(), [Change::ReloadBegan, Change::ReloadEnded]);
+    assert_eq!(
+        mirror.take_changes(),
+        [Change::ReloadBegan, Change::ReloadEnded]
+    );
     let (one, other) = (exact("u", "a", Some("r")), glob("u", "a", None));
     for it in [&one, &other] {
         subscribe(&store, it).await;
@@ -87,10 +90,16 @@ async fn a_watcher_is_told_of_each_change_in_order_before_the_call_returns(store
     assert_eq!(mirror.take_changes(), [removed(&one)]);
 
     let moved = glob("u", "a", Some("r2"));
-    store.set(url("u"), set_of(&[&moved, &one])).await.expect("a set");
+    store
+        .set(url("u"), set_of(&[&moved, &one]))
+        .await
+        .expect("a set");
     let mut told = mirror.take_changes();
     told.sort_by_key(|change| *change != Change::Added(one.clone()));
-    assert_eq!(told, [Change::Added(one.clone()), Change::Added(moved.clone())]);
+    assert_eq!(
+        told,
+        [Change::Added(one.clone()), Change::Added(moved.clone())]
+    );
     assert_eq!(mirror.subscriptions(), [one.clone(), moved.clone()]);
 
     store.set(url("u"), set_of(&[&moved])).await.expect("a set");
@@ -103,10 +112,19 @@ async fn what_changes_nothing_is_not_told(store: Arc<dyn Store>) {
     subscribe(&store, &it).await;
     let mirror = watch(&store).await;
     mirror.take_changes();
-    assert_eq!(store.subscribe(it.clone()).await.expect("an answer"), Subscribed::Existed);
-    store.unsubscribe(url("u"), glob("u", "a", None).interest).await.expect("an answer");
+    assert_eq!(
+        store.subscribe(it.clone()).await.expect("an answer"),
+        Subscribed::Existed
+    );
+    store
+        .unsubscribe(url("u"), glob("u", "a", None).interest)
+        .await
+        .expect("an answer");
     store.set(url("u"), set_of(&[&it])).await.expect("a set");
-    store.record_missed(missed(&it, "a", 10.0)).await.expect("a notice");
+    store
+        .record_missed(missed(&it, "a", 10.0))
+        .await
+        .expect("a notice");
     let claimed = claim(&store, 10.0).await;
     settle(&store, &claimed[0], NoticeOutcome::Done).await;
     store.catch_up().await.expect("caught up");
@@ -128,8 +146,15 @@ async fn catching_up_tells_nothing_twice(store: Arc<dyn Store>) {
 async fn subscribing_again_changes_nothing(store: Arc<dyn Store>) {
     let first = exact("u", "a", Some("r"));
     subscribe(&store, &first).await;
-    for again in [exact("u", "a", Some("r2")), exact("u", "a", None), first.clone()] {
-        assert_eq!(store.subscribe(again).await.expect("an answer"), Subscribed::Existed);
+    for again in [
+        exact("u", "a", Some("r2")),
+        exact("u", "a", None),
+        first.clone(),
+    ] {
+        assert_eq!(
+            store.subscribe(again).await.expect("an answer"),
+            Subscribed::Existed
+        );
     }
     check_etag(&store, "u", &[&first]).await;
 }
@@ -144,7 +169,14 @@ async fn a_topic_and_a_glob_of_the_same_bytes_are_two_interests(store: Arc<dyn S
 }
 
 async fn urls_are_compared_byte_for_byte(store: Arc<dyn Store>) {
-    let spellings = ["http://host/a", "http://HOST/a", "http://host/a#1", "http://host/%61", "", "\0"];
+    let spellings = [
+        "http://host/a",
+        "http://HOST/a",
+        "http://host/a#1",
+        "http://host/%61",
+        "",
+        "\0",
+    ];
     for spelling in spellings {
         subscribe(&store, &exact(spelling, "a", None)).await;
     }
@@ -187,7 +219,10 @@ async fn an_empty_recovery_url_is_none(store: Arc<dyn Store>) {
     assert_eq!(mirror.subscriptions(), std::slice::from_ref(&none));
     let changed = store.set(url("u"), set_of(&[&empty])).await.expect("a set");
     assert_eq!(changed, Changed::default());
-    store.record_missed(missed(&none, "a", 10.0)).await.expect("nothing to do");
+    store
+        .record_missed(missed(&none, "a", 10.0))
+        .await
+        .expect("nothing to do");
     assert_eq!(store.next_missed().await.expect("an answer"), None);
 }
 
@@ -196,23 +231,40 @@ async fn of_many_who_subscribe_at_once_one_adds(store: Arc<dyn Store>) {
     let mut calls = JoinSet::new();
     for n in 0..100 {
         let store = store.clone();
-        calls.spawn(async move { store.subscribe(exact("u", format!("{}", n % 4), None)).await });
+        calls.spawn(async move {
+            store
+                .subscribe(exact("u", format!("{}", n % 4), None))
+                .await
+        });
     }
     let answers = calls.join_all().await;
-    let added = answers.iter().filter(|it| matches!(it, Ok(Subscribed::Added))).count();
-    let existed = answers.iter().filter(|it| matches!(it, Ok(Subscribed::Existed))).count();
+    let added = answers
+        .iter()
+        .filter(|it| matches!(it, Ok(Subscribed::Added)))
+        .count();
+    let existed = answers
+        .iter()
+        .filter(|it| matches!(it, Ok(Subscribed::Existed)))
+        .count();
     assert_eq!((added, existed), (4, 96));
     assert_eq!(mirror.subscriptions().len(), 4);
 }
 
 async fn unsubscribing_removes_that_one_only(store: Arc<dyn Store>) {
-    let all = [exact("u", "a", None), exact("u", "b", None), exact("v", "a", None)];
+    let all = [
+        exact("u", "a", None),
+        exact("u", "b", None),
+        exact("v", "a", None),
+    ];
     for it in &all {
         subscribe(&store, it).await;
     }
     let mirror = watch(&store).await;
     unsubscribe(&store, &all[0]).await;
-    let again = store.unsubscribe(url("u"), all[0].interest.clone()).await.expect("an answer");
+    let again = store
+        .unsubscribe(url("u"), all[0].interest.clone())
+        .await
+        .expect("an answer");
     assert_eq!(again, Unsubscribed::Absent);
     assert_eq!(mirror.subscriptions(), all[1..]);
     subscribe(&store, &all[0]).await;
@@ -273,12 +325,29 @@ async fn a_set_leaves_exactly_what_it_lists(store: Arc<dyn Store>) {
     }
     let wanted = set_of(&after.each_ref());
     let changed = store.set(url("u"), wanted).await.expect("a set");
-    assert_eq!(changed, Changed { added: 2, removed: 3, updated: 1 });
+    assert_eq!(
+        changed,
+        Changed {
+            added: 2,
+            removed: 3,
+            updated: 1
+        }
+    );
     assert_eq!(mirror.subscriptions(), after);
     check_etag(&store, "u", &after.each_ref()).await;
 
-    let changed = store.set(url("u"), SubscriptionSet::default()).await.expect("a set");
-    assert_eq!(changed, Changed { added: 0, removed: 5, updated: 0 });
+    let changed = store
+        .set(url("u"), SubscriptionSet::default())
+        .await
+        .expect("a set");
+    assert_eq!(
+        changed,
+        Changed {
+            added: 0,
+            removed: 5,
+            updated: 0
+        }
+    );
     assert_eq!(mirror.subscriptions(), []);
     check_etag(&store, "u", &[]).await;
 }
@@ -289,14 +358,24 @@ async fn a_set_leaves_other_urls_alone(store: Arc<dyn Store>) {
     for it in &others {
         subscribe(&store, it).await;
     }
-    store.set(url("u"), set_of(&[&exact("u", "a", None)])).await.expect("a set");
-    store.set(url("u"), SubscriptionSet::default()).await.expect("a set");
+    store
+        .set(url("u"), set_of(&[&exact("u", "a", None)]))
+        .await
+        .expect("a set");
+    store
+        .set(url("u"), SubscriptionSet::default())
+        .await
+        .expect("a set");
     assert_eq!(mirror.subscriptions(), others);
 }
 
 async fn a_set_repeated_changes_nothing(store: Arc<dyn Store>) {
     let mirror = watch(&store).await;
-    let all = [exact("u", "a", None), exact("u", "b", Some("r")), glob("u", "*", Some("r"))];
+    let all = [
+        exact("u", "a", None),
+        exact("u", "b", Some("r")),
+        glob("u", "*", Some("r")),
+    ];
     let wanted = set_of(&all.each_ref());
     store.set(url("u"), wanted.clone()).await.expect("a set");
     mirror.take_changes();
@@ -309,19 +388,34 @@ async fn a_set_keeps_the_notices_of_what_stays(store: Arc<dyn Store>) {
     let (stays, moves) = (exact("u", "a", Some("r")), glob("u", "b*", Some("r")));
     for (it, topic) in [(&stays, "a"), (&moves, "bc")] {
         subscribe(&store, it).await;
-        store.record_missed(missed(it, topic, 10.0)).await.expect("a notice");
+        store
+            .record_missed(missed(it, topic, 10.0))
+            .await
+            .expect("a notice");
     }
     let moved = glob("u", "b*", Some("r2"));
-    store.set(url("u"), set_of(&[&stays, &moved])).await.expect("a set");
+    store
+        .set(url("u"), set_of(&[&stays, &moved]))
+        .await
+        .expect("a set");
     let mut claimed = claim(&store, 10.0).await;
     claimed.sort_by(|one, other| one.interest.cmp(&other.interest));
     assert_eq!(claimed.len(), 2);
-    assert_eq!((&claimed[0].interest, &claimed[0].recovery), (&stays.interest, &url("r")));
-    assert_eq!((&claimed[1].interest, &claimed[1].recovery), (&moved.interest, &url("r2")));
+    assert_eq!(
+        (&claimed[0].interest, &claimed[0].recovery),
+        (&stays.interest, &url("r"))
+    );
+    assert_eq!(
+        (&claimed[1].interest, &claimed[1].recovery),
+        (&moved.interest, &url("r2"))
+    );
     assert_eq!(claimed[1].topic, topic("bc"));
 
     // The hold, too, outlives a set.
-    store.set(url("u"), set_of(&[&stays, &moves])).await.expect("a set");
+    store
+        .set(url("u"), set_of(&[&stays, &moves]))
+        .await
+        .expect("a set");
     settle(&store, &claimed[1], NoticeOutcome::Done).await;
     settle(&store, &claimed[0], NoticeOutcome::Done).await;
     assert_eq!(store.next_missed().await.expect("an answer"), None);
@@ -330,9 +424,18 @@ async fn a_set_keeps_the_notices_of_what_stays(store: Arc<dyn Store>) {
 async fn a_set_without_a_recovery_url_ends_the_notice(store: Arc<dyn Store>) {
     for it in [exact("u", "a", Some("r")), glob("u", "a", Some("r"))] {
         subscribe(&store, &it).await;
-        store.record_missed(missed(&it, "a", 10.0)).await.expect("a notice");
-        let silent = Subscription { recovery: None, ..it.clone() };
-        store.set(url("u"), set_of(&[&silent])).await.expect("a set");
+        store
+            .record_missed(missed(&it, "a", 10.0))
+            .await
+            .expect("a notice");
+        let silent = Subscription {
+            recovery: None,
+            ..it.clone()
+        };
+        store
+            .set(url("u"), set_of(&[&silent]))
+            .await
+            .expect("a set");
         assert_eq!(store.next_missed().await.expect("an answer"), None);
         assert_eq!(claim(&store, 1000.0).await, []);
         store.set(url("u"), set_of(&[&it])).await.expect("a set");
@@ -344,8 +447,12 @@ async fn a_set_without_a_recovery_url_ends_the_notice(store: Arc<dyn Store>) {
 async fn a_large_set_is_applied_whole(store: Arc<dyn Store>) {
     let mirror = watch(&store).await;
     let numbered = |step: usize| -> Vec<Subscription> {
-        let exacts = (0..3000).step_by(step).map(|n| exact("u", format!("{n:05}"), Some("r")));
-        let globs = (0..3000).step_by(step).map(|n| glob("u", &format!("{n:05}*"), None));
+        let exacts = (0..3000)
+            .step_by(step)
+            .map(|n| exact("u", format!("{n:05}"), Some("r")));
+        let globs = (0..3000)
+            .step_by(step)
+            .map(|n| glob("u", &format!("{n:05}*"), None));
         exacts.chain(globs).collect()
     };
     for step in [1, 2, 3, 1] {
@@ -360,8 +467,14 @@ async fn a_large_set_is_applied_whole(store: Arc<dyn Store>) {
 async fn a_notice_is_due_from_its_second_on(store: Arc<dyn Store>) {
     let it = exact("u", "a", Some("r"));
     subscribe(&store, &it).await;
-    store.record_missed(missed(&it, "a", 10.25)).await.expect("a notice");
-    assert_eq!(store.next_missed().await.expect("an answer"), Some(at(11.0)));
+    store
+        .record_missed(missed(&it, "a", 10.25))
+        .await
+        .expect("a notice");
+    assert_eq!(
+        store.next_missed().await.expect("an answer"),
+        Some(at(11.0))
+    );
     assert_eq!(claim(&store, 10.75).await, []);
     assert_eq!(claim(&store, 11.0).await.len(), 1);
 }
@@ -370,7 +483,10 @@ async fn a_notice_says_what_was_missed_and_where_to_say_it(store: Arc<dyn Store>
     let (one, other) = (exact("u", b"a\xff", Some("r")), glob("v", "b*", Some("r2")));
     for it in [&one, &other] {
         subscribe(&store, it).await;
-        store.record_missed(missed(it, b"b\xfe", 10.0)).await.expect("a notice");
+        store
+            .record_missed(missed(it, b"b\xfe", 10.0))
+            .await
+            .expect("a notice");
     }
     let mut claimed = claim(&store, 10.0).await;
     claimed.sort_by(|one, other| one.interest.cmp(&other.interest));
@@ -390,8 +506,15 @@ async fn a_notice_says_what_was_missed_and_where_to_say_it(store: Arc<dyn Store>
 async fn a_notice_needs_a_subscription_with_a_recovery_url(store: Arc<dyn Store>) {
     let silent = exact("u", "a", None);
     subscribe(&store, &silent).await;
-    for it in [silent, exact("u", "b", Some("r")), glob("u", "a", Some("r"))] {
-        store.record_missed(missed(&it, "a", 10.0)).await.expect("nothing to do");
+    for it in [
+        silent,
+        exact("u", "b", Some("r")),
+        glob("u", "a", Some("r")),
+    ] {
+        store
+            .record_missed(missed(&it, "a", 10.0))
+            .await
+            .expect("nothing to do");
     }
     assert_eq!(store.next_missed().await.expect("an answer"), None);
     assert_eq!(claim(&store, 1000.0).await, []);
@@ -406,13 +529,19 @@ async fn notices_are_claimed_earliest_first_up_to_the_limit(store: Arc<dyn Store
             _ => glob("u", &name, Some("r")),
         };
         subscribe(&store, &it).await;
-        store.record_missed(missed(&it, &name, f64::from(n))).await.expect("a notice");
+        store
+            .record_missed(missed(&it, &name, f64::from(n)))
+            .await
+            .expect("a notice");
         want.push((n, it.interest));
     }
     want.sort_by_key(|(n, _)| *n);
     let mut want = want.into_iter().map(|(_, interest)| interest);
     for (limit, count) in [(4, 4), (0, 0), (4, 2)] {
-        let got = store.claim_missed(at(6.0), LEASE, limit).await.expect("claims");
+        let got = store
+            .claim_missed(at(6.0), LEASE, limit)
+            .await
+            .expect("claims");
         let got: Vec<_> = got.into_iter().map(|notice| notice.interest).collect();
         assert_eq!(got, want.by_ref().take(count).collect::<Vec<_>>());
     }
@@ -421,7 +550,10 @@ async fn notices_are_claimed_earliest_first_up_to_the_limit(store: Arc<dyn Store
 async fn a_held_notice_is_not_claimed_again_before_the_lease_has_passed(store: Arc<dyn Store>) {
     let it = glob("u", "a", Some("r"));
     subscribe(&store, &it).await;
-    store.record_missed(missed(&it, "a", 10.0)).await.expect("a notice");
+    store
+        .record_missed(missed(&it, "a", 10.0))
+        .await
+        .expect("a notice");
     let first = claim(&store, 12.5).await;
     assert_eq!(first.len(), 1);
     assert_eq!(claim(&store, 12.5).await, []);
@@ -430,7 +562,10 @@ async fn a_held_notice_is_not_claimed_again_before_the_lease_has_passed(store: A
     assert_eq!(second.len(), 1);
     assert_ne!(first[0].lock, second[0].lock);
     settle(&store, &first[0], NoticeOutcome::Done).await;
-    assert_eq!(store.next_missed().await.expect("an answer"), Some(at(72.5)));
+    assert_eq!(
+        store.next_missed().await.expect("an answer"),
+        Some(at(72.5))
+    );
     settle(&store, &second[0], NoticeOutcome::Done).await;
     assert_eq!(store.next_missed().await.expect("an answer"), None);
 }
@@ -438,17 +573,34 @@ async fn a_held_notice_is_not_claimed_again_before_the_lease_has_passed(store: A
 async fn a_later_miss_replaces_the_notice(store: Arc<dyn Store>) {
     let it = glob("u", "*", Some("r"));
     subscribe(&store, &it).await;
-    store.record_missed(missed(&it, "one", 10.0)).await.expect("a notice");
-    store.record_missed(missed(&it, "two", 20.0)).await.expect("a notice");
+    store
+        .record_missed(missed(&it, "one", 10.0))
+        .await
+        .expect("a notice");
+    store
+        .record_missed(missed(&it, "two", 20.0))
+        .await
+        .expect("a notice");
     assert_eq!(claim(&store, 19.0).await, []);
     let old = claim(&store, 20.0).await;
     assert_eq!(old[0].topic, topic("two"));
-    settle(&store, &old[0], NoticeOutcome::Retry { attempts: 1, due: at(25.0) }).await;
+    settle(
+        &store,
+        &old[0],
+        NoticeOutcome::Retry {
+            attempts: 1,
+            due: at(25.0),
+        },
+    )
+    .await;
     let old = claim(&store, 25.0).await;
     assert_eq!(old[0].attempts, 1);
 
     // Also while somebody is sending the old one: the news must be sent after it.
-    store.record_missed(missed(&it, "three", 30.0)).await.expect("a notice");
+    store
+        .record_missed(missed(&it, "three", 30.0))
+        .await
+        .expect("a notice");
     settle(&store, &old[0], NoticeOutcome::Done).await;
     let new = claim(&store, 30.0).await;
     assert_eq!((&new[0].topic, new[0].attempts), (&topic("three"), 0));
@@ -457,7 +609,10 @@ async fn a_later_miss_replaces_the_notice(store: Arc<dyn Store>) {
 async fn a_notice_that_is_done_is_owed_no_more(store: Arc<dyn Store>) {
     for it in [exact("u", "a", Some("r")), glob("u", "a", Some("r"))] {
         subscribe(&store, &it).await;
-        store.record_missed(missed(&it, "a", 10.0)).await.expect("a notice");
+        store
+            .record_missed(missed(&it, "a", 10.0))
+            .await
+            .expect("a notice");
         let claimed = claim(&store, 10.0).await;
         settle(&store, &claimed[0], NoticeOutcome::Done).await;
         assert_eq!(claim(&store, 1000.0).await, []);
@@ -468,46 +623,90 @@ async fn a_notice_that_is_done_is_owed_no_more(store: Arc<dyn Store>) {
 async fn a_notice_that_is_retried_counts_its_attempts(store: Arc<dyn Store>) {
     let it = glob("u", "a*", Some("r"));
     subscribe(&store, &it).await;
-    store.record_missed(missed(&it, "ab", 10.0)).await.expect("a notice");
+    store
+        .record_missed(missed(&it, "ab", 10.0))
+        .await
+        .expect("a notice");
     for attempts in 0..5 {
         let now = 10.0 * f64::from(attempts + 1);
         assert_eq!(claim(&store, now - 1.0).await, []);
         let claimed = claim(&store, now).await;
-        assert_eq!((claimed[0].attempts, &claimed[0].topic), (attempts, &topic("ab")));
+        assert_eq!(
+            (claimed[0].attempts, &claimed[0].topic),
+            (attempts, &topic("ab"))
+        );
         // Kept in whole seconds, rounded up.
-        let again = NoticeOutcome::Retry { attempts: attempts + 1, due: at(now + 9.5) };
+        let again = NoticeOutcome::Retry {
+            attempts: attempts + 1,
+            due: at(now + 9.5),
+        };
         settle(&store, &claimed[0], again).await;
     }
-    assert_eq!(store.next_missed().await.expect("an answer"), Some(at(60.0)));
+    assert_eq!(
+        store.next_missed().await.expect("an answer"),
+        Some(at(60.0))
+    );
 }
 
 async fn a_settlement_by_who_does_not_hold_the_notice_does_nothing(store: Arc<dyn Store>) {
     let it = exact("u", "a", Some("r"));
     subscribe(&store, &it).await;
-    store.record_missed(missed(&it, "a", 10.0)).await.expect("a notice");
+    store
+        .record_missed(missed(&it, "a", 10.0))
+        .await
+        .expect("a notice");
     let claimed = claim(&store, 10.0).await;
     let held_until = Some(at(40.0));
     for stranger in [
-        ClaimedNotice { lock: claimed[0].lock.wrapping_add(1), ..claimed[0].clone() },
-        ClaimedNotice { url: url("v"), ..claimed[0].clone() },
-        ClaimedNotice { interest: glob("u", "a", None).interest, ..claimed[0].clone() },
+        ClaimedNotice {
+            lock: claimed[0].lock.wrapping_add(1),
+            ..claimed[0].clone()
+        },
+        ClaimedNotice {
+            url: url("v"),
+            ..claimed[0].clone()
+        },
+        ClaimedNotice {
+            interest: glob("u", "a", None).interest,
+            ..claimed[0].clone()
+        },
     ] {
-        for outcome in [NoticeOutcome::Done, NoticeOutcome::Retry { attempts: 9, due: at(1.0) }] {
+        for outcome in [
+            NoticeOutcome::Done,
+            NoticeOutcome::Retry {
+                attempts: 9,
+                due: at(1.0),
+            },
+        ] {
             settle(&store, &stranger, outcome).await;
             assert_eq!(store.next_missed().await.expect("an answer"), held_until);
         }
     }
     // Who settled does not hold it any more.
-    settle(&store, &claimed[0], NoticeOutcome::Retry { attempts: 1, due: at(50.0) }).await;
+    settle(
+        &store,
+        &claimed[0],
+        NoticeOutcome::Retry {
+            attempts: 1,
+            due: at(50.0),
+        },
+    )
+    .await;
     settle(&store, &claimed[0], NoticeOutcome::Done).await;
-    assert_eq!(store.next_missed().await.expect("an answer"), Some(at(50.0)));
+    assert_eq!(
+        store.next_missed().await.expect("an answer"),
+        Some(at(50.0))
+    );
 }
 
 async fn a_notice_ends_with_its_subscription(store: Arc<dyn Store>) {
     let it = exact("u", "a", Some("r"));
     for end in ["unsubscribe", "set"] {
         subscribe(&store, &it).await;
-        store.record_missed(missed(&it, "a", 10.0)).await.expect("a notice");
+        store
+            .record_missed(missed(&it, "a", 10.0))
+            .await
+            .expect("a notice");
         let claimed = claim(&store, 10.0).await;
         match end {
             "set" => {
@@ -518,7 +717,15 @@ async fn a_notice_ends_with_its_subscription(store: Arc<dyn Store>) {
         }
         assert_eq!(store.next_missed().await.expect("an answer"), None);
         subscribe(&store, &it).await;
-        settle(&store, &claimed[0], NoticeOutcome::Retry { attempts: 1, due: at(11.0) }).await;
+        settle(
+            &store,
+            &claimed[0],
+            NoticeOutcome::Retry {
+                attempts: 1,
+                due: at(11.0),
+            },
+        )
+        .await;
         assert_eq!(store.next_missed().await.expect("an answer"), None);
         assert_eq!(claim(&store, 1000.0).await, []);
         unsubscribe(&store, &it).await;
@@ -532,9 +739,18 @@ async fn missed_never_removes_a_subscription(store: Arc<dyn Store>) {
         subscribe(&store, it).await;
     }
     mirror.take_changes();
-    for outcome in [NoticeOutcome::Done, NoticeOutcome::Retry { attempts: 100, due: at(20.0) }] {
+    for outcome in [
+        NoticeOutcome::Done,
+        NoticeOutcome::Retry {
+            attempts: 100,
+            due: at(20.0),
+        },
+    ] {
         for it in &all {
-            store.record_missed(missed(it, "a", 10.0)).await.expect("a notice");
+            store
+                .record_missed(missed(it, "a", 10.0))
+                .await
+                .expect("a notice");
         }
         for notice in claim(&store, 10.0).await {
             settle(&store, &notice, outcome).await;
@@ -554,29 +770,61 @@ async fn the_next_notice_is_the_earliest_that_can_be_claimed(store: Arc<dyn Stor
     let (one, other) = (exact("u", "a", Some("r")), glob("u", "b", Some("r")));
     for (it, due) in [(&one, 10.0), (&other, 20.0)] {
         subscribe(&store, it).await;
-        store.record_missed(missed(it, "b", due)).await.expect("a notice");
-        assert_eq!(store.next_missed().await.expect("an answer"), Some(at(10.0)));
+        store
+            .record_missed(missed(it, "b", due))
+            .await
+            .expect("a notice");
+        assert_eq!(
+            store.next_missed().await.expect("an answer"),
+            Some(at(10.0))
+        );
     }
     let first = claim(&store, 15.0).await;
-    assert_eq!(store.next_missed().await.expect("an answer"), Some(at(20.0)));
+    assert_eq!(
+        store.next_missed().await.expect("an answer"),
+        Some(at(20.0))
+    );
     let second = claim(&store, 22.0).await;
-    assert_eq!(store.next_missed().await.expect("an answer"), Some(at(45.0)));
+    assert_eq!(
+        store.next_missed().await.expect("an answer"),
+        Some(at(45.0))
+    );
     settle(&store, &first[0], NoticeOutcome::Done).await;
-    assert_eq!(store.next_missed().await.expect("an answer"), Some(at(52.0)));
-    settle(&store, &second[0], NoticeOutcome::Retry { attempts: 1, due: at(70.0) }).await;
-    assert_eq!(store.next_missed().await.expect("an answer"), Some(at(70.0)));
+    assert_eq!(
+        store.next_missed().await.expect("an answer"),
+        Some(at(52.0))
+    );
+    settle(
+        &store,
+        &second[0],
+        NoticeOutcome::Retry {
+            attempts: 1,
+            due: at(70.0),
+        },
+    )
+    .await;
+    assert_eq!(
+        store.next_missed().await.expect("an answer"),
+        Some(at(70.0))
+    );
 }
 
 const LEASE: Duration = Duration::from_secs(30);
 
 async fn watch(store: &Arc<dyn Store>) -> Arc<Mirror> {
     let mirror = Arc::new(Mirror::default());
-    store.watch(mirror.clone()).await.expect("the store can be watched");
+    store
+        .watch(mirror.clone())
+        .await
+        .expect("the store can be watched");
     mirror
 }
 
 async fn subscribe(store: &Arc<dyn Store>, subscription: &Subscription) {
-    let done = store.subscribe(subscription.clone()).await.expect("an answer");
+    let done = store
+        .subscribe(subscription.clone())
+        .await
+        .expect("an answer");
     assert_eq!(done, Subscribed::Added, "{subscription:?}");
 }
 
@@ -587,30 +835,51 @@ async fn unsubscribe(store: &Arc<dyn Store>, subscription: &Subscription) {
 }
 
 async fn claim(store: &Arc<dyn Store>, now: f64) -> Vec<ClaimedNotice> {
-    store.claim_missed(at(now), LEASE, 100).await.expect("claims")
+    store
+        .claim_missed(at(now), LEASE, 100)
+        .await
+        .expect("claims")
 }
 
 async fn settle(store: &Arc<dyn Store>, notice: &ClaimedNotice, outcome: NoticeOutcome) {
-    store.settle_missed(notice, outcome).await.expect("an answer");
+    store
+        .settle_missed(notice, outcome)
+        .await
+        .expect("an answer");
 }
 
 async fn check_etag(store: &Arc<dyn Store>, of: &str, want: &[&Subscription]) {
     let got = store.etag(url(of)).await.expect("an etag");
-    assert_eq!(got, set_of(want).etag(&url(of)), "the etag of {of:?} is not that of {want:?}");
+    assert_eq!(
+        got,
+        set_of(want).etag(&url(of)),
+        "the etag of {of:?} is not that of {want:?}"
+    );
 }
 
 fn set_of(subscriptions: &[&Subscription]) -> SubscriptionSet {
-    subscriptions.iter().map(|it| (it.interest.clone(), it.recovery.clone())).collect()
+    subscriptions
+        .iter()
+        .map(|it| (it.interest.clone(), it.recovery.clone()))
+        .collect()
 }
 
 fn exact(of: &str, name: impl AsRef<[u8]>, recovery: Option<&str>) -> Subscription {
     let interest = Interest::Exact(topic(name));
-    Subscription { url: url(of), interest, recovery: recovery.map(url) }
+    Subscription {
+        url: url(of),
+        interest,
+        recovery: recovery.map(url),
+    }
 }
 
 fn glob(of: &str, pattern: &str, recovery: Option<&str>) -> Subscription {
     let interest = Interest::Glob(GlobPattern::parse(pattern).expect("it is short enough"));
-    Subscription { url: url(of), interest, recovery: recovery.map(url) }
+    Subscription {
+        url: url(of),
+        interest,
+        recovery: recovery.map(url),
+    }
 }
 
 fn topic(name: impl AsRef<[u8]>) -> Topic {
@@ -623,7 +892,12 @@ fn url(text: &str) -> SubscriberUrl {
 
 fn missed(by: &Subscription, what: impl AsRef<[u8]>, due: f64) -> Missed {
     let (url, interest) = (by.url.clone(), by.interest.clone());
-    Missed { url, interest, topic: topic(what), due: at(due) }
+    Missed {
+        url,
+        interest,
+        topic: topic(what),
+        due: at(due),
+    }
 }
 
 fn at(seconds: f64) -> Now {
@@ -653,11 +927,14 @@ impl Mirror {
     /// All subscriptions, by url, exact before glob, by bytes.
     pub fn subscriptions(&self) -> Vec<Subscription> {
         let state = self.state();
-        let known = state.known.iter().map(|((url, interest), recovery)| Subscription {
-            url: url.clone(),
-            interest: interest.clone(),
-            recovery: recovery.clone(),
-        });
+        let known = state
+            .known
+            .iter()
+            .map(|((url, interest), recovery)| Subscription {
+                url: url.clone(),
+                interest: interest.clone(),
+                recovery: recovery.clone(),
+            });
         known.collect()
     }
 

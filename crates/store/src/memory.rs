@@ -90,7 +90,10 @@ impl Store for MemoryStore {
         if state.rows.contains_key(&key) {
             return Ok(Subscribed::Existed);
         }
-        let row = Row { recovery: not_empty(subscription.recovery.as_ref()), notice: None };
+        let row = Row {
+            recovery: not_empty(subscription.recovery.as_ref()),
+            notice: None,
+        };
         let change = added(&key, &row);
         state.rows.insert(key, row);
         state.tell(&[change]);
@@ -131,7 +134,10 @@ impl Store for MemoryStore {
                     changed.updated += 1;
                 }
                 None => {
-                    let row = Row { recovery, notice: None };
+                    let row = Row {
+                        recovery,
+                        notice: None,
+                    };
                     changes.push(added(&key, &row));
                     state.rows.insert(key, row);
                     changed.added += 1;
@@ -140,7 +146,10 @@ impl Store for MemoryStore {
         }
         for interest in gone {
             state.rows.remove(&(url.clone(), interest.clone()));
-            changes.push(Change::Removed { url: url.clone(), interest });
+            changes.push(Change::Removed {
+                url: url.clone(),
+                interest,
+            });
             changed.removed += 1;
         }
         state.tell(&changes);
@@ -169,8 +178,12 @@ impl Store for MemoryStore {
         if let Some(row) = state.rows.get_mut(&(missed.url, missed.interest))
             && row.recovery.is_some()
         {
-            row.notice =
-                Some(Notice { topic, attempts: 0, due: whole_seconds(missed.due), hold: None });
+            row.notice = Some(Notice {
+                topic,
+                attempts: 0,
+                due: whole_seconds(missed.due),
+                hold: None,
+            });
         }
         Ok(())
     }
@@ -192,7 +205,10 @@ impl Store for MemoryStore {
         due.truncate(limit);
         let claimed = due.into_iter().map(|((url, interest), recovery, notice)| {
             let lock = lock::random();
-            notice.hold = Some(Hold { lock, ends: now + lease });
+            notice.hold = Some(Hold {
+                lock,
+                ends: now + lease,
+            });
             ClaimedNotice {
                 url: url.clone(),
                 interest: interest.clone(),
@@ -212,7 +228,9 @@ impl Store for MemoryStore {
     ) -> Result<(), StoreError> {
         let mut state = self.state();
         let key = (notice.url.clone(), notice.interest.clone());
-        let Some(row) = state.rows.get_mut(&key) else { return Ok(()) };
+        let Some(row) = state.rows.get_mut(&key) else {
+            return Ok(());
+        };
         let held = row.notice.as_ref().and_then(|it| it.hold.as_ref());
         if held.is_some_and(|hold| hold.lock == notice.lock) {
             match (outcome, &mut row.notice) {
@@ -230,7 +248,10 @@ impl Store for MemoryStore {
     async fn next_missed(&self) -> Result<Option<Now>, StoreError> {
         let state = self.state();
         let owed = state.rows.values().filter(|row| row.recovery.is_some());
-        Ok(owed.filter_map(|row| row.notice.as_ref()).map(Notice::free_from).min())
+        Ok(owed
+            .filter_map(|row| row.notice.as_ref())
+            .map(Notice::free_from)
+            .min())
     }
 }
 
@@ -254,7 +275,9 @@ impl State {
 
 impl Notice {
     fn free_from(&self) -> Now {
-        self.hold.as_ref().map_or(self.due, |hold| hold.ends.max(self.due))
+        self.hold
+            .as_ref()
+            .map_or(self.due, |hold| hold.ends.max(self.due))
     }
 }
 
@@ -274,6 +297,8 @@ fn not_empty(recovery: Option<&SubscriberUrl>) -> Option<SubscriberUrl> {
 /// As a column of seconds holds it.
 fn whole_seconds(due: Now) -> Now {
     let since = due.since_unix();
-    let seconds = since.as_secs().saturating_add(u64::from(since.subsec_nanos() > 0));
+    let seconds = since
+        .as_secs()
+        .saturating_add(u64::from(since.subsec_nanos() > 0));
     Now::from_unix(Duration::from_secs(seconds))
 }

@@ -180,7 +180,9 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The database was written by a newer version of this program.
-    #[error("the database has schema version {found}, this program knows up to {known}: use the newer program")]
+    #[error(
+        "the database has schema version {found}, this program knows up to {known}: use the newer program"
+    )]
     NewerSchema {
         /// Of the database.
         found: i64,

@@ -64,8 +64,11 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn subscription() -> impl Strategy<Value = Subscription> {
-    (url(), interest(), recovery())
-        .prop_map(|(url, interest, recovery)| Subscription { url, interest, recovery })
+    (url(), interest(), recovery()).prop_map(|(url, interest, recovery)| Subscription {
+        url,
+        interest,
+        recovery,
+    })
 }
 
 fn url() -> impl Strategy<Value = SubscriberUrl> {
@@ -118,7 +121,16 @@ impl Pair {
         let elsewhere = rusqlite::Connection::open(folder.path().join("s.db")).unwrap();
         let now = Now::from_unix(Duration::from_secs(1_700_000_000));
         let claimed = Vec::new();
-        Self { folder, sqlite, sqlite_mirror, memory, memory_mirror, elsewhere, now, claimed }
+        Self {
+            folder,
+            sqlite,
+            sqlite_mirror,
+            memory,
+            memory_mirror,
+            elsewhere,
+            now,
+            claimed,
+        }
     }
 
     async fn apply(&mut self, operation: Operation) {
@@ -129,7 +141,10 @@ impl Pair {
                 assert_eq!(sqlite.subscribe(it).await.unwrap(), want);
             }
             Operation::Unsubscribe(url, interest) => {
-                let want = memory.unsubscribe(url.clone(), interest.clone()).await.unwrap();
+                let want = memory
+                    .unsubscribe(url.clone(), interest.clone())
+                    .await
+                    .unwrap();
                 assert_eq!(sqlite.unsubscribe(url, interest).await.unwrap(), want);
             }
             Operation::Set(url, set) => {
@@ -138,7 +153,12 @@ impl Pair {
             }
             Operation::RecordMissed(of, topic, after) => {
                 let due = self.now + after;
-                let missed = Missed { url: of.url, interest: of.interest, topic, due };
+                let missed = Missed {
+                    url: of.url,
+                    interest: of.interest,
+                    topic,
+                    due,
+                };
                 memory.record_missed(missed.clone()).await.unwrap();
                 sqlite.record_missed(missed).await.unwrap();
             }
@@ -147,7 +167,10 @@ impl Pair {
                 let want = memory.claim_missed(self.now, lease, 100).await.unwrap();
                 let got = sqlite.claim_missed(self.now, lease, 100).await.unwrap();
                 let (got, want) = (sorted(got), sorted(want));
-                let without_lock = |it: &ClaimedNotice| ClaimedNotice { lock: 0, ..it.clone() };
+                let without_lock = |it: &ClaimedNotice| ClaimedNotice {
+                    lock: 0,
+                    ..it.clone()
+                };
                 assert_eq!(
                     got.iter().map(without_lock).collect::<Vec<_>>(),
                     want.iter().map(without_lock).collect::<Vec<_>>(),
@@ -162,9 +185,10 @@ impl Pair {
                 let (got, want) = which.get(&self.claimed);
                 let outcome = match again {
                     None => NoticeOutcome::Done,
-                    Some((attempts, after)) => {
-                        NoticeOutcome::Retry { attempts, due: self.now + after }
-                    }
+                    Some((attempts, after)) => NoticeOutcome::Retry {
+                        attempts,
+                        due: self.now + after,
+                    },
                 };
                 memory.settle_missed(want, outcome).await.unwrap();
                 sqlite.settle_missed(got, outcome).await.unwrap();
@@ -197,12 +221,17 @@ impl Pair {
                 &glob.as_str(),
             ),
         };
-        self.elsewhere.execute(sql, rusqlite::params![url, key, recovery]).unwrap();
+        self.elsewhere
+            .execute(sql, rusqlite::params![url, key, recovery])
+            .unwrap();
     }
 
     async fn compare(&self) {
         self.sqlite.catch_up().await.unwrap();
-        assert_eq!(self.sqlite_mirror.subscriptions(), self.memory_mirror.subscriptions());
+        assert_eq!(
+            self.sqlite_mirror.subscriptions(),
+            self.memory_mirror.subscriptions()
+        );
         assert_eq!(
             self.sqlite.next_missed().await.unwrap(),
             self.memory.next_missed().await.unwrap()
@@ -218,15 +247,17 @@ impl Pair {
 async fn open(folder: &tempfile::TempDir) -> (SqliteStore, Arc<Mirror>) {
     let path = folder.path().join("s.db");
     // So few that some have to be read again from the tables.
-    let store = SqliteOptions::default().changes_kept(4).open(path).await.unwrap();
+    let store = SqliteOptions::default()
+        .changes_kept(4)
+        .open(path)
+        .await
+        .unwrap();
     let mirror = Arc::new(Mirror::default());
     store.watch(mirror.clone()).await.unwrap();
     (store, mirror)
 }
 
 fn sorted(mut notices: Vec<ClaimedNotice>) -> Vec<ClaimedNotice> {
-    notices.sort_by(|one, other| {
-        (&one.url, &one.interest).cmp(&(&other.url, &other.interest))
-    });
+    notices.sort_by(|one, other| (&one.url, &one.interest).cmp(&(&other.url, &other.interest)));
     notices
 }

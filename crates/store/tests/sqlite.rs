@@ -43,7 +43,10 @@ async fn a_new_file_has_the_published_tables_and_ours_beside_them() {
         let sql = sql.split_whitespace().collect::<Vec<_>>().join(" ");
         match published.contains(&sql) {
             true => theirs.push(sql),
-            false => assert!(name.starts_with("httppubsub_"), "{name} is not named as ours: {sql}"),
+            false => assert!(
+                name.starts_with("httppubsub_"),
+                "{name} is not named as ours: {sql}"
+            ),
         }
     }
     theirs.sort();
@@ -75,9 +78,14 @@ async fn a_file_of_the_published_broadcaster_stays_usable_by_both() {
     assert_eq!(mirror.subscriptions().len(), 5);
     assert_eq!(ours.next_missed().await.unwrap(), Some(at(3.0)));
     let now = at(1_700_000_031.0);
-    let claimed = ours.claim_missed(now, Duration::from_secs(30), 10).await.unwrap();
-    let claimed: Vec<_> =
-        claimed.into_iter().map(|it| (it.interest, it.topic, it.attempts)).collect();
+    let claimed = ours
+        .claim_missed(now, Duration::from_secs(30), 10)
+        .await
+        .unwrap();
+    let claimed: Vec<_> = claimed
+        .into_iter()
+        .map(|it| (it.interest, it.topic, it.attempts))
+        .collect();
     let expired = (exact("u", "b", None).interest, topic("b"), 3);
     let waiting = (glob("u", "a*", None).interest, topic("abc"), 1);
     assert_eq!(claimed, [waiting, expired]);
@@ -92,7 +100,12 @@ async fn a_file_of_the_published_broadcaster_stays_usable_by_both() {
     assert_eq!(pragma(&place, "user_version"), 0);
 
     let ours = place.open().await;
-    assert!(watch(&ours).await.subscriptions().contains(&exact("u", "newer", Some("r"))));
+    assert!(
+        watch(&ours)
+            .await
+            .subscriptions()
+            .contains(&exact("u", "newer", Some("r")))
+    );
 }
 
 #[tokio::test]
@@ -103,10 +116,22 @@ async fn a_change_by_hand_is_told_too() {
     let hand = place.connect();
     published_subscribe(&hand, "u", b"a", None);
     for (sql, want) in [
-        ("UPDATE httppubsub_subscription_exacts SET missed_url = 'r'", exact("u", "a", Some("r"))),
-        ("UPDATE httppubsub_subscription_exacts SET url = 'v'", exact("v", "a", Some("r"))),
-        ("UPDATE httppubsub_subscription_exacts SET exact = x'62'", exact("v", "b", Some("r"))),
-        ("UPDATE httppubsub_subscription_exacts SET missed_url = ''", exact("v", "b", None)),
+        (
+            "UPDATE httppubsub_subscription_exacts SET missed_url = 'r'",
+            exact("u", "a", Some("r")),
+        ),
+        (
+            "UPDATE httppubsub_subscription_exacts SET url = 'v'",
+            exact("v", "a", Some("r")),
+        ),
+        (
+            "UPDATE httppubsub_subscription_exacts SET exact = x'62'",
+            exact("v", "b", Some("r")),
+        ),
+        (
+            "UPDATE httppubsub_subscription_exacts SET missed_url = ''",
+            exact("v", "b", None),
+        ),
         (
             "DELETE FROM httppubsub_subscription_exacts;
              INSERT INTO httppubsub_subscription_globs (url, glob) VALUES ('u', 'a');
@@ -132,7 +157,10 @@ async fn stores_on_one_file_see_each_other() {
             0 => (&one, &other, &other_mirror),
             _ => (&other, &one, &one_mirror),
         };
-        assert_eq!(writer.subscribe(it.clone()).await.unwrap(), Subscribed::Added);
+        assert_eq!(
+            writer.subscribe(it.clone()).await.unwrap(),
+            Subscribed::Added
+        );
         reader.catch_up().await.unwrap();
         assert_eq!(seen.subscriptions().last(), Some(&it));
     }
@@ -141,7 +169,10 @@ async fn stores_on_one_file_see_each_other() {
     let it = exact("u", "00", Some("r"));
     one.record_missed(missed(&it, 10.0)).await.unwrap();
     let lease = Duration::from_secs(30);
-    assert_eq!(other.claim_missed(at(10.0), lease, 10).await.unwrap().len(), 1);
+    assert_eq!(
+        other.claim_missed(at(10.0), lease, 10).await.unwrap().len(),
+        1
+    );
     assert_eq!(one.claim_missed(at(10.0), lease, 10).await.unwrap(), []);
 }
 
@@ -161,7 +192,10 @@ async fn what_was_acknowledged_is_there_after_reopening() {
 
     for path in [&place.path, &crashed] {
         let store = SqliteStore::open(path).await.unwrap();
-        assert_eq!(watch(&store).await.subscriptions(), std::slice::from_ref(&it));
+        assert_eq!(
+            watch(&store).await.subscriptions(),
+            std::slice::from_ref(&it)
+        );
         assert_eq!(store.next_missed().await.unwrap(), Some(at(10.0)));
     }
 }
@@ -170,7 +204,10 @@ async fn what_was_acknowledged_is_there_after_reopening() {
 async fn a_newer_schema_is_refused_and_left_alone() {
     let place = Place::new();
     place.open().await.close().await;
-    place.connect().execute_batch("UPDATE httppubsub_schema SET version = 99").unwrap();
+    place
+        .connect()
+        .execute_batch("UPDATE httppubsub_schema SET version = 99")
+        .unwrap();
     let before = std::fs::read(&place.path).unwrap();
     let refused = SqliteStore::open(&place.path).await.unwrap_err();
     assert_eq!(
@@ -189,7 +226,10 @@ async fn what_is_no_database_is_refused() {
 
     let nowhere = place.folder.path().join("missing").join("s.db");
     let refused = SqliteStore::open(nowhere).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Unavailable { .. }), "{refused:?}");
+    assert!(
+        matches!(refused, StoreError::Unavailable { .. }),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -205,18 +245,32 @@ async fn while_another_holds_the_lock_calls_fail_and_change_nothing() {
 
     let new = exact("u", "new", None);
     unavailable(store.subscribe(new.clone()).await);
-    unavailable(store.unsubscribe(there.url.clone(), there.interest.clone()).await);
+    unavailable(
+        store
+            .unsubscribe(there.url.clone(), there.interest.clone())
+            .await,
+    );
     unavailable(store.set(url("u"), SubscriptionSet::default()).await);
     unavailable(store.record_missed(missed(&there, 10.0)).await);
-    unavailable(store.claim_missed(at(10.0), Duration::from_secs(30), 10).await);
+    unavailable(
+        store
+            .claim_missed(at(10.0), Duration::from_secs(30), 10)
+            .await,
+    );
     // Who only reads does not notice.
     store.catch_up().await.unwrap();
-    assert_eq!(store.etag(url("u")).await.unwrap(), set_of(&[&there]).etag(&url("u")));
+    assert_eq!(
+        store.etag(url("u")).await.unwrap(),
+        set_of(&[&there]).etag(&url("u"))
+    );
     assert_eq!(store.next_missed().await.unwrap(), None);
 
     holder.execute_batch("ROLLBACK").unwrap();
     assert_eq!(mirror.subscriptions(), std::slice::from_ref(&there));
-    assert_eq!(store.subscribe(new.clone()).await.unwrap(), Subscribed::Added);
+    assert_eq!(
+        store.subscribe(new.clone()).await.unwrap(),
+        Subscribed::Added
+    );
     assert_eq!(mirror.subscriptions(), [new, there]);
 }
 
@@ -284,7 +338,10 @@ async fn what_ends_the_transaction_fails_all_of_it() {
     unavailable(before.await);
     unavailable(failing.await);
     assert_eq!(mirror.subscriptions(), []);
-    assert_eq!(store.subscribe(exact("v", "b", None)).await.unwrap(), Subscribed::Added);
+    assert_eq!(
+        store.subscribe(exact("v", "b", None)).await.unwrap(),
+        Subscribed::Added
+    );
 }
 
 #[tokio::test]
@@ -294,10 +351,18 @@ async fn who_was_away_for_too_many_changes_reads_everything_again() {
     let mirror = watch(&sleeper).await;
     sleeper.subscribe(exact("u", "gone", None)).await.unwrap();
     mirror.take_changes();
-    let busy = SqliteOptions::default().changes_kept(8).open(&place.path).await.unwrap();
-    busy.unsubscribe(url("u"), exact("u", "gone", None).interest).await.unwrap();
+    let busy = SqliteOptions::default()
+        .changes_kept(8)
+        .open(&place.path)
+        .await
+        .unwrap();
+    busy.unsubscribe(url("u"), exact("u", "gone", None).interest)
+        .await
+        .unwrap();
     for n in 0..40 {
-        busy.subscribe(exact("u", format!("{n:02}"), None)).await.unwrap();
+        busy.subscribe(exact("u", format!("{n:02}"), None))
+            .await
+            .unwrap();
     }
     sleeper.catch_up().await.unwrap();
     let told = mirror.take_changes();
@@ -308,13 +373,20 @@ async fn who_was_away_for_too_many_changes_reads_everything_again() {
     // And from then on what changes.
     busy.subscribe(exact("v", "x", None)).await.unwrap();
     sleeper.catch_up().await.unwrap();
-    assert_eq!(mirror.take_changes(), [Change::Added(exact("v", "x", None))]);
+    assert_eq!(
+        mirror.take_changes(),
+        [Change::Added(exact("v", "x", None))]
+    );
 }
 
 #[tokio::test]
 async fn changes_are_forgotten_also_when_only_others_write() {
     let place = Place::new();
-    let store = SqliteOptions::default().changes_kept(8).open(&place.path).await.unwrap();
+    let store = SqliteOptions::default()
+        .changes_kept(8)
+        .open(&place.path)
+        .await
+        .unwrap();
     let mirror = watch(&store).await;
     let other = place.connect();
     for n in 0..40 {
@@ -323,9 +395,14 @@ async fn changes_are_forgotten_also_when_only_others_write() {
     store.catch_up().await.unwrap();
     assert_eq!(mirror.subscriptions().len(), 40);
     // Done behind the trimming, which the above set off.
-    store.unsubscribe(url("u"), exact("u", "absent", None).interest).await.unwrap();
+    store
+        .unsubscribe(url("u"), exact("u", "absent", None).interest)
+        .await
+        .unwrap();
     let kept: i64 = other
-        .query_row("SELECT count(*) FROM httppubsub_changes", [], |row| row.get(0))
+        .query_row("SELECT count(*) FROM httppubsub_changes", [], |row| {
+            row.get(0)
+        })
         .unwrap();
     assert_eq!(kept, 8);
     store.catch_up().await.unwrap();
@@ -355,7 +432,9 @@ async fn rows_that_are_no_subscriptions_are_passed_over() {
     ];
     let other = place.connect();
     for row in garbage {
-        other.execute_batch(&format!("INSERT INTO httppubsub_subscription{row}")).unwrap();
+        other
+            .execute_batch(&format!("INSERT INTO httppubsub_subscription{row}"))
+            .unwrap();
     }
     // Notices that nobody could send, the last for want of a topic.
     other
@@ -369,17 +448,29 @@ async fn rows_that_are_no_subscriptions_are_passed_over() {
     let known = [good[0].clone(), glob("u", "a", Some("r"))];
     assert_eq!(mirror.subscriptions(), known);
     assert_eq!(watch(&store).await.subscriptions(), known);
-    assert_eq!(store.etag(url("u")).await.unwrap(), set_of(&known.each_ref()).etag(&url("u")));
+    assert_eq!(
+        store.etag(url("u")).await.unwrap(),
+        set_of(&known.each_ref()).etag(&url("u"))
+    );
 
-    let claimed = store.claim_missed(at(5.0), Duration::from_secs(30), 100).await.unwrap();
+    let claimed = store
+        .claim_missed(at(5.0), Duration::from_secs(30), 100)
+        .await
+        .unwrap();
     let claimed: Vec<_> = claimed.into_iter().map(|it| it.interest).collect();
     assert_eq!(claimed, [good[0].interest.clone()]);
     assert_eq!(store.next_missed().await.unwrap(), Some(at(35.0)));
 
-    let changed = store.set(url("u"), set_of(&known.each_ref())).await.unwrap();
+    let changed = store
+        .set(url("u"), set_of(&known.each_ref()))
+        .await
+        .unwrap();
     assert_eq!((changed.added, changed.updated), (0, 0));
     assert_eq!(changed.removed, 7, "a set leaves exactly what it lists");
-    let changed = store.set(url("u"), set_of(&known.each_ref())).await.unwrap();
+    let changed = store
+        .set(url("u"), set_of(&known.each_ref()))
+        .await
+        .unwrap();
     assert_eq!(changed, Changed::default());
 }
 
@@ -398,11 +489,17 @@ async fn an_observer_that_panics_is_told_everything_again() {
     let observer = Arc::new(Fragile(mirror.clone(), AtomicBool::new(false)));
     store.watch(observer.clone()).await.unwrap();
     observer.1.store(true, Ordering::Relaxed);
-    assert_eq!(store.subscribe(exact("u", "a", None)).await.unwrap(), Subscribed::Added);
+    assert_eq!(
+        store.subscribe(exact("u", "a", None)).await.unwrap(),
+        Subscribed::Added
+    );
     assert_eq!(mirror.subscriptions(), []);
     store.catch_up().await.unwrap();
     assert_eq!(mirror.subscriptions(), [exact("u", "a", None)]);
-    assert_eq!(store.subscribe(exact("u", "b", None)).await.unwrap(), Subscribed::Added);
+    assert_eq!(
+        store.subscribe(exact("u", "b", None)).await.unwrap(),
+        Subscribed::Added
+    );
     assert_eq!(mirror.subscriptions().len(), 2);
 }
 
@@ -422,7 +519,10 @@ async fn dropping_a_store_does_not_wait_for_what_was_given_up() {
 
 #[tokio::test]
 async fn an_observer_may_be_the_last_to_let_go_of_the_store() {
-    struct Last(Mutex<Option<Arc<SqliteStore>>>, tokio::sync::mpsc::UnboundedSender<()>);
+    struct Last(
+        Mutex<Option<Arc<SqliteStore>>>,
+        tokio::sync::mpsc::UnboundedSender<()>,
+    );
     impl Observer for Last {
         fn observe(&self, _: &[Change]) {
             if self.0.lock().unwrap().take().is_some() {
@@ -491,18 +591,24 @@ impl Place {
 /// The statements with which the published broadcaster starts.
 fn published_setup(connection: &Connection) {
     let layout: serde_json::Value = serde_json::from_str(include_str!("schema.json")).unwrap();
-    connection.execute_batch("BEGIN IMMEDIATE TRANSACTION").unwrap();
+    connection
+        .execute_batch("BEGIN IMMEDIATE TRANSACTION")
+        .unwrap();
     for sql in layout["sql"].as_array().unwrap() {
         let sql = sql.as_str().unwrap();
         let sql = sql.replace("TABLE", "TABLE IF NOT EXISTS");
-        connection.execute_batch(&sql.replace("INDEX", "INDEX IF NOT EXISTS")).unwrap();
+        connection
+            .execute_batch(&sql.replace("INDEX", "INDEX IF NOT EXISTS"))
+            .unwrap();
     }
     connection.execute_batch("COMMIT").unwrap();
 }
 
 /// The statements with which the published broadcaster adds a subscription.
 fn published_subscribe(connection: &Connection, url: &str, topic: &[u8], recovery: Option<&str>) {
-    connection.execute_batch("BEGIN IMMEDIATE TRANSACTION").unwrap();
+    connection
+        .execute_batch("BEGIN IMMEDIATE TRANSACTION")
+        .unwrap();
     let sql = "INSERT INTO httppubsub_subscription_exacts (url, exact, missed_url) \
                SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM httppubsub_subscription_exacts \
                AS hse WHERE hse.url = ?1 AND hse.exact = ?2)";
@@ -511,7 +617,10 @@ fn published_subscribe(connection: &Connection, url: &str, topic: &[u8], recover
 }
 
 fn pragma(place: &Place, name: &str) -> i64 {
-    place.connect().pragma_query_value(None, name, |row| row.get(0)).unwrap()
+    place
+        .connect()
+        .pragma_query_value(None, name, |row| row.get(0))
+        .unwrap()
 }
 
 fn wal(path: &Path) -> PathBuf {
@@ -534,20 +643,34 @@ async fn poll_once<T: std::fmt::Debug>(mut call: impl Future<Output = T> + Unpin
 
 #[track_caller]
 fn unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>) {
-    assert!(matches!(answer, Err(StoreError::Unavailable { .. })), "{answer:?}");
+    assert!(
+        matches!(answer, Err(StoreError::Unavailable { .. })),
+        "{answer:?}"
+    );
 }
 
 fn set_of(subscriptions: &[&Subscription]) -> SubscriptionSet {
-    subscriptions.iter().map(|it| (it.interest.clone(), it.recovery.clone())).collect()
+    subscriptions
+        .iter()
+        .map(|it| (it.interest.clone(), it.recovery.clone()))
+        .collect()
 }
 
 fn exact(of: &str, name: impl AsRef<[u8]>, recovery: Option<&str>) -> Subscription {
-    Subscription { url: url(of), interest: Interest::Exact(topic(name)), recovery: recovery.map(url) }
+    Subscription {
+        url: url(of),
+        interest: Interest::Exact(topic(name)),
+        recovery: recovery.map(url),
+    }
 }
 
 fn glob(of: &str, pattern: &str, recovery: Option<&str>) -> Subscription {
     let interest = Interest::Glob(GlobPattern::parse(pattern).unwrap());
-    Subscription { url: url(of), interest, recovery: recovery.map(url) }
+    Subscription {
+        url: url(of),
+        interest,
+        recovery: recovery.map(url),
+    }
 }
 
 fn topic(name: impl AsRef<[u8]>) -> Topic {
@@ -559,7 +682,12 @@ fn url(text: &str) -> SubscriberUrl {
 }
 
 fn missed(by: &Subscription, due: f64) -> Missed {
-    Missed { url: by.url.clone(), interest: by.interest.clone(), topic: topic("x"), due: at(due) }
+    Missed {
+        url: by.url.clone(),
+        interest: by.interest.clone(),
+        topic: topic("x"),
+        due: at(due),
+    }
 }
 
 fn at(seconds: f64) -> Now {

@@ -56,7 +56,9 @@ where
     }
 
     fn run(&mut self, connection: &Connection) -> Result<(), Failure> {
-        let Some(work) = self.work.take() else { return Ok(()) };
+        let Some(work) = self.work.take() else {
+            return Ok(());
+        };
         match work(connection) {
             Ok(done) => {
                 self.done = Some(Ok(done));
@@ -140,7 +142,9 @@ impl Queue {
             // It is being committed: only the thread knows what comes of it.
             Err(_) => answer.await,
         };
-        answer.unwrap_or(Err(Failure::Stopped)).map_err(|failure| failure.doing(doing))
+        answer
+            .unwrap_or(Err(Failure::Stopped))
+            .map_err(|failure| failure.doing(doing))
     }
 
     /// A way to have the thread begin a transaction, without any wish for what to do in it.

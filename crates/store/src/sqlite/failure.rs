@@ -25,8 +25,13 @@ pub(super) enum Failure {
 impl Failure {
     pub(super) fn doing(self, doing: &'static str) -> StoreError {
         match &self {
-            Self::Sql(error) if is_corruption(error) => StoreError::Corrupt(format!("{doing}: {error}")),
-            _ => StoreError::Unavailable { doing, source: Box::new(self) },
+            Self::Sql(error) if is_corruption(error) => {
+                StoreError::Corrupt(format!("{doing}: {error}"))
+            }
+            _ => StoreError::Unavailable {
+                doing,
+                source: Box::new(self),
+            },
         }
     }
 
@@ -34,26 +39,19 @@ impl Failure {
     /// a failed `fsync` says nothing about what the next one will say.
     pub(super) fn spares_connection(&self) -> bool {
         match self {
-            Self::Sql(error) => matches!(
-                error.sqlite_error_code(),
-                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)
-            ),
+            Self::Sql(error) => {
+                is_of_statement(error)
+                    || is_busy(error)
+                    || error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+            }
             Self::Locked(_) | Self::Waited(_) | Self::Stopped | Self::Observer => true,
         }
     }
 
-    /// Whether it is about the database and not about the one statement that met it, so that no
-    /// other statement of the transaction can be believed.
-    pub(super) fn spoils_transaction(&self) -> bool {
-        match self {
-            Self::Sql(error) => !matches!(
-                error.sqlite_error_code(),
-                None | Some(
-                    ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch
-                )
-            ),
-            Self::Locked(_) | Self::Waited(_) | Self::Stopped | Self::Observer => true,
-        }
+    /// Whether it is about one statement and not about the database, so that the rest of the
+    /// transaction can be believed.
+    pub(super) fn spares_transaction(&self) -> bool {
+        matches!(self, Self::Sql(error) if is_of_statement(error))
     }
 }
 
@@ -74,5 +72,12 @@ fn is_corruption(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}
+
+fn is_of_statement(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        None | Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch)
     )
 }

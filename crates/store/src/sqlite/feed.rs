@@ -26,7 +26,10 @@ struct Position {
 
 impl Feed {
     pub(super) fn new() -> Self {
-        Self { position: Mutex::default(), closing: AtomicBool::new(false) }
+        Self {
+            position: Mutex::default(),
+            closing: AtomicBool::new(false),
+        }
     }
 
     /// Makes whatever takes long end soon.
@@ -45,7 +48,10 @@ impl Feed {
         observer: Arc<dyn Observer>,
     ) -> Result<(), Failure> {
         let mut position = self.position();
-        *position = Position { observer: Some(observer), known: None };
+        *position = Position {
+            observer: Some(observer),
+            known: None,
+        };
         self.tell(connection, &mut position)
     }
 
@@ -59,7 +65,9 @@ impl Feed {
     }
 
     fn tell(&self, connection: &Connection, position: &mut Position) -> Result<(), Failure> {
-        let Some(observer) = position.observer.clone() else { return Ok(()) };
+        let Some(observer) = position.observer.clone() else {
+            return Ok(());
+        };
         // One snapshot for all that is read; it ends when this is dropped.
         let snapshot = connection.unchecked_transaction()?;
         let log = Log::of(&snapshot)?;
@@ -123,8 +131,14 @@ impl Feed {
         let mut interner = Interner::default();
         let mut changes = vec![Change::ReloadBegan];
         for (kind, sql) in [
-            (Kind::Exact, "SELECT url, exact, missed_url, id FROM httppubsub_subscription_exacts"),
-            (Kind::Glob, "SELECT url, glob, missed_url, id FROM httppubsub_subscription_globs"),
+            (
+                Kind::Exact,
+                "SELECT url, exact, missed_url, id FROM httppubsub_subscription_exacts",
+            ),
+            (
+                Kind::Glob,
+                "SELECT url, glob, missed_url, id FROM httppubsub_subscription_globs",
+            ),
         ] {
             let mut unreadable = 0_u64;
             let mut statement = snapshot.prepare_cached(sql)?;
@@ -149,7 +163,11 @@ impl Feed {
                 }
             }
             if unreadable > 1 {
-                tracing::warn!(?kind, unreadable, "passed over rows that are no subscriptions");
+                tracing::warn!(
+                    ?kind,
+                    unreadable,
+                    "passed over rows that are no subscriptions"
+                );
             }
         }
         changes.push(Change::ReloadEnded);
@@ -176,31 +194,48 @@ impl Log {
         )?;
         let (oldest, newest): (_, Option<i64>) =
             statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(Self { oldest, newest: newest.unwrap_or(0) })
+        Ok(Self {
+            oldest,
+            newest: newest.unwrap_or(0),
+        })
     }
 
     /// How many changes are kept.
     pub(super) fn len(&self) -> i64 {
-        self.oldest.map_or(0, |oldest| self.newest.saturating_sub(oldest).saturating_add(1))
+        self.oldest.map_or(0, |oldest| {
+            self.newest.saturating_sub(oldest).saturating_add(1)
+        })
     }
 
     /// Whether every change after `known` is kept. A log that ends before `known` is not the one
     /// that was read: somebody put another file in its place.
     fn follows(&self, known: i64) -> bool {
-        known <= self.newest && self.oldest.is_some_and(|oldest| oldest <= known.saturating_add(1))
+        known <= self.newest
+            && self
+                .oldest
+                .is_some_and(|oldest| oldest <= known.saturating_add(1))
     }
 }
 
 fn change(interner: &mut Interner, row: &Row<'_>) -> rusqlite::Result<Result<Change, Unreadable>> {
     let added = row.get::<_, i64>(1)? != 0;
-    let kind = if row.get::<_, i64>(2)? == 0 { Kind::Exact } else { Kind::Glob };
+    let kind = if row.get::<_, i64>(2)? == 0 {
+        Kind::Exact
+    } else {
+        Kind::Glob
+    };
     let (url, interest, recovery) = (row.get_ref(3)?, row.get_ref(4)?, row.get_ref(5)?);
     if added {
-        return Ok(interner.subscription(kind, url, interest, recovery).map(Change::Added));
+        return Ok(interner
+            .subscription(kind, url, interest, recovery)
+            .map(Change::Added));
     }
     let mut removed = || {
         let interest = interner.interest(kind, interest)?;
-        Ok(Change::Removed { url: interner.url(text(url, "the url")?)?, interest })
+        Ok(Change::Removed {
+            url: interner.url(text(url, "the url")?)?,
+            interest,
+        })
     };
     Ok(removed())
 }

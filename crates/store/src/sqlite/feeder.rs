@@ -57,7 +57,11 @@ impl Feeder {
                         let _ = reply.send(self.watch(observer));
                     }
                 }
-                next = if waiting.len() < WAITING_MAX { self.asks.try_recv().ok() } else { None };
+                next = if waiting.len() < WAITING_MAX {
+                    self.asks.try_recv().ok()
+                } else {
+                    None
+                };
             }
             if !waiting.is_empty() {
                 let done = self.catch_up();
@@ -69,9 +73,7 @@ impl Feeder {
     }
 
     fn watch(&mut self, observer: Arc<dyn Observer>) -> Result<(), Failure> {
-        self.with_connection(|feeder, connected| {
-            feeder.feed.watch(&connected.connection, observer)
-        })
+        self.with_connection(|feeder, connected| feeder.feed.watch(&connected.connection, observer))
     }
 
     fn catch_up(&mut self) -> Result<(), Failure> {
@@ -104,7 +106,10 @@ impl Feeder {
         }
         let mut connected = match self.connected.take() {
             Some(connected) => connected,
-            None => Connected { connection: self.place.connect_to_read()?, version: None },
+            None => Connected {
+                connection: self.place.connect_to_read()?,
+                version: None,
+            },
         };
         let done = work(self, &mut connected);
         if done.as_ref().err().is_none_or(Failure::spares_connection) {

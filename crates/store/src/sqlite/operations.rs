@@ -28,7 +28,11 @@ pub(super) fn subscribe(
         interest,
         recovery
     ])?;
-    Ok(if rows == 0 { Subscribed::Existed } else { Subscribed::Added })
+    Ok(if rows == 0 {
+        Subscribed::Existed
+    } else {
+        Subscribed::Added
+    })
 }
 
 pub(super) fn unsubscribe(
@@ -37,8 +41,14 @@ pub(super) fn unsubscribe(
     interest: &Interest,
 ) -> Result<Unsubscribed, Failure> {
     let (table, interest) = table_and_key(interest);
-    let rows = connection.prepare_cached(table.delete)?.execute(params![url.as_str(), interest])?;
-    Ok(if rows == 0 { Unsubscribed::Absent } else { Unsubscribed::Removed })
+    let rows = connection
+        .prepare_cached(table.delete)?
+        .execute(params![url.as_str(), interest])?;
+    Ok(if rows == 0 {
+        Unsubscribed::Absent
+    } else {
+        Unsubscribed::Removed
+    })
 }
 
 pub(super) fn set(
@@ -107,14 +117,20 @@ fn set_table<'a>(
     }
     for (id, recovery) in &moved {
         match recovery {
-            Some(recovery) => connection.prepare_cached(table.move_id)?.execute(params![id, recovery])?,
-            None => connection.prepare_cached(table.move_id_nowhere)?.execute([id])?,
+            Some(recovery) => connection
+                .prepare_cached(table.move_id)?
+                .execute(params![id, recovery])?,
+            None => connection
+                .prepare_cached(table.move_id_nowhere)?
+                .execute([id])?,
         };
     }
     for entry in &missing {
         let interest = table.key(entry.interest);
         let parameters = params![url.as_str(), interest, entry.recovery];
-        connection.prepare_cached(table.insert)?.execute(parameters)?;
+        connection
+            .prepare_cached(table.insert)?
+            .execute(parameters)?;
     }
     changed.removed += surplus.len() as u64;
     changed.updated += moved.len() as u64;
@@ -137,7 +153,9 @@ pub(super) fn etag(
                 return Err(Failure::Stopped);
             }
             // The same rows as the observer is told of.
-            let Ok(recovery) = recovery(row.get_ref(2)?) else { continue };
+            let Ok(recovery) = recovery(row.get_ref(2)?) else {
+                continue;
+            };
             match table.kind {
                 Kind::Exact => {
                     if let Ok(topic) = blob(row.get_ref(1)?, "the topic") {
@@ -193,7 +211,9 @@ pub(super) fn claim_missed(
         drop(rows);
         // It would be due for ever.
         for id in nonsense {
-            connection.prepare_cached(table.owe_nothing_id)?.execute([id])?;
+            connection
+                .prepare_cached(table.owe_nothing_id)?
+                .execute([id])?;
         }
     }
     due.sort_by(|one, other| one.0.total_cmp(&other.0));
@@ -201,7 +221,9 @@ pub(super) fn claim_missed(
     let ends = seconds(now + lease);
     for (_, id, table, notice) in &mut due {
         notice.lock = lock::random();
-        connection.prepare_cached(table.hold)?.execute(params![*id, notice.lock, ends])?;
+        connection
+            .prepare_cached(table.hold)?
+            .execute(params![*id, notice.lock, ends])?;
     }
     Ok(due.into_iter().map(|(_, _, _, notice)| notice).collect())
 }
@@ -244,18 +266,31 @@ pub(super) fn settle_missed(
             .execute(params![url, interest, notice.lock])?,
         NoticeOutcome::Retry { attempts, due } => connection
             .prepare_cached(table.owe_again)?
-            .execute(params![url, interest, notice.lock, attempts, seconds_up(due)])?,
+            .execute(params![
+                url,
+                interest,
+                notice.lock,
+                attempts,
+                seconds_up(due)
+            ])?,
     };
     Ok(())
 }
 
 pub(super) fn next_missed(connection: &Connection) -> Result<Option<Now>, Failure> {
     let mut earliest = None;
-    for sql in [EXACTS.next_free, EXACTS.next_held, GLOBS.next_free, GLOBS.next_held] {
+    for sql in [
+        EXACTS.next_free,
+        EXACTS.next_held,
+        GLOBS.next_free,
+        GLOBS.next_held,
+    ] {
         let mut statement = connection.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
         let Some(row) = rows.next()? else { continue };
-        let Some(next) = moment(row.get_ref(0)?) else { continue };
+        let Some(next) = moment(row.get_ref(0)?) else {
+            continue;
+        };
         earliest = Some(earliest.map_or(next, |earliest: Now| earliest.min(next)));
     }
     Ok(earliest)
@@ -304,58 +339,100 @@ macro_rules! table {
             kind: $kind,
             name: $name,
             insert: concat!(
-                "INSERT INTO ", $name, " (url, ", $key, ", missed_url) VALUES (?1, ?2, ?3) ",
-                "ON CONFLICT (", $key, ", url) DO NOTHING"
+                "INSERT INTO ",
+                $name,
+                " (url, ",
+                $key,
+                ", missed_url) VALUES (?1, ?2, ?3) ",
+                "ON CONFLICT (",
+                $key,
+                ", url) DO NOTHING"
             ),
             delete: concat!("DELETE FROM ", $name, " WHERE url = ?1 AND ", $key, " = ?2"),
             of_url: concat!(
-                "SELECT id, ", $key, ", missed_url FROM ", $name, " WHERE url = ?1 ORDER BY ", $key
+                "SELECT id, ",
+                $key,
+                ", missed_url FROM ",
+                $name,
+                " WHERE url = ?1 ORDER BY ",
+                $key
             ),
             delete_id: concat!("DELETE FROM ", $name, " WHERE id = ?1"),
             move_id: concat!("UPDATE ", $name, " SET missed_url = ?2 WHERE id = ?1"),
             // Nobody can be told any more of what may have been missed.
             move_id_nowhere: concat!(
-                "UPDATE ", $name, " SET missed_url = NULL, missed_lock_id = NULL, ",
+                "UPDATE ",
+                $name,
+                " SET missed_url = NULL, missed_lock_id = NULL, ",
                 "missed_lock_expires_at = NULL, missed_attempts = NULL, ",
-                "missed_next_retry_at = NULL", $forget, " WHERE id = ?1"
+                "missed_next_retry_at = NULL",
+                $forget,
+                " WHERE id = ?1"
             ),
             owe: concat!(
-                "UPDATE ", $name, " SET missed_lock_id = NULL, missed_lock_expires_at = NULL, ",
-                "missed_attempts = 0, missed_next_retry_at = ?3", $announce,
-                " WHERE url = ?1 AND ", $key, " = ?2 AND missed_url IS NOT NULL AND missed_url <> ''"
+                "UPDATE ",
+                $name,
+                " SET missed_lock_id = NULL, missed_lock_expires_at = NULL, ",
+                "missed_attempts = 0, missed_next_retry_at = ?3",
+                $announce,
+                " WHERE url = ?1 AND ",
+                $key,
+                " = ?2 AND missed_url IS NOT NULL AND missed_url <> ''"
             ),
             due: concat!(
-                "SELECT id, missed_next_retry_at, missed_attempts, url, ", $key, ", missed_url, ",
-                $topic, " FROM ", $name, " WHERE missed_next_retry_at <= ?1 ",
+                "SELECT id, missed_next_retry_at, missed_attempts, url, ",
+                $key,
+                ", missed_url, ",
+                $topic,
+                " FROM ",
+                $name,
+                " WHERE missed_next_retry_at <= ?1 ",
                 "AND (missed_lock_expires_at IS NULL OR missed_lock_expires_at <= ?1) ",
                 "AND missed_url IS NOT NULL AND missed_url <> '' ",
                 "ORDER BY missed_next_retry_at LIMIT ?2"
             ),
             hold: concat!(
-                "UPDATE ", $name, " SET missed_lock_id = ?2, missed_lock_expires_at = ?3 WHERE id = ?1"
+                "UPDATE ",
+                $name,
+                " SET missed_lock_id = ?2, missed_lock_expires_at = ?3 WHERE id = ?1"
             ),
             owe_nothing: concat!(
-                "UPDATE ", $name, " SET missed_lock_id = NULL, missed_lock_expires_at = NULL, ",
-                "missed_attempts = NULL, missed_next_retry_at = NULL", $forget,
-                " WHERE url = ?1 AND ", $key, " = ?2 AND missed_lock_id = ?3"
+                "UPDATE ",
+                $name,
+                " SET missed_lock_id = NULL, missed_lock_expires_at = NULL, ",
+                "missed_attempts = NULL, missed_next_retry_at = NULL",
+                $forget,
+                " WHERE url = ?1 AND ",
+                $key,
+                " = ?2 AND missed_lock_id = ?3"
             ),
             owe_nothing_id: concat!(
-                "UPDATE ", $name, " SET missed_lock_id = NULL, missed_lock_expires_at = NULL, ",
-                "missed_attempts = NULL, missed_next_retry_at = NULL", $forget, " WHERE id = ?1"
+                "UPDATE ",
+                $name,
+                " SET missed_lock_id = NULL, missed_lock_expires_at = NULL, ",
+                "missed_attempts = NULL, missed_next_retry_at = NULL",
+                $forget,
+                " WHERE id = ?1"
             ),
             owe_again: concat!(
-                "UPDATE ", $name, " SET missed_lock_id = NULL, missed_lock_expires_at = NULL, ",
+                "UPDATE ",
+                $name,
+                " SET missed_lock_id = NULL, missed_lock_expires_at = NULL, ",
                 "missed_attempts = ?4, missed_next_retry_at = ?5 ",
-                "WHERE url = ?1 AND ", $key, " = ?2 AND missed_lock_id = ?3"
+                "WHERE url = ?1 AND ",
+                $key,
+                " = ?2 AND missed_lock_id = ?3"
             ),
             next_free: concat!(
-                "SELECT missed_next_retry_at FROM ", $name,
+                "SELECT missed_next_retry_at FROM ",
+                $name,
                 " WHERE missed_next_retry_at IS NOT NULL AND missed_lock_expires_at IS NULL ",
                 "AND missed_url IS NOT NULL AND missed_url <> '' ",
                 "ORDER BY missed_next_retry_at LIMIT 1"
             ),
             next_held: concat!(
-                "SELECT min(max(missed_next_retry_at, missed_lock_expires_at)) FROM ", $name,
+                "SELECT min(max(missed_next_retry_at, missed_lock_expires_at)) FROM ",
+                $name,
                 " WHERE missed_next_retry_at IS NOT NULL AND missed_lock_expires_at IS NOT NULL ",
                 "AND missed_url IS NOT NULL AND missed_url <> ''"
             ),
@@ -401,13 +478,17 @@ fn table_and_key(interest: &Interest) -> (&'static Table, ToSqlOutput<'_>) {
 
 /// An empty recovery url is none (`docs/protocol/subscriptions.md` §1).
 fn recovery_column(recovery: Option<&SubscriberUrl>) -> Option<&str> {
-    recovery.map(SubscriberUrl::as_str).filter(|url| !url.is_empty())
+    recovery
+        .map(SubscriberUrl::as_str)
+        .filter(|url| !url.is_empty())
 }
 
 /// A notice is due in whole seconds, rounded up, as the published broadcaster stores it.
 fn seconds_up(due: Now) -> i64 {
     let since = due.since_unix();
-    let seconds = since.as_secs().saturating_add(u64::from(since.subsec_nanos() > 0));
+    let seconds = since
+        .as_secs()
+        .saturating_add(u64::from(since.subsec_nanos() > 0));
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
@@ -440,8 +521,24 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         schema::migrate(&connection).unwrap();
         for (table, [key, of_url, due, held]) in [
-            (&EXACTS, ["exact_url", "exacts_of_url", "exacts_next_retry_at", "exacts_held"]),
-            (&GLOBS, ["glob_url", "globs_of_url", "globs_next_retry_at", "globs_held"]),
+            (
+                &EXACTS,
+                [
+                    "exact_url",
+                    "exacts_of_url",
+                    "exacts_next_retry_at",
+                    "exacts_held",
+                ],
+            ),
+            (
+                &GLOBS,
+                [
+                    "glob_url",
+                    "globs_of_url",
+                    "globs_next_retry_at",
+                    "globs_held",
+                ],
+            ),
         ] {
             for (sql, index) in [
                 (table.delete, key),
@@ -466,7 +563,9 @@ mod tests {
     }
 
     fn plan(connection: &Connection, sql: &str) -> String {
-        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let mut statement = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+            .unwrap();
         // Parameters that are not bound are NULL; the plan does not depend on them.
         let mut rows = statement.raw_query();
         let mut plan = String::new();

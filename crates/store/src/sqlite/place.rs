@@ -22,6 +22,7 @@ impl Place {
         let flags = OpenFlags::SQLITE_OPEN_CREATE | READ_WRITE;
         let connection = Connection::open_with_flags(&self.path, flags)
             .and_then(|connection| self.set_up(connection))
+            .and_then(|connection| enlarge_cache(&connection).map(|()| connection))
             .map_err(|error| Failure::from(error).doing("opening the database"))?;
         self.check_encoding(&connection)?;
         self.enter_wal_mode(&connection)?;
@@ -32,12 +33,14 @@ impl Place {
     /// A connection to a database that was prepared. It does not create one: if the file is gone,
     /// so are the subscriptions, and an empty one in its place would hide that.
     pub(super) fn connect_to_write(&self) -> Result<Connection, Failure> {
-        Ok(self.set_up(Connection::open_with_flags(&self.path, READ_WRITE)?)?)
+        let connection = self.set_up(Connection::open_with_flags(&self.path, READ_WRITE)?)?;
+        enlarge_cache(&connection)?;
+        Ok(connection)
     }
 
     /// The same, for questions only.
     pub(super) fn connect_to_read(&self) -> Result<Connection, Failure> {
-        let connection = self.connect_to_write()?;
+        let connection = self.set_up(Connection::open_with_flags(&self.path, READ_WRITE)?)?;
         connection.pragma_update(None, "query_only", true)?;
         Ok(connection)
     }
@@ -48,8 +51,6 @@ impl Place {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "fullfsync", true)?;
         connection.pragma_update(None, "checkpoint_fullfsync", true)?;
-        connection.pragma_update(None, "cache_size", -32_768)?;
-        connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
     }
@@ -61,7 +62,9 @@ impl Place {
             .map_err(|error| Failure::from(error).doing("reading the encoding"))?;
         match encoding.as_str() {
             "UTF-8" => Ok(()),
-            other => Err(StoreError::Corrupt(format!("text as {other}, wanted is UTF-8"))),
+            other => Err(StoreError::Corrupt(format!(
+                "text as {other}, wanted is UTF-8"
+            ))),
         }
     }
 
@@ -69,13 +72,17 @@ impl Place {
         let doing = "entering WAL mode";
         let started = Instant::now();
         loop {
-            let mode = connection
-                .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+            let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| {
+                row.get::<_, String>(0)
+            });
             match mode {
                 Ok(mode) if mode == "wal" => return Ok(()),
                 Ok(mode) => {
                     let why = format!("the database cannot leave journal mode {mode:?}");
-                    return Err(StoreError::Unavailable { doing, source: why.into() });
+                    return Err(StoreError::Unavailable {
+                        doing,
+                        source: why.into(),
+                    });
                 }
                 // SQLite does not wait here by itself, and two who open a new file collide.
                 Err(error) if failure::is_busy(&error) && started.elapsed() < self.busy_timeout => {
@@ -85,6 +92,12 @@ impl Place {
             }
         }
     }
+}
+
+/// Topics come in any order, so the pages that the index of them takes them to do, too.
+fn enlarge_cache(connection: &Connection) -> rusqlite::Result<()> {
+    const KIBIBYTES: i64 = 16_384;
+    connection.pragma_update(None, "cache_size", -KIBIBYTES)
 }
 
 const READ_WRITE: OpenFlags =
@@ -101,7 +114,10 @@ fn check_library(version: i32) -> Result<(), StoreError> {
     let why = format!(
         "SQLite {version} can corrupt databases in WAL mode, wanted is {LIBRARY_VERSION_MIN} or later"
     );
-    Err(StoreError::Unavailable { doing: "checking the SQLite library", source: why.into() })
+    Err(StoreError::Unavailable {
+        doing: "checking the SQLite library",
+        source: why.into(),
+    })
 }
 
 #[cfg(test)]

@@ -25,13 +25,17 @@ pub(super) enum Unreadable {
 }
 
 pub(super) fn text<'a>(value: ValueRef<'a>, what: &'static str) -> Result<&'a str, Unreadable> {
-    let ValueRef::Text(bytes) = value else { return Err(Unreadable::NotText(what)) };
+    let ValueRef::Text(bytes) = value else {
+        return Err(Unreadable::NotText(what));
+    };
     let bytes = not_too_long(bytes, what)?;
     std::str::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8(what))
 }
 
 pub(super) fn blob<'a>(value: ValueRef<'a>, what: &'static str) -> Result<&'a [u8], Unreadable> {
-    let ValueRef::Blob(bytes) = value else { return Err(Unreadable::NotBlob(what)) };
+    let ValueRef::Blob(bytes) = value else {
+        return Err(Unreadable::NotBlob(what));
+    };
     not_too_long(bytes, what)
 }
 
@@ -97,8 +101,10 @@ impl Interner {
             return Ok(url.clone());
         }
         let shared: Arc<str> = text.into();
-        let url = SubscriberUrl::new(shared.clone())
-            .map_err(|it| Unreadable::TooLong { what: "the url", bytes: it.bytes })?;
+        let url = SubscriberUrl::new(shared.clone()).map_err(|it| Unreadable::TooLong {
+            what: "the url",
+            bytes: it.bytes,
+        })?;
         self.urls.insert(shared, url.clone());
         Ok(url)
     }
@@ -108,8 +114,10 @@ impl Interner {
             return Ok(topic.clone());
         }
         let shared = Bytes::copy_from_slice(bytes);
-        let topic = Topic::new(shared.clone())
-            .map_err(|it| Unreadable::TooLong { what: "the topic", bytes: it.bytes })?;
+        let topic = Topic::new(shared.clone()).map_err(|it| Unreadable::TooLong {
+            what: "the topic",
+            bytes: it.bytes,
+        })?;
         self.topics.insert(shared, topic.clone());
         Ok(topic)
     }
@@ -118,8 +126,10 @@ impl Interner {
         if let Some(glob) = self.globs.get(text) {
             return Ok(glob.clone());
         }
-        let glob = GlobPattern::parse(text)
-            .map_err(|it| Unreadable::TooLong { what: "the glob", bytes: it.bytes })?;
+        let glob = GlobPattern::parse(text).map_err(|it| Unreadable::TooLong {
+            what: "the glob",
+            bytes: it.bytes,
+        })?;
         self.globs.insert(text.into(), glob.clone());
         Ok(glob)
     }

@@ -14,12 +14,19 @@ pub(super) fn migrate(connection: &Connection) -> Result<(), StoreError> {
         return Ok(());
     }
     let failed = |error: rusqlite::Error| Failure::from(error).doing("creating the tables");
-    connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+    connection
+        .execute_batch("BEGIN IMMEDIATE")
+        .map_err(failed)?;
     let found = version(connection)?;
-    for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(usize::MAX)) {
+    for migration in MIGRATIONS
+        .iter()
+        .skip(usize::try_from(found).unwrap_or(usize::MAX))
+    {
         connection.execute_batch(migration).map_err(failed)?;
     }
-    connection.execute("UPDATE httppubsub_schema SET version = ?1", [KNOWN]).map_err(failed)?;
+    connection
+        .execute("UPDATE httppubsub_schema SET version = ?1", [KNOWN])
+        .map_err(failed)?;
     connection.execute_batch("COMMIT").map_err(failed)
 }
 
@@ -28,19 +35,28 @@ pub(super) fn migrate(connection: &Connection) -> Result<(), StoreError> {
 fn version(connection: &Connection) -> Result<i64, StoreError> {
     let failed = |error: rusqlite::Error| Failure::from(error).doing("reading the schema version");
     let ours = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'httppubsub_schema'";
-    let is_there = connection.query_row(ours, [], |_| Ok(())).optional().map_err(failed)?.is_some();
+    let is_there = connection
+        .query_row(ours, [], |_| Ok(()))
+        .optional()
+        .map_err(failed)?
+        .is_some();
     if !is_there {
         return Ok(0);
     }
     let found: Result<i64, _> =
-        connection.query_row("SELECT max(version) FROM httppubsub_schema", [], |row| row.get(0));
+        connection.query_row("SELECT max(version) FROM httppubsub_schema", [], |row| {
+            row.get(0)
+        });
     match found {
-        Ok(found) if found > KNOWN => Err(StoreError::NewerSchema { found, known: KNOWN }),
+        Ok(found) if found > KNOWN => Err(StoreError::NewerSchema {
+            found,
+            known: KNOWN,
+        }),
         Ok(found) if found < 1 => Err(StoreError::Corrupt(format!("schema version {found}"))),
         Ok(found) => Ok(found),
-        Err(rusqlite::Error::InvalidColumnType(..)) => {
-            Err(StoreError::Corrupt("a schema version that is not a number".to_owned()))
-        }
+        Err(rusqlite::Error::InvalidColumnType(..)) => Err(StoreError::Corrupt(
+            "a schema version that is not a number".to_owned(),
+        )),
         Err(error) => Err(failed(error)),
     }
 }

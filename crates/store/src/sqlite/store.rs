@@ -34,7 +34,10 @@ pub struct SqliteOptions {
 
 impl Default for SqliteOptions {
     fn default() -> Self {
-        Self { busy_timeout: Duration::from_secs(5), changes_kept: 20_000 }
+        Self {
+            busy_timeout: Duration::from_secs(5),
+            changes_kept: 20_000,
+        }
     }
 }
 
@@ -57,9 +60,14 @@ impl SqliteOptions {
 
     /// Opens the database at `path`, or creates it.
     pub async fn open(self, path: impl AsRef<Path>) -> Result<SqliteStore, StoreError> {
-        let place = Place { path: path.as_ref().to_owned(), busy_timeout: self.busy_timeout };
+        let place = Place {
+            path: path.as_ref().to_owned(),
+            busy_timeout: self.busy_timeout,
+        };
         let opened = tokio::task::spawn_blocking(move || open(place, i64::from(self.changes_kept)));
-        opened.await.unwrap_or_else(|failed| Err(unavailable("opening the database", failed)))
+        opened
+            .await
+            .unwrap_or_else(|failed| Err(unavailable("opening the database", failed)))
     }
 }
 
@@ -100,18 +108,26 @@ impl SqliteStore {
     }
 
     fn doors(&self) -> &Doors {
-        self.doors.as_ref().expect("a store has its doors until it is dropped")
+        self.doors
+            .as_ref()
+            .expect("a store has its doors until it is dropped")
     }
 
     async fn catch_up(&self) -> Result<(), Failure> {
         let give_up = tokio::time::Instant::from_std(Instant::now() + self.patience);
         let asked = self.ask(Ask::CatchUp);
-        timeout_at(give_up, asked).await.unwrap_or(Err(Failure::Waited(self.patience)))
+        timeout_at(give_up, asked)
+            .await
+            .unwrap_or(Err(Failure::Waited(self.patience)))
     }
 
     async fn ask(&self, ask: impl FnOnce(Reply) -> Ask) -> Result<(), Failure> {
         let (reply, answer) = oneshot::channel();
-        self.doors().feeder.send(ask(reply)).await.map_err(|_| Failure::Stopped)?;
+        self.doors()
+            .feeder
+            .send(ask(reply))
+            .await
+            .map_err(|_| Failure::Stopped)?;
         answer.await.unwrap_or(Err(Failure::Stopped))
     }
 }
@@ -127,38 +143,59 @@ fn open(place: Place, changes_kept: i64) -> Result<SqliteStore, StoreError> {
         path: place.path.clone(),
         patience: place.busy_timeout + GRACE,
         feed: feed.clone(),
-        doors: Some(Doors { writer, reader, feeder }),
+        doors: Some(Doors {
+            writer,
+            reader,
+            feeder,
+        }),
         threads: Mutex::default(),
     };
     // The feeder can nudge the writer, so it ends first. The writer's connection is the last to be
     // closed: that removes the write-ahead log.
     store.spawn("store-feeder", {
         let (place, feed) = (place.clone(), feed.clone());
-        let it = Feeder { place, feed, asks, connected: None, trimmer, changes_kept };
+        let it = Feeder {
+            place,
+            feed,
+            asks,
+            connected: None,
+            trimmer,
+            changes_kept,
+        };
         || it.run()
     })?;
     store.spawn("store-reader", {
         let (place, feed) = (place.clone(), feed.clone());
-        let it = Reader { place, feed, jobs: reader_jobs, connection: None };
+        let it = Reader {
+            place,
+            feed,
+            jobs: reader_jobs,
+            connection: None,
+        };
         || it.run()
     })?;
     store.spawn("store-writer", {
         let connection = Some(connection);
-        let it = Writer { place, feed, jobs: writer_jobs, connection, changes_kept };
+        let it = Writer {
+            place,
+            feed,
+            jobs: writer_jobs,
+            connection,
+            changes_kept,
+        };
         || it.run()
     })?;
     Ok(store)
 }
 
 impl SqliteStore {
-    fn spawn(
-        &mut self,
-        name: &str,
-        run: impl FnOnce() + Send + 'static,
-    ) -> Result<(), StoreError> {
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
         let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
         let thread = thread.map_err(|error| unavailable("starting a thread", error))?;
-        self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.threads
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(thread);
         Ok(())
     }
 }
@@ -169,7 +206,10 @@ impl Drop for SqliteStore {
         // No call is waiting: each holds the store. What was queued by calls that were given up is
         // not done.
         self.doors = None;
-        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let threads = self
+            .threads
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         // Whose observer was the last to hold the store drops it on one of them, and others may be
         // waiting for that one.
         let own = thread::current().id();
@@ -186,7 +226,9 @@ impl Drop for SqliteStore {
 
 impl std::fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SqliteStore").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("SqliteStore")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -204,7 +246,10 @@ impl Store for SqliteStore {
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Subscribed, StoreError> {
         let work = move |connection: &_| operations::subscribe(connection, &subscription);
-        self.doors().writer.call("adding a subscription", work).await
+        self.doors()
+            .writer
+            .call("adding a subscription", work)
+            .await
     }
 
     async fn unsubscribe(
@@ -213,12 +258,18 @@ impl Store for SqliteStore {
         interest: Interest,
     ) -> Result<Unsubscribed, StoreError> {
         let work = move |connection: &_| operations::unsubscribe(connection, &url, &interest);
-        self.doors().writer.call("removing a subscription", work).await
+        self.doors()
+            .writer
+            .call("removing a subscription", work)
+            .await
     }
 
     async fn set(&self, url: SubscriberUrl, set: SubscriptionSet) -> Result<Changed, StoreError> {
         let work = move |connection: &_| operations::set(connection, &url, &set);
-        self.doors().writer.call("setting subscriptions", work).await
+        self.doors()
+            .writer
+            .call("setting subscriptions", work)
+            .await
     }
 
     async fn etag(&self, url: SubscriberUrl) -> Result<StrongEtag, StoreError> {
@@ -229,7 +280,10 @@ impl Store for SqliteStore {
 
     async fn record_missed(&self, missed: Missed) -> Result<(), StoreError> {
         let work = move |connection: &_| operations::record_missed(connection, &missed);
-        self.doors().writer.call("recording a missed message", work).await
+        self.doors()
+            .writer
+            .call("recording a missed message", work)
+            .await
     }
 
     async fn claim_missed(
@@ -254,7 +308,10 @@ impl Store for SqliteStore {
 
     async fn next_missed(&self) -> Result<Option<Now>, StoreError> {
         let work = |connection: &_| operations::next_missed(connection);
-        self.doors().reader.call("looking for the next notice", work).await
+        self.doors()
+            .reader
+            .call("looking for the next notice", work)
+            .await
     }
 }
 
@@ -262,5 +319,8 @@ fn unavailable(
     doing: &'static str,
     error: impl std::error::Error + Send + Sync + 'static,
 ) -> StoreError {
-    StoreError::Unavailable { doing, source: Box::new(error) }
+    StoreError::Unavailable {
+        doing,
+        source: Box::new(error),
+    }
 }

@@ -85,8 +85,14 @@ impl Writer {
         }
         batch.retain(|job| job.take());
         operations::trim_changes(connection, self.changes_kept)?;
-        for job in batch {
-            run_in_savepoint(connection, &mut **job)?;
+        match &mut batch[..] {
+            // What it did is all there is to undo. A savepoint would make it remember every page.
+            [job] => job.run(connection)?,
+            jobs => {
+                for job in jobs {
+                    run_in_savepoint(connection, &mut **job)?;
+                }
+            }
         }
         connection.prepare_cached("COMMIT")?.execute([])?;
         Ok(())
@@ -139,7 +145,7 @@ fn fill(batch: &mut Vec<Box<dyn Job>>, jobs: &mut mpsc::Receiver<Box<dyn Job>>) 
 fn run_in_savepoint(connection: &Connection, job: &mut dyn Job) -> Result<(), Failure> {
     connection.prepare_cached("SAVEPOINT job")?.execute([])?;
     if let Err(failure) = job.run(connection) {
-        if failure.spoils_transaction() || connection.is_autocommit() {
+        if !failure.spares_transaction() || connection.is_autocommit() {
             return Err(failure);
         }
         connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
