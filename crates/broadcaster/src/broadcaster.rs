@@ -79,6 +79,7 @@ impl Broadcaster {
             to_subscriber: authorizations.to_subscriber,
             clock: config.clock.clone(),
             tasks: TaskTracker::new(),
+            withdrawn: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             missed_recorded: tokio::sync::Notify::new(),
             swept_at: AtomicU64::new(now.unix_seconds()),
@@ -107,8 +108,15 @@ impl Broadcaster {
         }
     }
 
+    /// Says at `/readyz` that no further requests are wished for, and goes on to serve them: for
+    /// load balancers that need time to notice.
+    pub fn withdraw(&self) {
+        self.core.withdrawn.cancel();
+    }
+
     /// Begins to stop: no longer ready, no further connections.
     pub fn shut_down(&self) {
+        self.core.withdrawn.cancel();
         self.core.shutdown.cancel();
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     /// Everything that runs on behalf of this broadcaster.
     pub(crate) tasks: TaskTracker,
+    /// Cancelled when no further requests are wished for, though they are still served.
+    pub(crate) withdrawn: CancellationToken,
     /// Cancelled when the broadcaster is to stop.
     pub(crate) shutdown: CancellationToken,
     /// Woken when a notice was recorded that may be due before those known so far.

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use httppubsub_net::Payload;
 use httppubsub_proto::topic::Topic;
+use httppubsub_proto::url::Origin;
 use httppubsub_store::{StoreError, Unsubscribed};
+use rustc_hash::FxHashMap;
 
 use crate::core::Core;
 use crate::index::Row;
@@ -54,7 +56,9 @@ pub(crate) async fn notify(
         return Ok(Reached::default());
     }
     let message = Arc::new(Message::new(topic, payload));
-    let all = core.tasks.spawn(deliver_to_all(core.clone(), rows, message));
+    let all = core
+        .tasks
+        .spawn(deliver_to_all(core.clone(), rows, message));
     match all.await {
         Ok(reached) => Ok(reached?),
         Err(error) => {
@@ -72,14 +76,12 @@ async fn deliver_to_all(
     rows: Vec<Arc<Row>>,
     message: Arc<Message>,
 ) -> Result<Reached, StoreError> {
-    let at_once = core.config.post.in_flight_max;
     let mut reached = Reached::default();
     let mut failed = None;
-    let outcomes = rows.into_iter().map(|row| {
-        let (core, message) = (core.clone(), message.clone());
-        async move { deliver_to_one(&core, &row, &message).await }
-    });
-    let mut outcomes = futures_util::stream::iter(outcomes).buffer_unordered(at_once);
+    let peers_at_once = core.config.post.in_flight_max;
+    let mut outcomes = futures_util::stream::iter(by_peer(rows))
+        .map(|rows| deliver_to_peer(&core, rows, &message))
+        .flatten_unordered(peers_at_once);
     while let Some(outcome) = outcomes.next().await {
         match outcome {
             Ok(Outcome::Confirmed(subscribers)) => {
@@ -103,6 +105,33 @@ async fn deliver_to_all(
     failed.map_or(Ok(reached), Err)
 }
 
+/// The rows of each peer together: those that wait for a turn at one peer must not take the place
+/// of those that need not.
+fn by_peer(rows: Vec<Arc<Row>>) -> impl Iterator<Item = Vec<Arc<Row>>> {
+    let mut peers: FxHashMap<Option<Origin>, Vec<Arc<Row>>> = FxHashMap::default();
+    for row in rows {
+        let target = row.subscriber.target.as_ref().ok();
+        let peer = target.map(|target| target.origin().clone());
+        peers.entry(peer).or_default().push(row);
+    }
+    peers.into_values()
+}
+
+/// What becomes of the rows of one peer, as many at once as it may have.
+fn deliver_to_peer(
+    core: &Arc<Core>,
+    rows: Vec<Arc<Row>>,
+    message: &Arc<Message>,
+) -> impl Stream<Item = Result<Outcome, StoreError>> + use<> {
+    let at_once = core.config.post.in_flight_per_peer_max;
+    let (core, message) = (core.clone(), message.clone());
+    let outcomes = rows.into_iter().map(move |row| {
+        let (core, message) = (core.clone(), message.clone());
+        async move { deliver_to_one(&core, &row, &message).await }
+    });
+    futures_util::stream::iter(outcomes).buffer_unordered(at_once)
+}
+
 /// What became of one row.
 enum Outcome {
     Confirmed(u32),
@@ -111,11 +140,7 @@ enum Outcome {
     Dropped,
 }
 
-async fn deliver_to_one(
-    core: &Core,
-    row: &Row,
-    message: &Message,
-) -> Result<Outcome, StoreError> {
+async fn deliver_to_one(core: &Core, row: &Row, message: &Message) -> Result<Outcome, StoreError> {
     match webhook::deliver(core, row, message).await {
         Verdict::Confirmed(subscribers) => Ok(Outcome::Confirmed(subscribers)),
         Verdict::Unsubscribe => {

@@ -312,7 +312,11 @@ async fn join(stage: &Stage) {
     ] {
         stage.broadcaster.core.hub.join(interest.clone());
         let recovery = Some(url("missed_for_websockets"));
-        let row = Subscription { url: url("receive_for_websockets"), interest, recovery };
+        let row = Subscription {
+            url: url("receive_for_websockets"),
+            interest,
+            recovery,
+        };
         stage.store.subscribe(row).await.unwrap();
     }
 }

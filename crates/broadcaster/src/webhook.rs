@@ -54,13 +54,21 @@ pub(crate) struct Message {
 impl Message {
     pub(crate) fn new(topic: Topic, payload: Payload) -> Self {
         let repr_digest = repr_digest(payload.sha512());
-        Self { topic, payload, repr_digest }
+        Self {
+            topic,
+            payload,
+            repr_digest,
+        }
     }
 }
 
 /// Delivers a message to the subscriber of `row`, once.
 pub(crate) async fn deliver(core: &Core, row: &Row, message: &Message) -> Verdict {
-    let Message { topic, payload, repr_digest } = message;
+    let Message {
+        topic,
+        payload,
+        repr_digest,
+    } = message;
     let url = &row.subscriber.url;
     if url.as_str() == core.config.receiver_url {
         return if core.hub.wants(topic) {

@@ -17,7 +17,12 @@ pub(crate) struct Completions {
 impl Completions {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let mut command = crate::Arguments::command();
-        clap_complete::generate(self.shell, &mut command, "httppubsub", &mut std::io::stdout());
+        clap_complete::generate(
+            self.shell,
+            &mut command,
+            "httppubsub",
+            &mut std::io::stdout(),
+        );
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -46,7 +46,10 @@ impl Demo {
         ];
         let mut subscription = subscriber.subscribe(interests).await?;
         line("\nA subscriber, a program with an HTTP listener of its own:")?;
-        line(&format!("  reached at {}", subscriber.receive_url().unwrap_or_default()))?;
+        line(&format!(
+            "  reached at {}",
+            subscriber.receive_url().unwrap_or_default()
+        ))?;
         line("  wants the topic builds/ready and everything that matches cache/*")?;
 
         line("\nA publisher, which listens to nothing:")?;
@@ -57,7 +60,10 @@ impl Demo {
             ("weather", "nobody asked"),
         ] {
             let notified = publisher.notify(topic, text).await?;
-            line(&format!("  notify {topic:<14} {text:?}: {}", confirmed(notified.subscribers)))?;
+            line(&format!(
+                "  notify {topic:<14} {text:?}: {}",
+                confirmed(notified.subscribers)
+            ))?;
             if notified.subscribers > 0 {
                 let message = next(&mut subscription).await?;
                 let text = String::from_utf8_lossy(&message.bytes().await?).into_owned();
@@ -65,13 +71,20 @@ impl Demo {
             }
         }
         let file = folder.path().join("logo.raw");
-        std::fs::write(&file, httppubsub_net::random_bytes::<65_536>().repeat(FILE_BYTES / 65_536))?;
+        std::fs::write(
+            &file,
+            httppubsub_net::random_bytes::<65_536>().repeat(FILE_BYTES / 65_536),
+        )?;
         let began = Instant::now();
-        let notified = publisher.notify("cache/logo", NotifyBody::path(&file)).await?;
+        let notified = publisher
+            .notify("cache/logo", NotifyBody::path(&file))
+            .await?;
         let took = began.elapsed().as_millis();
         let mib = FILE_BYTES / 1024 / 1024;
         let confirmations = confirmed(notified.subscribers);
-        line(&format!("  notify cache/logo     a file of {mib} MiB: {confirmations}"))?;
+        line(&format!(
+            "  notify cache/logo     a file of {mib} MiB: {confirmations}"
+        ))?;
         let message = next(&mut subscription).await?;
         line(&format!(
             "    received on {}: {} bytes in {took} ms, streamed through temporary files\n    sha512 {:.16}…, as it was sent",
@@ -83,14 +96,22 @@ impl Demo {
         subscription.close().await?;
         line("\nThe subscriber unsubscribes:")?;
         let notified = publisher.notify("cache/user/7", "drop it again").await?;
-        line(&format!("  notify cache/user/7: {}", confirmed(notified.subscribers)))?;
+        line(&format!(
+            "  notify cache/user/7: {}",
+            confirmed(notified.subscribers)
+        ))?;
 
         subscriber.close().await?;
         publisher.close().await?;
         broadcaster.shut_down();
         serving.await?;
-        anyhow::ensure!(broadcaster.finish(PATIENCE).await, "the broadcaster did not stop");
-        line("\nThat was all. Next: httppubsub serve, httppubsub listen --help, httppubsub notify --help")?;
+        anyhow::ensure!(
+            broadcaster.finish(PATIENCE).await,
+            "the broadcaster did not stop"
+        );
+        line(
+            "\nThat was all. Next: httppubsub serve, httppubsub listen --help, httppubsub notify --help",
+        )?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -102,12 +123,17 @@ async fn serve(
     let secrets = secrets::read(Some(secrets_file))?;
     let store = Arc::new(SqliteStore::open(&folder.join("subscriptions.db")).await?);
     let config = Config {
-        spool: SpoolConfig { folder: folder.to_owned(), ..SpoolConfig::default() },
+        spool: SpoolConfig {
+            folder: folder.to_owned(),
+            ..SpoolConfig::default()
+        },
         replay_folder: Some(folder.to_owned()),
         ..Config::default()
     };
     let broadcaster = Broadcaster::start(config, store, Authorizations::from(&secrets)).await?;
-    let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on 127.0.0.1")?;
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .context("cannot listen on 127.0.0.1")?;
     let address = listener.local_addr()?;
     let serving = broadcaster.clone();
     let serving =
@@ -117,7 +143,9 @@ async fn serve(
 
 async fn next(subscription: &mut Subscription) -> anyhow::Result<Message> {
     let message = tokio::time::timeout(PATIENCE, subscription.next()).await;
-    message.context("the message did not arrive")?.context("the subscription ended")
+    message
+        .context("the message did not arrive")?
+        .context("the subscription ended")
 }
 
 fn confirmed(subscribers: u32) -> String {

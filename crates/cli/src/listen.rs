@@ -34,7 +34,12 @@ pub(crate) struct Listen {
     connection: Connection,
 
     /// Where to listen for the broadcaster; port 0 picks a free one.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0", env = "HTTPPUBSUB_BIND")]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:0",
+        env = "HTTPPUBSUB_BIND"
+    )]
     bind: SocketAddr,
 
     /// How the broadcaster reaches this program. [default: http:// and the bound address]
@@ -59,7 +64,9 @@ pub(crate) struct Listen {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
@@ -73,7 +80,10 @@ enum Ended {
 impl Listen {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let interests = self.interests.clone().into_vec();
-        anyhow::ensure!(!interests.is_empty(), "nothing to listen for: give --exact or --glob");
+        anyhow::ensure!(
+            !interests.is_empty(),
+            "nothing to listen for: give --exact or --glob"
+        );
         if let Some(folder) = &self.save {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -132,7 +142,9 @@ impl Listen {
                 _ = terminate.recv() => return Ok(Ended::Stopped),
                 _ = interrupt.recv() => return Ok(Ended::Stopped),
             };
-            let Some(message) = message else { return Ok(Ended::Stopped) };
+            let Some(message) = message else {
+                return Ok(Ended::Stopped);
+            };
             received += 1;
             self.tell(&message, received).await?;
         }
@@ -158,7 +170,9 @@ impl Listen {
             bytes if bytes <= SHOWN_BYTES_MAX => Some(message.bytes().await?),
             _ => None,
         };
-        let text = shown.as_ref().and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let text = shown
+            .as_ref()
+            .and_then(|bytes| std::str::from_utf8(bytes).ok());
         if self.json {
             let [topic, topic_base64] = to_json(&message.topic);
             let base64 = shown.as_ref().map(|bytes| BASE64_STANDARD.encode(bytes));
@@ -176,13 +190,18 @@ impl Listen {
         }
         let topic = match message.topic.as_str() {
             Some(text) if !text.chars().any(char::is_control) => text.to_owned(),
-            _ => message.topic.to_string(),
+            Some(text) => text.escape_debug().to_string(),
+            None => message.topic.as_bytes().escape_ascii().to_string(),
         };
         let body = match (file, text) {
             (Some(file), _) => format!("saved as {}", file.display()),
             (None, Some(text)) => text.trim_end_matches('\n').to_owned(),
             (None, None) => {
-                format!("({} bytes, sha512 {})", message.payload.len(), message.sha512())
+                format!(
+                    "({} bytes, sha512 {})",
+                    message.payload.len(),
+                    message.sha512()
+                )
             }
         };
         Ok(output::line(&format!("{topic}\t{body}"))?)
@@ -196,7 +215,13 @@ const SHOWN_BYTES_MAX: u64 = 64 * 1024;
 /// overwritten.
 async fn save(folder: &Path, message: &Message, number: u64) -> anyhow::Result<PathBuf> {
     let topic = String::from_utf8_lossy(message.topic.as_bytes());
-    let harmless = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let harmless = |c: char| {
+        if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
     let topic: String = topic.chars().map(harmless).take(100).collect();
     let path = folder.join(format!("{number:06}-{topic}"));
     let write = async {
@@ -204,6 +229,8 @@ async fn save(folder: &Path, message: &Message, number: u64) -> anyhow::Result<P
         tokio::io::copy(&mut message.reader(), &mut file).await?;
         file.flush().await
     };
-    write.await.with_context(|| format!("cannot save a message as {}", path.display()))?;
+    write
+        .await
+        .with_context(|| format!("cannot save a message as {}", path.display()))?;
     Ok(path)
 }

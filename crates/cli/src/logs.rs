@@ -23,7 +23,12 @@ pub(crate) struct Logs {
 
     /// Which log lines are written: error, warn, info, debug, trace, or directives such as
     /// `info,httppubsub_broadcaster=debug`.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "HTTPPUBSUB_LOG")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "info",
+        env = "HTTPPUBSUB_LOG"
+    )]
     log: String,
 }
 

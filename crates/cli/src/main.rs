@@ -23,8 +23,10 @@ use clap::{Parser, Subcommand};
 /// HTTP POST. Try it all in one go with `httppubsub demo`.
 #[derive(Debug, Parser)]
 #[command(name = "httppubsub", version, propagate_version = true)]
-#[command(after_help = "Exit status: 0 done, 1 failed or refused, 2 wrong usage, \
-    3 perhaps done (the broadcaster's answer was lost), 4 time ran out.")]
+#[command(
+    after_help = "Exit status: 0 done, 1 failed or refused, 2 wrong usage, \
+    3 perhaps done (the broadcaster's answer was lost), 4 time ran out."
+)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,

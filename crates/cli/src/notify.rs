@@ -58,7 +58,9 @@ enum Source {
 impl Notify {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let (topic, source) = self.understand().unwrap_or_else(|problem| {
-            crate::Arguments::command().error(ErrorKind::ValueValidation, problem).exit()
+            crate::Arguments::command()
+                .error(ErrorKind::ValueValidation, problem)
+                .exit()
         });
         let config = self.connection.builder()?.bind(Bind::Nothing).build()?;
         let client = Client::start(config).await?;
@@ -75,7 +77,9 @@ impl Notify {
             bar.set_length(all);
             bar.set_position(sent);
         };
-        let notified = client.notify_with_progress(topic.as_bytes(), body, progress).await;
+        let notified = client
+            .notify_with_progress(topic.as_bytes(), body, progress)
+            .await;
         bar.finish_and_clear();
         match notified {
             Ok(notified) => {
@@ -85,7 +89,11 @@ impl Notify {
             Err(error) => {
                 let ambiguous = error.is_ambiguous();
                 eprintln!("httppubsub: {:#}", anyhow::Error::from(error));
-                Ok(if ambiguous { ExitCode::from(crate::AMBIGUOUS) } else { ExitCode::FAILURE })
+                Ok(if ambiguous {
+                    ExitCode::from(crate::AMBIGUOUS)
+                } else {
+                    ExitCode::FAILURE
+                })
             }
         }
     }
@@ -103,7 +111,9 @@ impl Notify {
             (None, _) => false,
             (Some("-"), None) => true,
             (Some(word), _) => {
-                return Err(format!("{word:?} makes no sense here: give the message by --data"));
+                return Err(format!(
+                    "{word:?} makes no sense here: give the message by --data"
+                ));
             }
         };
         match (stdin, &self.data, &self.file) {
@@ -135,8 +145,7 @@ impl Notify {
 }
 
 fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template(
-        "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
-    );
+    let style =
+        ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left");
     ProgressBar::new(0).with_style(style.expect("the template is well-formed"))
 }

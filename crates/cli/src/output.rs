@@ -11,6 +11,8 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
 
 /// Writes a JSON object as a line to stdout at once.
 pub(crate) fn json<const N: usize>(fields: [(&str, serde_json::Value); N]) -> io::Result<()> {
-    let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value));
+    let fields = fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value));
     line(&serde_json::Value::Object(fields.collect()).to_string())
 }

@@ -14,7 +14,9 @@ pub(crate) const SUBSCRIBER_FILE: &str = "subscriber-secrets.json";
 
 /// The secrets in a file; without one, none.
 pub(crate) fn read(file: Option<&Path>) -> anyhow::Result<Secrets> {
-    let Some(file) = file else { return Ok(Secrets::NONE) };
+    let Some(file) = file else {
+        return Ok(Secrets::NONE);
+    };
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("cannot read the secrets file {}", file.display()))?;
     Secrets::parse(&text).with_context(|| file.display().to_string())

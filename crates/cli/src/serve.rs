@@ -26,11 +26,21 @@ use crate::secrets;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Serve {
     /// Where to listen; port 0 picks a free one.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:3003", env = "HTTPPUBSUB_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:3003",
+        env = "HTTPPUBSUB_LISTEN"
+    )]
     listen: SocketAddr,
 
     /// Folder for all that is kept: subscriptions, secrets, which authorizations were used.
-    #[arg(long, value_name = "DIR", default_value = "./httppubsub-data", env = "HTTPPUBSUB_DATA")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "./httppubsub-data",
+        env = "HTTPPUBSUB_DATA"
+    )]
     data: PathBuf,
 
     /// Where subscriptions are kept: `sqlite:PATH`, or `memory` to forget them at the end.
@@ -74,6 +84,11 @@ pub(crate) struct Serve {
     /// Longest wait for what is under way when it is told to stop, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     grace: u64,
+
+    /// How long it goes on to serve after it was told to stop, while `GET /readyz` says already
+    /// that it should be sent nothing, in seconds: the time that a load balancer needs to notice.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    drain_delay: u64,
 
     #[command(flatten)]
     logs: Logs,
@@ -122,7 +137,8 @@ impl Serve {
         let config = self.config(address);
         let authorizations = Authorizations::from(&secrets);
         let broadcaster = Broadcaster::start(config, store, authorizations).await?;
-        tokio::spawn(stop_on_signal(broadcaster.clone())?);
+        let drain_delay = Duration::from_secs(self.drain_delay);
+        tokio::spawn(stop_on_signal(broadcaster.clone(), drain_delay)?);
         let mut stdout = std::io::stdout();
         writeln!(stdout, "listening on http://{address}").context("cannot write to stdout")?;
         stdout.flush()?;
@@ -136,7 +152,9 @@ impl Serve {
         if broadcaster.finish(grace).await {
             tracing::info!("stopped");
         } else {
-            tracing::warn!("stopped while deliveries were under way; their publishers got no answer");
+            tracing::warn!(
+                "stopped while deliveries were under way; their publishers got no answer"
+            );
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -190,22 +208,37 @@ fn own_secrets(data: &Path) -> anyhow::Result<Secrets> {
 }
 
 /// Waits for SIGTERM or SIGINT and then begins to stop; a second one ends the process at once.
-fn stop_on_signal(broadcaster: Broadcaster) -> anyhow::Result<impl Future<Output = ()>> {
+fn stop_on_signal(
+    broadcaster: Broadcaster,
+    drain_delay: Duration,
+) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        for first in [true, false] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if first {
-                tracing::info!("stopping: taking nothing new, finishing what is under way");
-                broadcaster.shut_down();
-            } else {
-                tracing::warn!("stopped at once by a second signal");
-                std::process::exit(1);
-            }
+    let mut signalled = async move || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
+    };
+    Ok(async move {
+        signalled().await;
+        broadcaster.withdraw();
+        if !drain_delay.is_zero() {
+            let seconds = drain_delay.as_secs();
+            tracing::info!(seconds, "no longer ready; serving on for a while");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(drain_delay) => {}
+            () = signalled() => stop_at_once(),
+        }
+        tracing::info!("stopping: taking nothing new, finishing what is under way");
+        broadcaster.shut_down();
+        signalled().await;
+        stop_at_once();
     })
+}
+
+fn stop_at_once() {
+    tracing::warn!("stopped at once by a second signal");
+    std::process::exit(1);
 }

@@ -75,7 +75,13 @@ impl Setup {
             .to_subscribers_auth
             .scheme(self.to_subscribers_secret.as_deref())
             .context("--to-subscribers-secret")?;
-        let files = secrets::write(&self.dir, &Secrets { to_broadcaster, to_subscriber })?;
+        let files = secrets::write(
+            &self.dir,
+            &Secrets {
+                to_broadcaster,
+                to_subscriber,
+            },
+        )?;
         for file in files {
             output::line(&file.display().to_string())?;
         }

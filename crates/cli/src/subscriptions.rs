@@ -86,7 +86,9 @@ impl What {
         let recovery = self.recovery.as_deref().filter(|url| !url.is_empty());
         let recovery = recovery.map(SubscriberUrl::new).transpose()?;
         let interests = self.interests.clone().into_vec().into_iter();
-        let set = interests.map(|interest| (interest, recovery.clone())).collect();
+        let set = interests
+            .map(|interest| (interest, recovery.clone()))
+            .collect();
         let config = self.connection.builder()?.bind(Bind::Nothing).build()?;
         Ok((SubscriptionsOf::new(&config, url, recovery), set))
     }
@@ -107,10 +109,18 @@ impl What {
                 ("matches", matches.into()),
             ])?;
         } else {
-            let verdict = if matches { "exactly these" } else { "other subscriptions" };
+            let verdict = if matches {
+                "exactly these"
+            } else {
+                "other subscriptions"
+            };
             output::line(&format!("{}: {verdict} (etag {etag})", self.url))?;
         }
-        Ok(if matches { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if matches {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 
     fn tell(&self, what: &'static str, count: usize) -> anyhow::Result<ExitCode> {

@@ -54,15 +54,27 @@ pub(crate) struct Interests {
 impl Interests {
     /// All that was given, topics first.
     pub(crate) fn into_vec(self) -> Vec<Interest> {
-        let exacts = self.exact.into_iter().chain(self.exact_hex).map(Interest::Exact);
-        exacts.chain(self.glob.into_iter().map(Interest::Glob)).collect()
+        let exacts = self
+            .exact
+            .into_iter()
+            .chain(self.exact_hex)
+            .map(Interest::Exact);
+        exacts
+            .chain(self.glob.into_iter().map(Interest::Glob))
+            .collect()
     }
 }
 
 /// A topic in JSON: as text where it is UTF-8, and always as base64.
 pub(crate) fn to_json(topic: &Topic) -> [(&'static str, serde_json::Value); 2] {
     let text = topic.as_str().map_or(serde_json::Value::Null, Into::into);
-    [("topic", text), ("topic_base64", BASE64_STANDARD.encode(topic.as_bytes()).into())]
+    [
+        ("topic", text),
+        (
+            "topic_base64",
+            BASE64_STANDARD.encode(topic.as_bytes()).into(),
+        ),
+    ]
 }
 
 #[cfg(test)]

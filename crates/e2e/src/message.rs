@@ -1,6 +1,6 @@
 //! The framing of HTTP/1.1, read by hand: what arrives is reported as it is.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 
 /// The lines before a body.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ pub struct Response {
 
 impl Response {
     /// The next answer; `None` if the peer has closed the connection instead.
-    pub(crate) fn read(reader: &mut (impl BufRead + Read)) -> io::Result<Option<Self>> {
+    pub(crate) fn read(reader: &mut impl BufRead) -> io::Result<Option<Self>> {
         let Some(head) = Head::read(reader)? else {
             return Ok(None);
         };

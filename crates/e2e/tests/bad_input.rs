@@ -1,6 +1,8 @@
 //! Whatever arrives at a broadcaster, it answers with the 4xx that the protocol names, serves on,
 //! and keeps what it had.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeSet;
 use std::thread;
 
@@ -853,10 +855,9 @@ fn broken_framing_is_refused_or_closed_and_harms_nobody() {
         let mut connection = server.door.connect();
         connection.send(bytes).unwrap();
         connection.finish().unwrap();
-        match connection.answer() {
-            Ok(Some(response)) => assert_eq!(response.status / 100, 4, "{what}: {response:?}"),
-            // Closed without a word, since no request was made.
-            Ok(None) | Err(_) => {}
+        // Or it is closed without a word, since no request was made.
+        if let Ok(Some(response)) = connection.answer() {
+            assert_eq!(response.status / 100, 4, "{what}: {response:?}");
         }
         lives(&server);
     }

@@ -1,6 +1,8 @@
 //! What becomes of deliveries when subscribers fail, lie, hang or leave, and of the notices that
 //! are owed then.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
@@ -112,7 +114,6 @@ fn a_peer_that_hangs_takes_only_its_own_turns() {
 
 /// F2 within one notification.
 #[test]
-#[ignore = "not kept yet: rows that wait for a turn at their peer take the places of all others"]
 fn rows_of_a_peer_that_hangs_delay_no_other_row_of_the_same_notification() {
     let home = Home::new();
     let server = home.serve(&["--deliveries-max", "8", "--deliveries-per-peer-max", "4"]);

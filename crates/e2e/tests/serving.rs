@@ -1,5 +1,7 @@
 //! How connections are kept, bounded and ended: slow peers, early answers, shutdown, paths.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::thread;

@@ -1,5 +1,7 @@
 //! Holds the workspace to `ARCHITECTURE.md`: who may use whom, and what faces look like.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

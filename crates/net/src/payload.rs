@@ -75,7 +75,7 @@ impl Spool {
     pub async fn read(&self, mut source: impl AsyncRead + Unpin) -> io::Result<Payload> {
         let mut filling = Filling::new(self.clone());
         loop {
-            let mut part = BytesMut::with_capacity(FILE_CHUNK_BYTES);
+            let mut part = BytesMut::with_capacity(CHUNK_BYTES);
             if source.read_buf(&mut part).await? == 0 {
                 break;
             }
@@ -200,7 +200,7 @@ impl Payload {
     pub async fn from_file(file: File, offset: u64) -> io::Result<Self> {
         blocking(move || {
             let mut hasher = Sha512Hasher::default();
-            let mut buffer = vec![0; FILE_CHUNK_BYTES];
+            let mut buffer = vec![0; CHUNK_BYTES];
             let mut bytes = 0;
             loop {
                 match file.read_at(&mut buffer, offset + bytes)? {
@@ -316,7 +316,7 @@ impl Payload {
 }
 
 /// Large enough that the hop to a blocking thread does not count.
-const FILE_CHUNK_BYTES: usize = 256 * 1024;
+const CHUNK_BYTES: usize = 256 * 1024;
 
 /// A payload that is still arriving.
 struct Filling {
@@ -355,7 +355,7 @@ impl Filling {
         }
         self.waiting_bytes += part.len();
         self.waiting.push(part);
-        if self.waiting_bytes >= FILE_CHUNK_BYTES {
+        if self.waiting_bytes >= CHUNK_BYTES {
             self.write_waiting().await?;
         }
         Ok(())
@@ -485,9 +485,11 @@ impl PayloadReader {
                     }
                 },
                 ReaderState::Idle => match &self.payload.0.kept {
+                    // In parts as well, so that it can be told how much a peer has taken.
                     Kept::Memory { bytes, .. } => {
                         let start = usize::try_from(self.at).expect("memory holds it");
-                        self.state = ReaderState::Ahead(bytes.slice(start..));
+                        let end = bytes.len().min(start + CHUNK_BYTES);
+                        self.state = ReaderState::Ahead(bytes.slice(start..end));
                     }
                     Kept::File { offset, .. } => {
                         let payload = self.payload.clone();
@@ -509,9 +511,7 @@ impl Payload {
                 "a payload in memory is not read in chunks",
             ));
         };
-        let bytes = usize::try_from(left)
-            .unwrap_or(usize::MAX)
-            .min(FILE_CHUNK_BYTES);
+        let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
         let mut chunk = vec![0; bytes];
         file.read_exact_at(&mut chunk, at)?;
         Ok(chunk.into())

@@ -39,7 +39,8 @@ pub struct PostConfig {
     pub answer_timeout: Duration,
     /// By how many bytes per second a message lengthens that time. Default 1 MiB/s.
     pub rate_min: u64,
-    /// Longest time in which a peer takes nothing of a message. Default 15 s.
+    /// A peer that takes nothing of a long message for this long is given up; that is noticed
+    /// before it is twice as long. Default 15 s.
     pub stall_timeout: Duration,
     /// Requests under way at once, to all peers. Default 4096.
     pub in_flight_max: usize,
@@ -228,7 +229,8 @@ struct Connection {
     _task: AbortOnDropHandle<()>,
 }
 
-/// Where something is posted, prepared once.
+/// Where something is posted, prepared once. Connections are kept for as long as a target of their
+/// peer is.
 #[derive(Clone, Debug)]
 pub struct Target {
     peer: Arc<Peer>,
@@ -642,7 +644,8 @@ impl Peer {
     async fn kept_connection(&self, idle_timeout: Duration) -> Option<Connection> {
         loop {
             let mut kept = self.idle().pop()?;
-            if kept.since.elapsed() < idle_timeout && kept.connection.requests.ready().await.is_ok() {
+            if kept.since.elapsed() < idle_timeout && kept.connection.requests.ready().await.is_ok()
+            {
                 return Some(kept.connection);
             }
         }
@@ -675,8 +678,9 @@ async fn close_idle(poster: Weak<Inner>, idle_timeout: Duration) {
             peers.by_origin.values().filter_map(Weak::upgrade).collect()
         };
         for peer in peers {
-            peer.idle()
-                .retain(|kept| kept.since.elapsed() < idle_timeout && !kept.connection.requests.is_closed());
+            peer.idle().retain(|kept| {
+                kept.since.elapsed() < idle_timeout && !kept.connection.requests.is_closed()
+            });
         }
     }
 }

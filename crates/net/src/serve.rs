@@ -15,7 +15,7 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -198,26 +198,34 @@ enum Phase {
 
 /// What a connection is doing, and since when.
 #[derive(Debug)]
-struct Phases(Mutex<(Phase, Instant)>);
+struct Phases {
+    now: Mutex<(Phase, Instant)>,
+    /// Told when a head begins: that is the one change that brings a deadline nearer.
+    head_began: Notify,
+}
 
 impl Default for Phases {
     fn default() -> Self {
-        Self(Mutex::new((Phase::Head, Instant::now())))
+        Self {
+            now: Mutex::new((Phase::Head, Instant::now())),
+            head_began: Notify::new(),
+        }
     }
 }
 
 impl Phases {
     fn enter(&self, phase: Phase) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (phase, Instant::now());
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = (phase, Instant::now());
     }
 
     fn current(&self) -> (Phase, Instant) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn bytes_arrived(&self) {
         if self.current().0 == Phase::Idle {
             self.enter(Phase::Head);
+            self.head_began.notify_one();
         }
     }
 
@@ -225,22 +233,19 @@ impl Phases {
     async fn overdue(&self, config: &ServeConfig) {
         loop {
             let (phase, since) = self.current();
-            let allowed = match phase {
-                Phase::Head => config.head_timeout,
-                Phase::Idle => config.idle_timeout,
+            let look_again = match phase {
+                Phase::Head => since + config.head_timeout,
+                Phase::Idle => since + config.idle_timeout,
                 // Bodies and answers have deadlines of their own.
-                Phase::Busy => config.head_timeout.min(config.idle_timeout),
+                Phase::Busy => Instant::now() + config.head_timeout.min(config.idle_timeout),
             };
-            if phase != Phase::Busy && since.elapsed() >= allowed {
+            if look_again <= Instant::now() {
                 return;
             }
-            let until = if phase == Phase::Busy {
-                Instant::now()
-            } else {
-                since
-            } + allowed;
-            // A head may begin at any moment of being idle, and nobody wakes this one for it.
-            tokio::time::sleep_until(until.min(Instant::now() + config.head_timeout)).await;
+            tokio::select! {
+                () = tokio::time::sleep_until(look_again) => {}
+                () = self.head_began.notified() => {}
+            }
         }
     }
 }

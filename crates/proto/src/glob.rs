@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use memchr::memmem;
 
 use crate::limits::FIELD_BYTES_MAX;
-use crate::topic::Topic;
+use crate::topic::{Topic, show_text};
 
 /// A pattern over topics: `*` is any run of characters, also none and also across `/`; `?` is
 /// exactly one character; `[…]` is one of a set with ranges, negated by `[^` or `[!`. Everything
@@ -124,10 +124,11 @@ impl Ord for GlobPattern {
     }
 }
 
-/// Shows a glob for people: quoted, control characters escaped.
+/// Shows a glob for people: quoted, control characters escaped, and cut where it is too long for a
+/// line of a log.
 impl std::fmt::Display for GlobPattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.0.source)
+        show_text(&self.0.source, f)
     }
 }
 

@@ -47,14 +47,36 @@ impl Topic {
     }
 }
 
-/// Shows a topic for people: quoted, control characters and bytes that are not UTF-8 escaped.
+/// Shows a topic for people: quoted, control characters and bytes that are not UTF-8 escaped, and
+/// cut where it is too long for a line of a log.
 impl std::fmt::Display for Topic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.as_str() {
-            Some(text) => write!(f, "{text:?}"),
-            None => write!(f, "b\"{}\"", self.0.escape_ascii()),
+            Some(text) => show_text(text, f),
+            None => {
+                let shown = &self.0[..self.0.len().min(SHOWN_BYTES_MAX)];
+                write!(f, "b\"{}\"", shown.escape_ascii())?;
+                show_cut(shown.len(), self.0.len(), f)
+            }
         }
     }
+}
+
+/// How much of a topic or glob a line of a log shows, in bytes.
+const SHOWN_BYTES_MAX: usize = 200;
+
+/// Shows text that somebody else chose: quoted, escaped, and cut where it is too long for a line.
+pub(crate) fn show_text(text: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    let shown = &text[..text.floor_char_boundary(SHOWN_BYTES_MAX)];
+    write!(f, "{shown:?}")?;
+    show_cut(shown.len(), text.len(), f)
+}
+
+fn show_cut(shown: usize, bytes: usize, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    if shown < bytes {
+        write!(f, "… ({bytes} bytes)")?;
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Topic {

@@ -1,5 +1,7 @@
 //! Whatever is done to it, the SQLite store behaves like the simplest store there is.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 use std::time::Duration;
 

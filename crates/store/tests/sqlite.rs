@@ -1,6 +1,8 @@
 //! What the SQLite store promises beyond the trait: durability, company, and what happens when
 //! things go wrong.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

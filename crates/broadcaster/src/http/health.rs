@@ -23,7 +23,7 @@ pub(crate) async fn ready(State(core): State<Arc<Core>>) -> Response {
 }
 
 async fn reason_against(core: &Core) -> Option<String> {
-    if core.shutdown.is_cancelled() {
+    if core.withdrawn.is_cancelled() {
         return Some("shutting down".to_owned());
     }
     if let Err(error) = core.store.catch_up().await {

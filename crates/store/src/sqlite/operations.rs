@@ -1,6 +1,7 @@
 //! What each method of the store does to the tables, inside a transaction that somebody else ends.
 
 use std::cmp::Ordering;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use httppubsub_proto::subscription::{
@@ -23,7 +24,7 @@ pub(super) fn subscribe(
 ) -> Result<Subscribed, Failure> {
     let (table, interest) = table_and_key(&subscription.interest);
     let recovery = recovery_column(subscription.recovery.as_ref());
-    let rows = connection.prepare_cached(table.insert)?.execute(params![
+    let rows = connection.prepare_cached(&table.insert)?.execute(params![
         subscription.url.as_str(),
         interest,
         recovery
@@ -42,7 +43,7 @@ pub(super) fn unsubscribe(
 ) -> Result<Unsubscribed, Failure> {
     let (table, interest) = table_and_key(interest);
     let rows = connection
-        .prepare_cached(table.delete)?
+        .prepare_cached(&table.delete)?
         .execute(params![url.as_str(), interest])?;
     Ok(if rows == 0 {
         Unsubscribed::Absent
@@ -87,7 +88,7 @@ fn set_table<'a>(
     let mut moved = Vec::new();
     let mut surplus = Vec::new();
     let mut wanted = wanted.peekable();
-    let mut statement = connection.prepare_cached(table.of_url)?;
+    let mut statement = connection.prepare_cached(&table.of_url)?;
     let mut rows = statement.query([url.as_str()])?;
     while let Some(row) = rows.next()? {
         let id: i64 = row.get(0)?;
@@ -113,15 +114,15 @@ fn set_table<'a>(
     missing.extend(wanted);
 
     for id in &surplus {
-        connection.prepare_cached(table.delete_id)?.execute([id])?;
+        connection.prepare_cached(&table.delete_id)?.execute([id])?;
     }
     for (id, recovery) in &moved {
         match recovery {
             Some(recovery) => connection
-                .prepare_cached(table.move_id)?
+                .prepare_cached(&table.move_id)?
                 .execute(params![id, recovery])?,
             None => connection
-                .prepare_cached(table.move_id_nowhere)?
+                .prepare_cached(&table.move_id_nowhere)?
                 .execute([id])?,
         };
     }
@@ -129,7 +130,7 @@ fn set_table<'a>(
         let interest = table.key(entry.interest);
         let parameters = params![url.as_str(), interest, entry.recovery];
         connection
-            .prepare_cached(table.insert)?
+            .prepare_cached(&table.insert)?
             .execute(parameters)?;
     }
     changed.removed += surplus.len() as u64;
@@ -145,8 +146,8 @@ pub(super) fn etag(
 ) -> Result<StrongEtag, Failure> {
     let snapshot = connection.unchecked_transaction()?;
     let mut etag = StrongEtagHasher::new(url);
-    for table in [&EXACTS, &GLOBS] {
-        let mut statement = snapshot.prepare_cached(table.of_url)?;
+    for table in [&*EXACTS, &*GLOBS] {
+        let mut statement = snapshot.prepare_cached(&table.of_url)?;
         let mut rows = statement.query([url.as_str()])?;
         while let Some(row) = rows.next()? {
             if feed.is_closing() {
@@ -177,7 +178,7 @@ pub(super) fn record_missed(connection: &Connection, missed: &Missed) -> Result<
     let (table, interest) = table_and_key(&missed.interest);
     let url = missed.url.as_str();
     let due = seconds_up(missed.due);
-    let mut statement = connection.prepare_cached(table.owe)?;
+    let mut statement = connection.prepare_cached(&table.owe)?;
     match table.kind {
         Kind::Exact => statement.execute(params![url, interest, due])?,
         Kind::Glob => statement.execute(params![url, interest, due, missed.topic.as_bytes()])?,
@@ -193,9 +194,9 @@ pub(super) fn claim_missed(
 ) -> Result<Vec<ClaimedNotice>, Failure> {
     let mut due = Vec::new();
     let mut interner = Interner::default();
-    for table in [&EXACTS, &GLOBS] {
+    for table in [&*EXACTS, &*GLOBS] {
         let mut nonsense = Vec::new();
-        let mut statement = connection.prepare_cached(table.due)?;
+        let mut statement = connection.prepare_cached(&table.due)?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut rows = statement.query(params![seconds(now), limit])?;
         while let Some(row) = rows.next()? {
@@ -212,7 +213,7 @@ pub(super) fn claim_missed(
         // It would be due for ever.
         for id in nonsense {
             connection
-                .prepare_cached(table.owe_nothing_id)?
+                .prepare_cached(&table.owe_nothing_id)?
                 .execute([id])?;
         }
     }
@@ -222,7 +223,7 @@ pub(super) fn claim_missed(
     for (_, id, table, notice) in &mut due {
         notice.lock = lock::random();
         connection
-            .prepare_cached(table.hold)?
+            .prepare_cached(&table.hold)?
             .execute(params![*id, notice.lock, ends])?;
     }
     Ok(due.into_iter().map(|(_, _, _, notice)| notice).collect())
@@ -262,10 +263,10 @@ pub(super) fn settle_missed(
     let url = notice.url.as_str();
     match outcome {
         NoticeOutcome::Done => connection
-            .prepare_cached(table.owe_nothing)?
+            .prepare_cached(&table.owe_nothing)?
             .execute(params![url, interest, notice.lock])?,
         NoticeOutcome::Retry { attempts, due } => connection
-            .prepare_cached(table.owe_again)?
+            .prepare_cached(&table.owe_again)?
             .execute(params![
                 url,
                 interest,
@@ -280,10 +281,10 @@ pub(super) fn settle_missed(
 pub(super) fn next_missed(connection: &Connection) -> Result<Option<Now>, Failure> {
     let mut earliest = None;
     for sql in [
-        EXACTS.next_free,
-        EXACTS.next_held,
-        GLOBS.next_free,
-        GLOBS.next_held,
+        &EXACTS.next_free,
+        &EXACTS.next_held,
+        &GLOBS.next_free,
+        &GLOBS.next_held,
     ] {
         let mut statement = connection.prepare_cached(sql)?;
         let mut rows = statement.query([])?;
@@ -312,146 +313,99 @@ pub(super) fn is_too_long(log: &Log, kept: i64) -> bool {
     log.len() > kept.saturating_add(kept / 4)
 }
 
+/// One of the two tables and the statements that are made to it.
 struct Table {
     kind: Kind,
     name: &'static str,
-    insert: &'static str,
-    delete: &'static str,
-    of_url: &'static str,
-    delete_id: &'static str,
-    move_id: &'static str,
-    move_id_nowhere: &'static str,
-    owe: &'static str,
-    due: &'static str,
-    hold: &'static str,
-    owe_nothing: &'static str,
-    owe_nothing_id: &'static str,
-    owe_again: &'static str,
-    next_free: &'static str,
-    next_held: &'static str,
+    insert: String,
+    delete: String,
+    of_url: String,
+    delete_id: String,
+    move_id: String,
+    move_id_nowhere: String,
+    owe: String,
+    due: String,
+    hold: String,
+    owe_nothing: String,
+    owe_nothing_id: String,
+    owe_again: String,
+    next_free: String,
+    next_held: String,
 }
 
-/// The statements of one table: its name, the column of its interest, the column of the topic that
-/// a notice announces, what to do to that column when a notice is owed, and when none is.
-macro_rules! table {
-    ($kind:expr, $name:literal, $key:literal, $topic:literal, $announce:literal, $forget:literal) => {
-        Table {
-            kind: $kind,
-            name: $name,
-            insert: concat!(
-                "INSERT INTO ",
-                $name,
-                " (url, ",
-                $key,
-                ", missed_url) VALUES (?1, ?2, ?3) ",
-                "ON CONFLICT (",
-                $key,
-                ", url) DO NOTHING"
-            ),
-            delete: concat!("DELETE FROM ", $name, " WHERE url = ?1 AND ", $key, " = ?2"),
-            of_url: concat!(
-                "SELECT id, ",
-                $key,
-                ", missed_url FROM ",
-                $name,
-                " WHERE url = ?1 ORDER BY ",
-                $key
-            ),
-            delete_id: concat!("DELETE FROM ", $name, " WHERE id = ?1"),
-            move_id: concat!("UPDATE ", $name, " SET missed_url = ?2 WHERE id = ?1"),
-            // Nobody can be told any more of what may have been missed.
-            move_id_nowhere: concat!(
-                "UPDATE ",
-                $name,
-                " SET missed_url = NULL, missed_lock_id = NULL, ",
-                "missed_lock_expires_at = NULL, missed_attempts = NULL, ",
-                "missed_next_retry_at = NULL",
-                $forget,
-                " WHERE id = ?1"
-            ),
-            owe: concat!(
-                "UPDATE ",
-                $name,
-                " SET missed_lock_id = NULL, missed_lock_expires_at = NULL, ",
-                "missed_attempts = 0, missed_next_retry_at = ?3",
-                $announce,
-                " WHERE url = ?1 AND ",
-                $key,
-                " = ?2 AND missed_url IS NOT NULL AND missed_url <> ''"
-            ),
-            due: concat!(
-                "SELECT id, missed_next_retry_at, missed_attempts, url, ",
-                $key,
-                ", missed_url, ",
-                $topic,
-                " FROM ",
-                $name,
-                " WHERE missed_next_retry_at <= ?1 ",
-                "AND (missed_lock_expires_at IS NULL OR missed_lock_expires_at <= ?1) ",
-                "AND missed_url IS NOT NULL AND missed_url <> '' ",
-                "ORDER BY missed_next_retry_at LIMIT ?2"
-            ),
-            hold: concat!(
-                "UPDATE ",
-                $name,
-                " SET missed_lock_id = ?2, missed_lock_expires_at = ?3 WHERE id = ?1"
-            ),
-            owe_nothing: concat!(
-                "UPDATE ",
-                $name,
-                " SET missed_lock_id = NULL, missed_lock_expires_at = NULL, ",
-                "missed_attempts = NULL, missed_next_retry_at = NULL",
-                $forget,
-                " WHERE url = ?1 AND ",
-                $key,
-                " = ?2 AND missed_lock_id = ?3"
-            ),
-            owe_nothing_id: concat!(
-                "UPDATE ",
-                $name,
-                " SET missed_lock_id = NULL, missed_lock_expires_at = NULL, ",
-                "missed_attempts = NULL, missed_next_retry_at = NULL",
-                $forget,
-                " WHERE id = ?1"
-            ),
-            owe_again: concat!(
-                "UPDATE ",
-                $name,
-                " SET missed_lock_id = NULL, missed_lock_expires_at = NULL, ",
-                "missed_attempts = ?4, missed_next_retry_at = ?5 ",
-                "WHERE url = ?1 AND ",
-                $key,
-                " = ?2 AND missed_lock_id = ?3"
-            ),
-            next_free: concat!(
-                "SELECT missed_next_retry_at FROM ",
-                $name,
-                " WHERE missed_next_retry_at IS NOT NULL AND missed_lock_expires_at IS NULL ",
-                "AND missed_url IS NOT NULL AND missed_url <> '' ",
-                "ORDER BY missed_next_retry_at LIMIT 1"
-            ),
-            next_held: concat!(
-                "SELECT min(max(missed_next_retry_at, missed_lock_expires_at)) FROM ",
-                $name,
-                " WHERE missed_next_retry_at IS NOT NULL AND missed_lock_expires_at IS NOT NULL ",
-                "AND missed_url IS NOT NULL AND missed_url <> ''"
-            ),
-        }
-    };
-}
+static EXACTS: LazyLock<Table> = LazyLock::new(|| Table::new(Kind::Exact));
 
-#[rustfmt::skip]
-const EXACTS: Table = table!(
-    Kind::Exact, "httppubsub_subscription_exacts", "exact", "exact", "", ""
-);
-
-#[rustfmt::skip]
-const GLOBS: Table = table!(
-    Kind::Glob, "httppubsub_subscription_globs", "glob", "missed_topic",
-    ", missed_topic = ?4", ", missed_topic = NULL"
-);
+static GLOBS: LazyLock<Table> = LazyLock::new(|| Table::new(Kind::Glob));
 
 impl Table {
+    fn new(kind: Kind) -> Self {
+        // The columns of the interest and of the topic that a notice announces, and what happens
+        // to the latter when one is owed and when none is any more.
+        let (name, key, topic, announce, forget) = match kind {
+            Kind::Exact => ("httppubsub_subscription_exacts", "exact", "exact", "", ""),
+            Kind::Glob => (
+                "httppubsub_subscription_globs",
+                "glob",
+                "missed_topic",
+                ", missed_topic = ?4",
+                ", missed_topic = NULL",
+            ),
+        };
+        let unlock = "missed_lock_id = NULL, missed_lock_expires_at = NULL";
+        let nothing =
+            format!("{unlock}, missed_attempts = NULL, missed_next_retry_at = NULL{forget}");
+        let recoverable = "missed_url IS NOT NULL AND missed_url <> ''";
+        Self {
+            kind,
+            name,
+            insert: format!(
+                "INSERT INTO {name} (url, {key}, missed_url) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT ({key}, url) DO NOTHING"
+            ),
+            delete: format!("DELETE FROM {name} WHERE url = ?1 AND {key} = ?2"),
+            of_url: format!(
+                "SELECT id, {key}, missed_url FROM {name} WHERE url = ?1 ORDER BY {key}"
+            ),
+            delete_id: format!("DELETE FROM {name} WHERE id = ?1"),
+            move_id: format!("UPDATE {name} SET missed_url = ?2 WHERE id = ?1"),
+            // Nobody can be told any more of what may have been missed.
+            move_id_nowhere: format!(
+                "UPDATE {name} SET missed_url = NULL, {nothing} WHERE id = ?1"
+            ),
+            owe: format!(
+                "UPDATE {name} SET {unlock}, missed_attempts = 0, missed_next_retry_at = ?3{announce} \
+                 WHERE url = ?1 AND {key} = ?2 AND {recoverable}"
+            ),
+            due: format!(
+                "SELECT id, missed_next_retry_at, missed_attempts, url, {key}, missed_url, {topic} \
+                 FROM {name} WHERE missed_next_retry_at <= ?1 \
+                 AND (missed_lock_expires_at IS NULL OR missed_lock_expires_at <= ?1) \
+                 AND {recoverable} ORDER BY missed_next_retry_at LIMIT ?2"
+            ),
+            hold: format!(
+                "UPDATE {name} SET missed_lock_id = ?2, missed_lock_expires_at = ?3 WHERE id = ?1"
+            ),
+            owe_nothing: format!(
+                "UPDATE {name} SET {nothing} WHERE url = ?1 AND {key} = ?2 AND missed_lock_id = ?3"
+            ),
+            owe_nothing_id: format!("UPDATE {name} SET {nothing} WHERE id = ?1"),
+            owe_again: format!(
+                "UPDATE {name} SET {unlock}, missed_attempts = ?4, missed_next_retry_at = ?5 \
+                 WHERE url = ?1 AND {key} = ?2 AND missed_lock_id = ?3"
+            ),
+            next_free: format!(
+                "SELECT missed_next_retry_at FROM {name} WHERE missed_next_retry_at IS NOT NULL \
+                 AND missed_lock_expires_at IS NULL AND {recoverable} \
+                 ORDER BY missed_next_retry_at LIMIT 1"
+            ),
+            next_held: format!(
+                "SELECT min(max(missed_next_retry_at, missed_lock_expires_at)) FROM {name} \
+                 WHERE missed_next_retry_at IS NOT NULL AND missed_lock_expires_at IS NOT NULL \
+                 AND {recoverable}"
+            ),
+        }
+    }
+
     /// Topics are bound as blobs and globs as text: the other would compare unequal.
     fn key<'a>(&self, interest: &'a [u8]) -> ToSqlOutput<'a> {
         ToSqlOutput::Borrowed(match self.kind {
@@ -497,15 +451,14 @@ fn seconds(moment: Now) -> f64 {
     moment.since_unix().as_secs_f64()
 }
 
+/// When a notice can be claimed. What is no number is never due.
 fn moment(value: ValueRef<'_>) -> Option<Now> {
     let since = match value {
-        ValueRef::Null => return None,
         ValueRef::Integer(seconds) => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
         ValueRef::Real(seconds) => {
             Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
         }
-        // Sorts after every number: due never.
-        ValueRef::Text(_) | ValueRef::Blob(_) => Duration::MAX,
+        ValueRef::Null | ValueRef::Text(_) | ValueRef::Blob(_) => return None,
     };
     Some(Now::from_unix(since))
 }
@@ -541,19 +494,19 @@ mod tests {
             ),
         ] {
             for (sql, index) in [
-                (table.delete, key),
-                (table.of_url, of_url),
-                (table.delete_id, "PRIMARY KEY"),
-                (table.move_id, "PRIMARY KEY"),
-                (table.move_id_nowhere, "PRIMARY KEY"),
-                (table.owe, key),
-                (table.due, due),
-                (table.hold, "PRIMARY KEY"),
-                (table.owe_nothing, key),
-                (table.owe_nothing_id, "PRIMARY KEY"),
-                (table.owe_again, key),
-                (table.next_free, due),
-                (table.next_held, held),
+                (&table.delete, key),
+                (&table.of_url, of_url),
+                (&table.delete_id, "PRIMARY KEY"),
+                (&table.move_id, "PRIMARY KEY"),
+                (&table.move_id_nowhere, "PRIMARY KEY"),
+                (&table.owe, key),
+                (&table.due, due),
+                (&table.hold, "PRIMARY KEY"),
+                (&table.owe_nothing, key),
+                (&table.owe_nothing_id, "PRIMARY KEY"),
+                (&table.owe_again, key),
+                (&table.next_free, due),
+                (&table.next_held, held),
             ] {
                 let plan = plan(&connection, sql);
                 assert!(plan.contains(index), "{sql}: {plan}");

@@ -43,10 +43,10 @@ impl Default for SqliteOptions {
 
 impl SqliteOptions {
     /// Longest wait for a lock that another process holds; a call that waited so long fails as
-    /// [`StoreError::Unavailable`] and can be repeated. Default 5 s, as in the published
-    /// broadcaster.
+    /// [`StoreError::Unavailable`] and can be repeated. At most a day. Default 5 s, as in the
+    /// published broadcaster.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
-        self.busy_timeout = timeout;
+        self.busy_timeout = timeout.min(Duration::from_secs(86_400));
         self
     }
 
@@ -113,7 +113,7 @@ impl SqliteStore {
             .expect("a store has its doors until it is dropped")
     }
 
-    async fn catch_up(&self) -> Result<(), Failure> {
+    async fn look_for_changes(&self) -> Result<(), Failure> {
         let give_up = tokio::time::Instant::from_std(Instant::now() + self.patience);
         let asked = self.ask(Ask::CatchUp);
         timeout_at(give_up, asked)
@@ -240,7 +240,7 @@ impl Store for SqliteStore {
     }
 
     async fn catch_up(&self) -> Result<(), StoreError> {
-        let told = SqliteStore::catch_up(self).await;
+        let told = self.look_for_changes().await;
         told.map_err(|failure| failure.doing("looking for changes"))
     }
 

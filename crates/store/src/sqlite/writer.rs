@@ -54,12 +54,15 @@ impl Writer {
         };
         match self.transaction(&connection, &mut batch) {
             Ok(()) => {
-                if let Err(failure) = self.feed.advance(&connection) {
+                let told = self.feed.advance(&connection);
+                if let Err(failure) = &told {
                     // It is durable, and so it is said. The feeder sees that the database changed
                     // and tells the observer before anybody else has caught up.
-                    tracing::warn!(%failure, "could not read what was committed");
+                    tracing::warn!(%failure, "could not tell of what was committed");
                 }
-                self.connection = Some(connection);
+                if told.err().is_none_or(|failure| failure.spares_connection()) {
+                    self.connection = Some(connection);
+                }
                 answer_all(batch, None);
             }
             Err(failure) => {
@@ -124,7 +127,13 @@ impl Writer {
             }
             let now = Instant::now();
             // Nobody hears the answer to a call that was given up.
-            for job in batch.extract_if(.., |job| job.is_taken() || job.deadline() <= now) {
+            let done_waiting: Vec<_> = batch
+                .extract_if(.., |job| job.is_taken() || job.deadline() <= now)
+                .collect();
+            if !done_waiting.is_empty() {
+                tracing::warn!(calls = done_waiting.len(), "another process keeps the lock");
+            }
+            for job in done_waiting {
                 job.take();
                 job.answer(Some(Failure::Locked(self.place.busy_timeout)));
             }
