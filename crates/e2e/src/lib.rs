@@ -4,6 +4,10 @@
 //! Start at [`Home`]: it holds the secrets and the database of one test and starts broadcasters.
 //! A [`Door`] is the way into one of them, a [`Subscriber`] is what it delivers to.
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+mod readme {}
+
 mod connection;
 mod door;
 mod hex;
