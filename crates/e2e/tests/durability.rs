@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use httppubsub_e2e::{
-    Act, Asked, Connection, Deaf, Door, Home, Random, Response, Subscriber, eventually, exact, url,
+    Asked, Connection, Deaf, Door, Home, Random, Response, Subscriber, exact, url,
 };
 use httppubsub_proto::subscription::{Subscription, SubscriptionSet};
 use httppubsub_proto::topic::Topic;
