@@ -1,0 +1,130 @@
+//! Deliveries to `https` urls: only to those whose certificate is trusted for their name.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use httppubsub_e2e::{Process, http_answer, httppubsub};
+use httppubsub_proto::http::{ConfirmReceive, ReceiveHead};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// A subscriber that confirms over TLS, and the port it listens on.
+fn subscriber(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> u16 {
+    let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+    let config =
+        ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.cert.der().clone()], key)
+            .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let connection = ServerConnection::new(config.clone()).unwrap();
+            // A client that does not trust the certificate breaks off, which is the point.
+            let _ = confirm(StreamOwned::new(connection, stream.unwrap()));
+        }
+    });
+    port
+}
+
+fn confirm(mut stream: StreamOwned<ServerConnection, std::net::TcpStream>) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    let mut part = [0; 4096];
+    while !request.ends_with(MESSAGE.as_bytes()) {
+        let bytes = stream.read(&mut part)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        request.extend_from_slice(&part[..bytes]);
+    }
+    let head = request.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
+    let (head, _) = ReceiveHead::decode(&request[head..]).unwrap();
+    let confirm = ConfirmReceive {
+        authorization: None,
+        tracing: Default::default(),
+        identifier: head.identifier,
+        subscribers: 1,
+    };
+    stream.write_all(&http_answer(
+        200,
+        "connection: close\r\n",
+        &confirm.encode(),
+    ))?;
+    stream.flush()
+}
+
+const MESSAGE: &str = "[the message]";
+
+/// What a publisher is told, with the subscriber at `url` and a broadcaster that trusts `roots`.
+fn notify(folder: &Path, roots: &Path, url: &str) -> (String, String) {
+    let secrets = folder.join("none.json");
+    std::fs::write(&secrets, "{\"version\": \"2\"}").unwrap();
+    let secrets = secrets.to_str().unwrap();
+    let mut command = httppubsub();
+    command.args([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--db",
+        "memory",
+        "--secrets",
+        secrets,
+    ]);
+    command
+        .arg("--data")
+        .arg(folder.join("data"))
+        .env("SSL_CERT_FILE", roots);
+    let broadcaster = Process::spawn("the broadcaster", command);
+    let at = broadcaster.line().replace("listening on ", "");
+    let ask = |arguments: &[&str]| {
+        let output = httppubsub()
+            .args(arguments)
+            .args(["--broadcaster", &at])
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    ask(&["subscriptions", "add", "--url", url, "--exact", "t"]);
+    let told = ask(&["notify", "t", "--data", MESSAGE]);
+    (told, broadcaster.log())
+}
+
+#[test]
+fn only_a_certificate_that_is_trusted_for_the_name_is_delivered_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let certify = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let (right, other) = (certify("localhost"), certify("localhost"));
+    let wrong_name = certify("elsewhere.example");
+    let pem = |name: &str, certificates: &[&rcgen::CertifiedKey<rcgen::KeyPair>]| {
+        let path = folder.path().join(name);
+        let pem: String = certificates.iter().map(|it| it.cert.pem()).collect();
+        std::fs::write(&path, pem).unwrap();
+        path
+    };
+    let roots = pem("roots.pem", &[&right, &wrong_name]);
+    let url = |certificate| format!("https://localhost:{}/hook", subscriber(certificate));
+
+    let (told, log) = notify(folder.path(), &roots, &url(&right));
+    assert_eq!(told, "1 subscriber confirmed\n", "{log}");
+    for certificate in [&other, &wrong_name] {
+        let (told, log) = notify(folder.path(), &roots, &url(certificate));
+        assert_eq!(told, "accepted; no subscriber confirmed\n");
+        assert!(
+            log.contains("a delivery failed") && log.contains("certificate"),
+            "{log}"
+        );
+    }
+}
