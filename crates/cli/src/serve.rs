@@ -61,6 +61,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "BYTES", default_value_t = 10 * 1024 * 1024)]
     spool_above: u64,
 
+    /// How much memory all messages may take together; beyond that even small ones go to files.
+    #[arg(long, value_name = "BYTES", default_value_t = 256 * 1024 * 1024)]
+    spool_memory_max: u64,
+
     /// Folder for these temporary files. [default: that of the operating system]
     #[arg(long, value_name = "DIR")]
     spool_dir: Option<PathBuf>,
@@ -177,7 +181,7 @@ impl Serve {
             spool: SpoolConfig {
                 folder: self.spool_dir.clone().unwrap_or(defaults.folder),
                 memory_each_max: self.spool_above,
-                ..SpoolConfig::default()
+                memory_total_max: self.spool_memory_max,
             },
             post: PostConfig {
                 answer_timeout: Duration::from_secs(self.answer_timeout),

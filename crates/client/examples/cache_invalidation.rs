@@ -3,7 +3,7 @@
 //! ```sh
 //! cargo run -p httppubsub-client --example cache_invalidation -- http://127.0.0.1:3003
 //! ```
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "printing is what it is for")]
 
 use httppubsub_client::{Client, ClientConfig, Receiving};
 

@@ -4,6 +4,7 @@ mod body;
 mod clock;
 mod nonce;
 mod payload;
+mod peer;
 mod post;
 mod receive;
 mod replay;

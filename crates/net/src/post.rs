@@ -4,29 +4,23 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full};
 use httppubsub_proto::auth::CannotAuthorize;
 use httppubsub_proto::digest::{Sha512, encode_repr_digest};
 use httppubsub_proto::url::{Endpoint, EndpointError, Origin, Scheme, SubscriberUrl};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
-use crate::payload::{Payload, PayloadBody};
+use crate::payload::Payload;
+use crate::peer::{Connection, Peer, PostBody, Waiting, connect_tcp, hand_over};
 use crate::tls::Tls;
 
 /// Bounds on what is posted.
@@ -204,29 +198,6 @@ struct Peers {
     by_origin: HashMap<Origin, Weak<Peer>>,
     /// When this many are known, those that nobody refers to are forgotten.
     forget_at: usize,
-}
-
-/// All that is shared between requests to one origin.
-#[derive(Debug)]
-struct Peer {
-    origin: Origin,
-    turns: Semaphore,
-    waiting: AtomicUsize,
-    idle: Mutex<Vec<Idle>>,
-}
-
-#[derive(Debug)]
-struct Idle {
-    connection: Connection,
-    since: Instant,
-}
-
-/// A connection to a peer. When it is dropped it is cut, whatever is under way on it: nothing of
-/// it outlives the exchange that gave it up.
-#[derive(Debug)]
-struct Connection {
-    requests: SendRequest<PostBody>,
-    _task: AbortOnDropHandle<()>,
 }
 
 /// Where something is posted, prepared once. Connections are kept for as long as a target of their
@@ -507,12 +478,7 @@ impl Inner {
             peers.by_origin.retain(|_, peer| peer.strong_count() > 0);
             peers.forget_at = (peers.by_origin.len() * 2).max(64);
         }
-        let peer = Arc::new(Peer {
-            origin: origin.clone(),
-            turns: Semaphore::new(self.config.in_flight_per_peer_max),
-            waiting: AtomicUsize::new(0),
-            idle: Mutex::default(),
-        });
+        let peer = Arc::new(Peer::new(origin, self.config.in_flight_per_peer_max));
         peers
             .by_origin
             .insert(origin.clone(), Arc::downgrade(&peer));
@@ -584,88 +550,6 @@ impl Inner {
     }
 }
 
-/// The first of the host's addresses that answers.
-async fn connect_tcp(origin: &Origin) -> io::Result<TcpStream> {
-    let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in tokio::net::lookup_host((origin.host.as_str(), origin.port)).await? {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => refused = error,
-        }
-    }
-    Err(refused)
-}
-
-async fn hand_over<S>(stream: S) -> io::Result<Connection>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (requests, connection) = http1::Builder::new()
-        .max_buf_size(CONNECTION_BUFFER_BYTES_MAX)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(io::Error::other)?;
-    let task = tokio::spawn(async move {
-        // Whoever waits for an answer over it is told by its own future.
-        if let Err(error) = connection.await {
-            tracing::trace!(%error, "a connection to a peer ended");
-        }
-    });
-    let _task = AbortOnDropHandle::new(task);
-    Ok(Connection { requests, _task })
-}
-
-/// Longest head of an answer, and what hyper reads ahead.
-const CONNECTION_BUFFER_BYTES_MAX: usize = 64 * 1024;
-
-/// One of those that wait for a turn.
-struct Waiting<'a> {
-    count: &'a AtomicUsize,
-    before: usize,
-}
-
-impl<'a> Waiting<'a> {
-    fn join(count: &'a AtomicUsize) -> Self {
-        Self {
-            count,
-            before: count.fetch_add(1, Ordering::Relaxed),
-        }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Peer {
-    /// A connection kept from before, if one is still open: the one used last.
-    async fn kept_connection(&self, idle_timeout: Duration) -> Option<Connection> {
-        loop {
-            let mut kept = self.idle().pop()?;
-            if kept.since.elapsed() < idle_timeout && kept.connection.requests.ready().await.is_ok()
-            {
-                return Some(kept.connection);
-            }
-        }
-    }
-
-    fn keep(&self, connection: Connection, idle_max: usize) {
-        let mut idle = self.idle();
-        if idle.len() < idle_max && !connection.requests.is_closed() {
-            idle.push(Idle {
-                connection,
-                since: Instant::now(),
-            });
-        }
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Closes connections that have not been used for `idle_timeout`, for as long as the poster lives.
 async fn close_idle(poster: Weak<Inner>, idle_timeout: Duration) {
     loop {
@@ -678,47 +562,7 @@ async fn close_idle(poster: Weak<Inner>, idle_timeout: Duration) {
             peers.by_origin.values().filter_map(Weak::upgrade).collect()
         };
         for peer in peers {
-            peer.idle().retain(|kept| {
-                kept.since.elapsed() < idle_timeout && !kept.connection.requests.is_closed()
-            });
-        }
-    }
-}
-
-/// The body of a request.
-#[derive(Debug)]
-enum PostBody {
-    Whole(Full<Bytes>),
-    Streamed(PayloadBody),
-}
-
-impl Body for PostBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match self.get_mut() {
-            Self::Whole(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map_err(|never| match never {}),
-            Self::Streamed(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(body) => body.is_end_stream(),
-            Self::Streamed(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(body) => body.size_hint(),
-            Self::Streamed(body) => body.size_hint(),
+            peer.close_idle(idle_timeout);
         }
     }
 }

@@ -194,8 +194,9 @@ async fn a_peer_that_never_answers_costs_no_more_than_the_deadline() {
 async fn a_peer_that_drips_its_answer_costs_no_more_than_the_deadline() {
     let (url, _) = peer(|_, mut stream| async move {
         read_request(&mut stream).await;
+        let mut drips = tokio::time::interval(Duration::from_millis(20));
         for byte in std::iter::repeat(b"x: y\r\n").flatten() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            drips.tick().await;
             if stream.write_all(&[*byte]).await.is_err() {
                 return;
             }
