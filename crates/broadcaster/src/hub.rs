@@ -24,7 +24,8 @@ impl Hub {
         interests.keys().any(|interest| interest.covers(topic))
     }
 
-    /// Hands a message to every session that is subscribed to `topic`, and says to how many.
+    /// Hands a message to every session that is subscribed to `topic`, and says to how many: none,
+    /// for as long as this broadcaster serves no websockets.
     pub(crate) fn deliver(&self, _topic: &Topic, _payload: &Payload) -> u32 {
         0
     }
