@@ -1,5 +1,6 @@
 //! `httppubsub completions`.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
@@ -17,12 +18,10 @@ pub(crate) struct Completions {
 impl Completions {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let mut command = crate::Arguments::command();
-        clap_complete::generate(
-            self.shell,
-            &mut command,
-            "httppubsub",
-            &mut std::io::stdout(),
-        );
+        // A reader that is gone would make `generate` panic.
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut command, "httppubsub", &mut script);
+        std::io::stdout().write_all(&script)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -8,14 +8,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use httppubsub_client::{Bind, Client, Message, Receiving, Subscription};
+use httppubsub_client::{Bind, Client, Interest, Message, Receiving};
 use tokio::io::AsyncWriteExt as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::connection::Connection;
 use crate::output;
 use crate::topic::{Interests, to_json};
+use crate::usage;
 
 /// Subscribe, and print what arrives.
 ///
@@ -58,7 +59,8 @@ pub(crate) struct Listen {
     #[arg(long)]
     json: bool,
 
-    /// Save each message as a file in this folder, which is made if need be.
+    /// Save each message as a file in this folder, which is made if need be. Files that are there
+    /// already stay as they are.
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
 }
@@ -80,10 +82,9 @@ enum Ended {
 impl Listen {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let interests = self.interests.clone().into_vec();
-        anyhow::ensure!(
-            !interests.is_empty(),
-            "nothing to listen for: give --exact or --glob"
-        );
+        if interests.is_empty() {
+            usage::wrong("listen", "nothing to listen for: give --exact or --glob");
+        }
         if let Some(folder) = &self.save {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -92,26 +93,17 @@ impl Listen {
         if let Some(host) = &self.host {
             config = config.host(host);
         }
+        // From here on a signal does not end the program before it has unsubscribed.
+        let mut stop = Stop::new()?;
         let client = Client::start(config.build()?).await?;
-        let mut subscription = client.subscribe(interests).await?;
-        self.tell_listening(&client)?;
-        let json = self.json;
-        subscription.on_receiving(move |receiving| async move {
-            if receiving == Receiving::AfterGap {
-                let told = if json {
-                    output::json([("event", "missed".into())])
-                } else {
-                    eprintln!("some messages may have been missed");
-                    Ok(())
-                };
-                if let Err(error) = told {
-                    eprintln!("httppubsub: cannot write: {error}");
-                }
-            }
-        });
-        let ended = self.listen(&mut subscription).await;
+        let ended = self.listen(&client, interests, &mut stop).await;
         // Unsubscribing comes before any complaint about what was received.
-        let closed = client.close().await;
+        let closed = tokio::select! {
+            closed = client.close() => closed,
+            () = stop.signalled() => {
+                anyhow::bail!("stopped at once by a signal; subscriptions may be left");
+            }
+        };
         let ended = ended?;
         closed?;
         Ok(match ended {
@@ -123,10 +115,25 @@ impl Listen {
         })
     }
 
-    async fn listen(&self, subscription: &mut Subscription) -> anyhow::Result<Ended> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
+    async fn listen(
+        &self,
+        client: &Client,
+        interests: Vec<Interest>,
+        stop: &mut Stop,
+    ) -> anyhow::Result<Ended> {
+        let mut subscription = tokio::select! {
+            subscription = client.subscribe(interests) => subscription?,
+            () = stop.signalled() => return Ok(Ended::Stopped),
+        };
+        self.tell_listening(client)?;
+        let json = self.json;
+        subscription.on_receiving(move |receiving| async move {
+            if receiving == Receiving::AfterGap {
+                tell_missed(json);
+            }
+        });
+        // One that is too far off to be written down is none.
+        let deadline = self.timeout.and_then(|it| Instant::now().checked_add(it));
         let time_is_up = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -134,19 +141,18 @@ impl Listen {
             }
         };
         let mut time_is_up = std::pin::pin!(time_is_up);
-        let mut received = 0;
+        let (mut received, mut file_number) = (0, 0);
         while self.count.is_none_or(|count| received < count) {
             let message = tokio::select! {
                 message = subscription.next() => message,
                 () = &mut time_is_up => return Ok(Ended::TimedOut),
-                _ = terminate.recv() => return Ok(Ended::Stopped),
-                _ = interrupt.recv() => return Ok(Ended::Stopped),
+                () = stop.signalled() => return Ok(Ended::Stopped),
             };
             let Some(message) = message else {
                 return Ok(Ended::Stopped);
             };
             received += 1;
-            self.tell(&message, received).await?;
+            self.tell(&message, &mut file_number).await?;
         }
         Ok(Ended::Counted)
     }
@@ -161,9 +167,9 @@ impl Listen {
         }
     }
 
-    async fn tell(&self, message: &Message, number: u64) -> anyhow::Result<()> {
+    async fn tell(&self, message: &Message, file_number: &mut u64) -> anyhow::Result<()> {
         let file = match &self.save {
-            Some(folder) => Some(save(folder, message, number).await?),
+            Some(folder) => Some(save(folder, message, file_number).await?),
             None => None,
         };
         let shown = match message.payload.len() {
@@ -208,12 +214,46 @@ impl Listen {
     }
 }
 
+fn tell_missed(json: bool) {
+    let told = if json {
+        output::json([("event", "missed".into())])
+    } else {
+        eprintln!("some messages may have been missed");
+        Ok(())
+    };
+    if let Err(error) = told {
+        eprintln!("httppubsub: cannot write: {error}");
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn signalled(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// Longer messages are described instead of shown.
 const SHOWN_BYTES_MAX: u64 = 64 * 1024;
 
-/// Writes a message to a file of its own, named by its number and topic; nothing in the folder is
-/// overwritten.
-async fn save(folder: &Path, message: &Message, number: u64) -> anyhow::Result<PathBuf> {
+/// Writes a message to a file of its own, named by the next free number and its topic; nothing in
+/// the folder is overwritten.
+async fn save(folder: &Path, message: &Message, number: &mut u64) -> anyhow::Result<PathBuf> {
     let topic = String::from_utf8_lossy(message.topic.as_bytes());
     let harmless = |c: char| {
         if c.is_ascii_alphanumeric() || "-_.".contains(c) {
@@ -223,14 +263,22 @@ async fn save(folder: &Path, message: &Message, number: u64) -> anyhow::Result<P
         }
     };
     let topic: String = topic.chars().map(harmless).take(100).collect();
-    let path = folder.join(format!("{number:06}-{topic}"));
-    let write = async {
-        let mut file = tokio::fs::File::create_new(&path).await?;
-        tokio::io::copy(&mut message.reader(), &mut file).await?;
-        file.flush().await
-    };
-    write
-        .await
-        .with_context(|| format!("cannot save a message as {}", path.display()))?;
-    Ok(path)
+    loop {
+        *number += 1;
+        let path = folder.join(format!("{number:06}-{topic}"));
+        let write = async {
+            let mut file = tokio::fs::File::create_new(&path).await?;
+            tokio::io::copy(&mut message.reader(), &mut file).await?;
+            file.flush().await
+        };
+        match write.await {
+            Ok(()) => return Ok(path),
+            // From an earlier run.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                let text = format!("cannot save a message as {}", path.display());
+                return Err(anyhow::Error::from(error).context(text));
+            }
+        }
+    }
 }

@@ -12,10 +12,12 @@ mod serve;
 mod setup;
 mod subscriptions;
 mod topic;
+mod usage;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use httppubsub_client::RequestError;
 
 /// Publish/subscribe over HTTP, for programs that should not have to hold a connection open.
 ///
@@ -56,8 +58,19 @@ async fn main() -> ExitCode {
     };
     done.unwrap_or_else(|error| {
         eprintln!("httppubsub: {error:#}");
-        ExitCode::FAILURE
+        match is_ambiguous(&error) {
+            true => ExitCode::from(AMBIGUOUS),
+            false => ExitCode::FAILURE,
+        }
     })
+}
+
+/// Whether what failed may have been done all the same.
+fn is_ambiguous(error: &anyhow::Error) -> bool {
+    let mut requests = error
+        .chain()
+        .filter_map(|it| it.downcast_ref::<RequestError>());
+    requests.any(RequestError::is_ambiguous)
 }
 
 /// The answer that would tell whether it was done did not come.

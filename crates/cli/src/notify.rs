@@ -4,8 +4,6 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::CommandFactory as _;
-use clap::error::ErrorKind;
 use httppubsub_client::{Bind, Client, Notified, NotifyBody};
 use httppubsub_proto::topic::Topic;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,16 +11,20 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::connection::Connection;
 use crate::output;
 use crate::topic::{parse_hex, parse_topic, to_json};
+use crate::usage;
 
 /// Notify all subscribers of a topic.
 ///
 /// Ends with status 0 only when the broadcaster accepted the notification, and says how many
 /// subscribers confirmed it: nobody being subscribed is no failure.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
+#[command(
+    override_usage = "httppubsub notify [OPTIONS] <TOPIC> <--data <TEXT>|--file <PATH>|->",
+    after_help = "Examples:\n  \
     httppubsub notify cache/user/7 --data 'drop it'\n  \
     httppubsub notify builds/ready --file build.tar --json\n  \
-    date | httppubsub notify time -")]
+    date | httppubsub notify time -"
+)]
 pub(crate) struct Notify {
     /// What it is about; `-` behind it reads the message from stdin.
     #[arg(value_name = "TOPIC", num_args = 0..=2)]
@@ -57,11 +59,9 @@ enum Source {
 
 impl Notify {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        let (topic, source) = self.understand().unwrap_or_else(|problem| {
-            crate::Arguments::command()
-                .error(ErrorKind::ValueValidation, problem)
-                .exit()
-        });
+        let (topic, source) = self
+            .understand()
+            .unwrap_or_else(|problem| usage::wrong("notify", &problem));
         let config = self.connection.builder()?.bind(Bind::Nothing).build()?;
         let client = Client::start(config).await?;
         let bar = match source {
@@ -81,21 +81,8 @@ impl Notify {
             .notify_with_progress(topic.as_bytes(), body, progress)
             .await;
         bar.finish_and_clear();
-        match notified {
-            Ok(notified) => {
-                self.tell(&topic, &notified)?;
-                Ok(ExitCode::SUCCESS)
-            }
-            Err(error) => {
-                let ambiguous = error.is_ambiguous();
-                eprintln!("httppubsub: {:#}", anyhow::Error::from(error));
-                Ok(if ambiguous {
-                    ExitCode::from(crate::AMBIGUOUS)
-                } else {
-                    ExitCode::FAILURE
-                })
-            }
-        }
+        self.tell(&topic, &notified?)?;
+        Ok(ExitCode::SUCCESS)
     }
 
     fn understand(&self) -> Result<(Topic, Source), String> {

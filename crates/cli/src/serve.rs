@@ -24,6 +24,10 @@ use crate::secrets;
 /// Prints one line on stdout when it is ready: `listening on http://ADDR:PORT`. SIGTERM and SIGINT
 /// stop it: it takes nothing new, finishes what is under way and exits with status 0.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    httppubsub serve\n  \
+    httppubsub serve --listen 0.0.0.0:3003 --data /var/lib/httppubsub --log-format json\n  \
+    httppubsub serve --listen 127.0.0.1:0 --db memory")]
 pub(crate) struct Serve {
     /// Where to listen; port 0 picks a free one.
     #[arg(

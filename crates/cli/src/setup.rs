@@ -17,6 +17,9 @@ use crate::secrets;
 /// by their owner only. Existing files are never overwritten. The published Python packages read
 /// them as well.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    httppubsub setup --dir secrets\n  \
+    httppubsub setup --to-broadcasters-auth token --to-subscribers-auth none")]
 pub(crate) struct Setup {
     /// Folder for the files; it is made if need be.
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -58,6 +61,16 @@ impl SchemeName {
             Self::Token => "token",
             Self::None => "none",
         };
+        match (self, secret) {
+            (Self::None, Some(_)) => anyhow::bail!("the scheme none has no secret"),
+            (Self::Token, Some(token)) if token.contains(char::is_control) => {
+                anyhow::bail!("the token has control characters, which no HTTP header may have");
+            }
+            (Self::Token, Some(token)) if token.trim() != token => {
+                anyhow::bail!("the token begins or ends with a space, which HTTP would drop");
+            }
+            _ => {}
+        }
         Ok(match secret {
             Some(secret) => Scheme::parse(name, secret)?,
             None => Scheme::generate(name, &random_bytes())?,

@@ -10,9 +10,13 @@ use httppubsub_proto::url::SubscriberUrl;
 use crate::connection::Connection;
 use crate::output;
 use crate::topic::Interests;
+use crate::usage;
 
 /// Look after the subscriptions of a program that cannot do it itself.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    httppubsub subscriptions add --url http://10.0.0.7/hook --exact builds/ready\n  \
+    httppubsub subscriptions check --url http://10.0.0.7/hook --exact builds/ready")]
 pub(crate) struct Subscriptions {
     #[command(subcommand)]
     verb: Verb,
@@ -62,7 +66,7 @@ impl Subscriptions {
             }
             Verb::Add(what) => {
                 let (of, set) = what.of()?;
-                what.some(&set)?;
+                what.some("add", &set);
                 for (interest, _) in set.iter() {
                     of.add(&interest).await?;
                 }
@@ -70,7 +74,7 @@ impl Subscriptions {
             }
             Verb::Remove(what) => {
                 let (of, set) = what.of()?;
-                what.some(&set)?;
+                what.some("remove", &set);
                 for (interest, _) in set.iter() {
                     of.remove(&interest).await?;
                 }
@@ -93,9 +97,11 @@ impl What {
         Ok((SubscriptionsOf::new(&config, url, recovery), set))
     }
 
-    fn some(&self, set: &SubscriptionSet) -> anyhow::Result<()> {
-        anyhow::ensure!(!set.is_empty(), "nothing to do: give --exact or --glob");
-        Ok(())
+    fn some(&self, verb: &str, set: &SubscriptionSet) {
+        if set.is_empty() {
+            let verb = format!("subscriptions {verb}");
+            usage::wrong(&verb, "nothing to do: give --exact or --glob");
+        }
     }
 
     async fn check(&self) -> anyhow::Result<ExitCode> {

@@ -113,7 +113,9 @@ async fn begin(
             wanted.remove(interest);
             core.dispatch.remove(inbox, interest);
         }
-        doubt(core, wanted, error);
+        if error.is_ambiguous() {
+            doubt(core, wanted, error);
+        }
     }
     told
 }
