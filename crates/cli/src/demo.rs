@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 
 use crate::output::line;
 use crate::secrets;
+use crate::topic::to_text;
 
 /// See it work, in a temporary folder: a broadcaster, a subscriber, a few notifications.
 #[derive(Debug, clap::Args)]
@@ -67,7 +68,8 @@ impl Demo {
             if notified.subscribers > 0 {
                 let message = next(&mut subscription).await?;
                 let text = String::from_utf8_lossy(&message.bytes().await?).into_owned();
-                line(&format!("    received on {}: {text:?}", message.topic))?;
+                let topic = to_text(&message.topic);
+                line(&format!("    received on {topic}: {text:?}"))?;
             }
         }
         let file = folder.path().join("logo.raw");
@@ -88,7 +90,7 @@ impl Demo {
         let message = next(&mut subscription).await?;
         line(&format!(
             "    received on {}: {} bytes in {took} ms, streamed through temporary files\n    sha512 {:.16}…, as it was sent",
-            message.topic,
+            to_text(&message.topic),
             message.payload.len(),
             message.sha512().to_string(),
         ))?;

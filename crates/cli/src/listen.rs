@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::connection::Connection;
 use crate::output;
-use crate::topic::{Interests, to_json};
+use crate::topic::{Interests, to_json, to_text};
 use crate::usage;
 
 /// Subscribe, and print what arrives.
@@ -194,11 +194,7 @@ impl Listen {
                 ("file", file.into()),
             ])?);
         }
-        let topic = match message.topic.as_str() {
-            Some(text) if !text.chars().any(char::is_control) => text.to_owned(),
-            Some(text) => text.escape_debug().to_string(),
-            None => message.topic.as_bytes().escape_ascii().to_string(),
-        };
+        let topic = to_text(&message.topic);
         let body = match (file, text) {
             (Some(file), _) => format!("saved as {}", file.display()),
             (None, Some(text)) => text.trim_end_matches('\n').to_owned(),

@@ -65,6 +65,15 @@ impl Interests {
     }
 }
 
+/// A topic as a person reads it: as it stands, unless that could upset a terminal.
+pub(crate) fn to_text(topic: &Topic) -> String {
+    match topic.as_str() {
+        Some(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        Some(text) => text.escape_debug().to_string(),
+        None => topic.as_bytes().escape_ascii().to_string(),
+    }
+}
+
 /// A topic in JSON: as text where it is UTF-8, and always as base64.
 pub(crate) fn to_json(topic: &Topic) -> [(&'static str, serde_json::Value); 2] {
     let text = topic.as_str().map_or(serde_json::Value::Null, Into::into);

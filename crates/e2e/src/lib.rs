@@ -20,6 +20,7 @@ mod program;
 mod random;
 mod signer;
 mod subscriber;
+mod terminal;
 
 pub use connection::Connection;
 pub use door::{Door, exact, glob, url};
@@ -34,3 +35,4 @@ pub use program::httppubsub;
 pub use random::{Filler, Random};
 pub use signer::{Asked, Signer};
 pub use subscriber::{Act, Deaf, Delivery, Subscriber, http_answer};
+pub use terminal::at_terminal;

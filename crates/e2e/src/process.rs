@@ -125,10 +125,21 @@ impl Process {
     /// Sends SIGTERM, which asks our binary to leave.
     #[track_caller]
     pub fn terminate(&mut self) {
+        self.signal("TERM");
+    }
+
+    /// Sends SIGINT, as Ctrl-C at a terminal does.
+    #[track_caller]
+    pub fn interrupt(&mut self) {
+        self.signal("INT");
+    }
+
+    #[track_caller]
+    fn signal(&mut self, name: &str) {
         let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
         if !sent.is_ok_and(|status| status.success()) {
-            self.fail("could not be sent SIGTERM");
+            self.fail(&format!("could not be sent SIG{name}"));
         }
     }
 
@@ -167,6 +178,11 @@ impl Process {
             }
         }
         self.fail("closed its output and did not end in time")
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
     /// Waits for its end, which must be a good one; returns the lines nobody had read.

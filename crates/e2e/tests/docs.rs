@@ -1,4 +1,4 @@
-//! Every command that the documents show is run.
+//! Every command that the documents show is run, and what they say is held to tests.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -16,9 +16,28 @@ fn root() -> PathBuf {
         .unwrap()
 }
 
+/// The documents: those of the workspace and those in `docs`.
+fn documents() -> Vec<String> {
+    let mut documents = Vec::new();
+    for folder in ["", "docs/"] {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".md") {
+                documents.push(format!("{folder}{name}"));
+            }
+        }
+    }
+    assert!(documents.len() >= 7, "{documents:?}");
+    documents
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
 /// The `sh` blocks of a document, each with the terminal it is typed into.
 fn blocks(document: &str) -> Vec<(Option<String>, String)> {
-    let text = std::fs::read_to_string(root().join(document)).unwrap();
+    let text = read(document);
     let mut blocks = Vec::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
@@ -29,7 +48,6 @@ fn blocks(document: &str) -> Vec<(Option<String>, String)> {
         let block: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
         blocks.push((terminal, block.join("\n")));
     }
-    assert!(!blocks.is_empty(), "{document} shows no commands");
     blocks
 }
 
@@ -48,6 +66,13 @@ fn shell(name: &str, script: &str, folder: &Path, address: &str) -> Process {
         .args(["-euc", script])
         .current_dir(folder)
         .env("PATH", path);
+    // Nothing of the test's environment configures it.
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     command.env("HTTPPUBSUB_LISTEN", address);
     command.env("HTTPPUBSUB_BROADCASTER", format!("http://{address}"));
     Process::spawn(name, command)
@@ -84,7 +109,7 @@ fn the_tour_in_the_readme_goes_as_it_says() {
         ]
     );
     let broadcaster = terminals.get_mut("broadcaster").unwrap();
-    broadcaster.terminate();
+    broadcaster.interrupt();
     broadcaster.end_well();
     let data = folder.path().join("httppubsub-data");
     for file in [
@@ -98,17 +123,20 @@ fn the_tour_in_the_readme_goes_as_it_says() {
 
 #[test]
 fn every_other_command_in_the_documents_works_or_names_what_there_is() {
-    for document in ["README.md", "CONTRIBUTING.md"] {
-        for (terminal, script) in blocks(document) {
+    let mut checked = 0;
+    for document in documents() {
+        for (terminal, script) in blocks(&document) {
             if terminal.is_some() {
                 continue;
             }
             for line in script.lines() {
                 let line = line.split('#').next().unwrap().trim();
-                check_command(document, line);
+                check_command(&document, line);
+                checked += 1;
             }
         }
     }
+    assert!(checked >= 5, "{checked}");
 }
 
 fn check_command(document: &str, line: &str) {
@@ -122,15 +150,13 @@ fn check_command(document: &str, line: &str) {
         }
         // This test is a part of it.
         ["cargo", "xtask", "test"] => {
-            let alias = std::fs::read_to_string(root().join(".cargo/config.toml")).unwrap();
-            assert!(alias.contains("xtask = ") && root().join("xtask/src/test.rs").exists());
+            assert!(read(".cargo/config.toml").contains("xtask = "));
+            assert!(root().join("xtask/src/test.rs").exists());
         }
         ["cargo", "install", "--path", path] => {
-            let manifest = std::fs::read_to_string(root().join(path).join("Cargo.toml")).unwrap();
-            assert!(
-                manifest.contains("name = \"httppubsub\""),
-                "{document}: {line}"
-            );
+            let manifest = read(&format!("{path}/Cargo.toml"));
+            let is_ours = manifest.contains("[[bin]]\nname = \"httppubsub\"");
+            assert!(is_ours, "{document}: {line}");
         }
         _ => panic!("{document} shows a command that nothing tests: {line}"),
     }
@@ -141,7 +167,7 @@ fn what_the_readme_says_of_defaults_is_what_help_says() {
     let mut command = httppubsub();
     let help = command.args(["serve", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let readme = read("README.md");
     let mut seen = 0;
     for row in readme.lines().filter(|line| line.starts_with("| `--")) {
         let cells: Vec<_> = row
@@ -168,4 +194,226 @@ fn what_the_readme_says_of_defaults_is_what_help_says() {
         seen += 1;
     }
     assert!(seen >= 6, "{seen}");
+}
+
+#[test]
+fn what_the_documents_link_to_is_there() {
+    let mut checked = 0;
+    for document in documents() {
+        let folder = root().join(&document).parent().unwrap().to_owned();
+        for link in read(&document).split("](").skip(1) {
+            let target = link.split(')').next().unwrap();
+            let path = target.split('#').next().unwrap();
+            if !target.contains("://") && !path.is_empty() {
+                assert!(folder.join(path).exists(), "{document} links to {target}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 4, "{checked}");
+}
+
+/// What the README says, and the tests that hold it.
+const PROMISES: [(&str, &[(&str, &str)]); 22] = [
+    // What it is.
+    (
+        "Messages may be larger than memory",
+        &[(DELIVERY, "a_message_of_256_mib_costs_no_memory")],
+    ),
+    (
+        "Publishers learn how many subscribers confirmed",
+        &[(API, "what_is_notified_is_received_under_every_scheme")],
+    ),
+    (
+        "subscribers that missed something are told so",
+        &[(API, "a_gap_is_told_before_any_later_message")],
+    ),
+    (
+        "work with it over HTTP unchanged, in both directions",
+        &[
+            (THEIRS, "all_of_500_messages_arrive_behind_our_broadcaster"),
+            (
+                THEIRS,
+                "all_of_500_messages_arrive_behind_their_broadcaster",
+            ),
+        ],
+    ),
+    // The tour.
+    (
+        "its subscriptions are there again at the next start",
+        &[(
+            DURABILITY,
+            "fifty_kills_lose_nothing_that_was_acknowledged_and_leave_no_set_half_done",
+        )],
+    ),
+    (
+        "`setup` writes secrets for other schemes",
+        &[(
+            CLI,
+            "setup_writes_secrets_for_their_owner_only_and_never_overwrites",
+        )],
+    ),
+    (
+        "`subscriptions` looks after the subscriptions of programs",
+        &[(CLI, "subscriptions_of_others_can_be_looked_after")],
+    ),
+    (
+        "`completions` is for your shell. `--help` explains each",
+        &[(CLI, "help_explains_every_verb_and_version_says_which")],
+    ),
+    (
+        "`listen`, `notify` and `subscriptions` take `--json`",
+        &[
+            (
+                CLI,
+                "listen_prints_what_arrives_as_text_as_json_and_as_files",
+            ),
+            (CLI, "subscriptions_of_others_can_be_looked_after"),
+        ],
+    ),
+    (
+        "0 for done, 1 for failed or refused, 2 for wrong usage, 3 for perhaps done, 4 for time ran out",
+        &[
+            (CLI, "a_notification_says_in_its_status_what_came_of_it"),
+            (CLI, "wrong_usage_is_told_with_status_2"),
+            (CLI, "listen_ends_by_time_and_by_signal_and_unsubscribes"),
+        ],
+    ),
+    // The library.
+    (
+        "Runs at the start and after every gap, before any later message",
+        &[
+            (API, "a_gap_is_told_before_any_later_message"),
+            (
+                API,
+                "what_runs_at_a_gap_is_done_before_a_later_message_is_yielded",
+            ),
+        ],
+    ),
+    (
+        "Files and readers are streamed",
+        &[(API, "messages_of_every_origin_and_size_arrive_whole")],
+    ),
+    (
+        "A broadcaster inside your own axum app",
+        &[(
+            MOUNT,
+            "everything_works_through_the_prefix_and_the_apps_own_routes_stay",
+        )],
+    ),
+    // What is promised.
+    (
+        "**A 200 to a notification** means that every subscription that matched is accounted for",
+        &[
+            (
+                DELIVERY,
+                "every_row_that_matched_is_accounted_for_exactly_once",
+            ),
+            (
+                DURABILITY,
+                "who_missed_an_acknowledged_notification_is_told_after_a_kill",
+            ),
+        ],
+    ),
+    (
+        "**Delivery is best effort**: the message itself is never sent again",
+        &[(
+            DELIVERY,
+            "a_subscriber_that_was_down_is_told_until_it_accepts_once",
+        )],
+    ),
+    (
+        "**It may happen more than once**",
+        &[(API, "what_is_notified_is_received_under_every_scheme")],
+    ),
+    (
+        "**A subscription that was acknowledged is on disk**",
+        &[
+            (
+                DURABILITY,
+                "fifty_kills_lose_nothing_that_was_acknowledged_and_leave_no_set_half_done",
+            ),
+            (
+                DURABILITY,
+                "what_another_process_acknowledged_is_delivered_by_this_one_at_once",
+            ),
+        ],
+    ),
+    (
+        "**A notice (MISSED) is repeated**",
+        &[
+            (
+                DELIVERY,
+                "a_subscriber_that_was_down_is_told_until_it_accepts_once",
+            ),
+            (DELIVERY, "a_notice_that_is_owed_survives_a_kill"),
+        ],
+    ),
+    (
+        "**Nobody waits for anybody else**",
+        &[
+            (DELIVERY, "a_subscriber_that_hangs_delays_no_other"),
+            (DELIVERY, "a_peer_that_hangs_takes_only_its_own_turns"),
+            (
+                DELIVERY,
+                "a_subscriber_that_never_reads_is_given_up_and_holds_up_nobody",
+            ),
+            (DELIVERY, "a_recovery_url_that_hangs_delays_no_other_notice"),
+        ],
+    ),
+    (
+        "**Nothing is delivered before it was verified**",
+        &[
+            (
+                DELIVERY,
+                "a_message_that_its_publisher_cut_off_reaches_nobody",
+            ),
+            (BAD_INPUT, "every_flipped_bit_of_what_is_signed_is_noticed"),
+        ],
+    ),
+    // Configuration.
+    (
+        "`GET /healthz` says that the process lives, `GET /readyz` that it should be sent requests",
+        &[(SERVING, "a_broadcaster_that_stops_is_alive_and_not_ready")],
+    ),
+    (
+        "SIGTERM and SIGINT stop it in an orderly way",
+        &[(
+            SERVING,
+            "sigterm_finishes_what_is_under_way_and_takes_nothing_new",
+        )],
+    ),
+];
+
+const API: &str = "crates/e2e/tests/api.rs";
+const BAD_INPUT: &str = "crates/e2e/tests/bad_input.rs";
+const CLI: &str = "crates/e2e/tests/cli.rs";
+const DELIVERY: &str = "crates/e2e/tests/delivery.rs";
+const DURABILITY: &str = "crates/e2e/tests/durability.rs";
+const MOUNT: &str = "crates/e2e/tests/mount.rs";
+const SERVING: &str = "crates/e2e/tests/serving.rs";
+const THEIRS: &str = "interop/tests/interop/large.rs";
+
+#[test]
+fn what_the_readme_promises_has_a_test() {
+    let readme = read("README.md");
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = words(&readme);
+    for (promise, tests) in PROMISES {
+        assert!(said.contains(&words(promise)), "it does not say: {promise}");
+        for (file, test) in tests {
+            let is_there = read(file).contains(&format!("\n#[test]\nfn {test}()"))
+                || read(file).contains(&format!("\nasync fn {test}()"));
+            assert!(is_there, "{promise}: there is no {test} in {file}");
+        }
+    }
+    let section = readme.split("## What is promised\n").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    for bullet in section.split("\n- ").skip(1) {
+        let start = words(bullet);
+        let held = PROMISES
+            .iter()
+            .any(|(promise, _)| start.starts_with(promise));
+        assert!(held, "no test is named for: {start}");
+    }
 }
