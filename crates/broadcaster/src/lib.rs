@@ -3,8 +3,6 @@
 
 mod config;
 
-mod reason;
-
 mod index;
 
 mod hub;

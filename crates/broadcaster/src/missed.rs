@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use httppubsub_net::{Post, PostError, random_bytes, stamp};
+use httppubsub_net::{Post, PostError, chain, stamp};
 use httppubsub_proto::auth::{AuthError, Claim};
 use httppubsub_proto::http::{ConfirmMissed, MissedHead};
 use httppubsub_proto::time::Now;
@@ -16,11 +16,10 @@ use httppubsub_store::{ClaimedNotice, Missed, NoticeOutcome, StoreError};
 
 use crate::core::Core;
 use crate::index::Row;
-use crate::reason::chain;
 
 /// Owes the subscriber of `row` a notice about `topic`; returns when that is durable.
 pub(crate) async fn record(core: &Core, row: &Row, topic: &Topic) -> Result<(), StoreError> {
-    let Some(delay) = core.config.missed.delay(0, random_fraction()) else {
+    let Some(delay) = core.config.missed.delay(0, rand::random()) else {
         return Ok(());
     };
     let missed = Missed {
@@ -32,11 +31,6 @@ pub(crate) async fn record(core: &Core, row: &Row, topic: &Topic) -> Result<(), 
     core.store.record_missed(missed).await?;
     core.missed_recorded.notify_one();
     Ok(())
-}
-
-/// Uniform in [0, 1).
-fn random_fraction() -> f64 {
-    f64::from(u32::from_be_bytes(random_bytes())) / (f64::from(u32::MAX) + 1.0)
 }
 
 /// Sends what is due, as it falls due, until the broadcaster stops. Whatever happens to one look,
@@ -121,7 +115,7 @@ async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
             tracing::info!(%recovery, %topic, attempts, "told a subscriber that it missed something");
             NoticeOutcome::Done
         }
-        Err(error) => match core.config.missed.delay(attempts, random_fraction()) {
+        Err(error) => match core.config.missed.delay(attempts, rand::random()) {
             Some(delay) => {
                 let why = chain(&error);
                 tracing::info!(%recovery, %topic, attempts, why, "a notice was not taken; trying again later");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _};
-use httppubsub_net::Payload;
+use httppubsub_net::{Payload, chain};
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::Origin;
 use httppubsub_store::{StoreError, Unsubscribed};
@@ -12,7 +12,6 @@ use rustc_hash::FxHashMap;
 use crate::core::Core;
 use crate::index::Row;
 use crate::missed;
-use crate::reason::chain;
 use crate::webhook::{self, Message, Verdict};
 
 /// What became of a notification: every row that matched is in exactly one of the counts of rows.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use http::StatusCode;
-use httppubsub_net::PostError;
+use httppubsub_net::{PostError, chain};
 use httppubsub_proto::auth::AuthError;
 use httppubsub_proto::glob::GlobTooLong;
 use httppubsub_proto::topic::TopicTooLong;
@@ -209,16 +209,4 @@ impl CloseError {
         }
         what.join("; ")
     }
-}
-
-/// An error and all its sources, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -72,6 +72,14 @@ impl Default for PostConfig {
     }
 }
 
+impl PostConfig {
+    /// Longest time from the first byte to the end of the answer for a message of this length.
+    pub fn timeout(&self, message_bytes: u64) -> Duration {
+        let longer = message_bytes.checked_div(self.rate_min).unwrap_or(0);
+        self.answer_timeout + Duration::from_secs(longer)
+    }
+}
+
 /// What is posted.
 #[derive(Debug)]
 pub struct Post {
@@ -280,8 +288,7 @@ impl Poster {
     ) -> Result<Answer, PostError> {
         let config = &self.0.config;
         let _turn = self.0.turn(&target.peer).await?;
-        let timeout = config.answer_timeout
-            + Duration::from_secs(message_bytes.checked_div(config.rate_min).unwrap_or(0));
+        let timeout = config.timeout(message_bytes);
         let exchange = self.exchange(target, message_bytes, sent, &mut make);
         match tokio::time::timeout(timeout, exchange).await {
             Ok(answer) => answer,

@@ -319,3 +319,13 @@ async fn a_pinned_peer_is_reached_where_it_is_pinned() {
     });
     assert!(post(&poster, "http://no-such-host.invalid/").await.is_ok());
 }
+
+#[test]
+fn a_large_message_is_given_the_time_it_takes() {
+    let config = PostConfig::default();
+    assert_eq!(config.timeout(100), Duration::from_secs(30));
+    // 5 GiB at 20 MB/s take some 270 s (F2).
+    let bytes: u64 = 5 * 1024 * 1024 * 1024;
+    assert!(config.timeout(bytes) > Duration::from_secs(bytes / 20_000_000));
+    assert_eq!(config.timeout(10 * 1024 * 1024), Duration::from_secs(40));
+}

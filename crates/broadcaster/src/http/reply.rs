@@ -3,7 +3,7 @@
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use httppubsub_net::{BodyError, FillError, HeadError, Rejected, stamp};
+use httppubsub_net::{BodyError, FillError, HeadError, Rejected, chain, stamp};
 use httppubsub_proto::auth::{AuthError, CannotAuthorize, Claim};
 use httppubsub_proto::http::UNSUBSCRIBE_IMMEDIATE;
 use httppubsub_proto::wire::DecodeError;
@@ -11,7 +11,6 @@ use httppubsub_store::StoreError;
 
 use crate::core::Core;
 use crate::notify::NotifyError;
-use crate::reason::chain;
 use crate::subscriptions::NotASet;
 
 /// Why a request is not answered as asked.

@@ -11,7 +11,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use httppubsub_net::{
     BodyError, BodyLimits, BodyReader, Clock, FillError, HeadError, Judge, Rejected, ReplayGuard,
-    Spool, first_that_verifies, receive, stamp,
+    Spool, chain, first_that_verifies, receive, stamp,
 };
 use httppubsub_proto::auth::{AuthError, Authorization, CannotAuthorize, Claim};
 use httppubsub_proto::http::{
@@ -24,7 +24,6 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::{Dispatch, Handed};
-use crate::error::chain;
 use crate::message::Message;
 
 /// The door through which messages come in.

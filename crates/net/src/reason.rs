@@ -1,7 +1,8 @@
 //! Says in one line why something failed.
 
-/// An error and all that caused it, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+/// An error and all that caused it, on one line for a log or a peer; what a message says already is
+/// not said again.
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
