@@ -32,6 +32,15 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// The SHA-256 digest of these parts, one behind the other.
+pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = sha2::Sha256::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}
+
 /// A SHA-512 digest: 64 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sha512([u8; SHA512_BYTES]);

@@ -21,3 +21,5 @@ pub mod backoff;
 pub mod auth;
 
 pub mod http;
+
+pub mod ws;

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 pub(crate) mod request;
+pub(crate) mod stateful;
 
 use std::time::Duration;
 
