@@ -23,3 +23,5 @@ pub mod auth;
 pub mod http;
 
 pub mod ws;
+
+pub mod session;

@@ -1,0 +1,30 @@
+//! Which compressor is used for which size (`docs/protocol/stateful.md` §11).
+
+/// The plain bodies a compressor is meant for: `min <= length < max`, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompressorSizes {
+    /// Shortest.
+    pub min: u32,
+    /// First that is too long; 0 and `u64::MAX` are no limit.
+    pub max: u64,
+}
+
+impl CompressorSizes {
+    /// Whether the compressor is meant for a plain body of this length.
+    pub fn fit(&self, plain_bytes: u64) -> bool {
+        u64::from(self.min) <= plain_bytes && (self.max == 0 || plain_bytes < self.max)
+    }
+}
+
+/// First id of the dictionaries that were trained for one connection.
+pub(super) const CUSTOM_MIN: u32 = 65_536;
+
+/// The newest of the compressors, oldest first in the list, that is meant for this length; 0 for
+/// none.
+pub(super) fn newest_that_fits<'a>(
+    compressors: impl DoubleEndedIterator<Item = (u32, &'a CompressorSizes)>,
+    plain_bytes: u64,
+) -> u32 {
+    let fitting = compressors.rev().find(|(_, sizes)| sizes.fit(plain_bytes));
+    fitting.map_or(0, |(id, _)| id)
+}
