@@ -5,16 +5,21 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::Router;
-use httppubsub_net::{Poster, ReplayGuard, ReplayGuardError, ServeConfig, Spool};
+use httppubsub_net::{Poster, ReplayGuard, ReplayGuardError, ServeConfig, Spool, Zstd};
+use httppubsub_proto::session::BroadcasterConfig;
+use httppubsub_proto::url::{SubscriberUrl, UrlTooLong};
 use httppubsub_store::{Store, StoreError};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Authorizations, Config};
+use crate::config::{Authorizations, Config, Preset};
 use crate::core::Core;
 use crate::hub::Hub;
 use crate::index::Index;
+use crate::session::PLAIN_LEVEL;
+use crate::training::SampleRoom;
 use crate::{http, missed};
 
 /// A running broadcaster. Clones are the same one.
@@ -49,6 +54,9 @@ pub enum StartError {
     /// Used authorizations cannot be remembered.
     #[error("cannot open the replay guard")]
     ReplayGuard(#[from] ReplayGuardError),
+    /// A url of its own cannot be subscribed.
+    #[error("the url at which it receives for its websockets cannot be subscribed")]
+    Url(#[from] UrlTooLong),
 }
 
 impl Broadcaster {
@@ -68,10 +76,37 @@ impl Broadcaster {
         let index = Arc::new(Index::new(poster.clone()));
         store.watch(index.clone()).await?;
         tracing::info!(subscriptions = index.len(), "loaded the subscriptions");
+        let websockets = &config.websockets;
+        let session = BroadcasterConfig {
+            headers: websockets.headers,
+            stream_counters: websockets.stream_counters,
+            message_bytes_max: websockets.outgoing_message_bytes_max,
+            unacknowledged_max: websockets.unacknowledged_max,
+            configure_timeout: websockets.configure_timeout,
+            ..BroadcasterConfig::new(
+                authorizations.to_broadcaster.clone(),
+                authorizations.to_subscriber.clone(),
+            )
+        };
+        let prepare = |preset: &Preset| {
+            let dictionary = preset.dictionary.clone();
+            let zstd = Zstd::with_dictionary(dictionary, preset.level.into());
+            (preset.clone(), zstd)
+        };
+        let semaphore =
+            |places: usize| Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
         let core = Arc::new(Core {
             store,
             index,
             hub: Hub::default(),
+            session: Arc::new(session),
+            zstd: Zstd::new(PLAIN_LEVEL.into()),
+            presets: websockets.presets.iter().map(prepare).collect(),
+            sample_room: SampleRoom::new(websockets.samples_bytes_max),
+            sessions: semaphore(websockets.sessions_max),
+            unauthenticated: semaphore(websockets.unauthenticated_max),
+            receiver_url: SubscriberUrl::new(config.receiver_url.as_str())?,
+            missed_url: SubscriberUrl::new(config.missed_url.as_str())?,
             poster,
             spool: Spool::new(config.spool.clone()),
             guard,

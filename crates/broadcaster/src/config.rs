@@ -1,12 +1,16 @@
 //! What can be set about a broadcaster.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use httppubsub_net::{BodyLimits, Clock, PostConfig, SpoolConfig};
+use bytes::Bytes;
+use httppubsub_net::{BodyLimits, Clock, DecompressLimits, PostConfig, SocketConfig, SpoolConfig};
 use httppubsub_proto::auth::{Authorization, Secrets};
 use httppubsub_proto::backoff::MissedSchedule;
+use httppubsub_proto::session::StreamCounters;
+use httppubsub_proto::ws::HeaderStyle;
 
 /// The schemes of both directions.
 #[derive(Clone, Debug)]
@@ -64,8 +68,107 @@ pub struct Config {
     /// Where other broadcasters tell this one that its websocket subscribers missed something.
     /// Default `http://127.0.0.1:3003/v1/missed_for_websockets`.
     pub missed_url: String,
+    /// Subscribers that hold a websocket open.
+    pub websockets: WebSocketConfig,
     /// Where the time is read.
     pub clock: Clock,
+}
+
+/// What can be set about websockets (`docs/protocol/stateful.md` §14).
+#[derive(Clone, Debug)]
+pub struct WebSocketConfig {
+    /// How many there may be at once; further ones are answered 503. Default 100,000.
+    pub sessions_max: usize,
+    /// How many of them may not have shown yet who they are; further ones are answered 503. Default
+    /// 1,024.
+    pub unauthenticated_max: usize,
+    /// How long one may take to show who it is. Default 5 s.
+    pub configure_timeout: Duration,
+    /// How many messages may wait to be sent to one; one for which there are more is cut off.
+    /// Default 255.
+    pub pending_sends_max: NonZeroUsize,
+    /// How many requests and notifications of one may wait while another is worked on; one that
+    /// sends more is cut off. Default 255.
+    pub unprocessed_max: usize,
+    /// How many parts of messages may be sent to one before it acknowledges the first of them.
+    /// Default 3; `None` is no limit.
+    pub unacknowledged_max: Option<NonZeroUsize>,
+    /// Longest websocket message that is sent, in bytes; longer messages are sent in parts. Default
+    /// 4,194,303: published subscribers accept no more.
+    pub outgoing_message_bytes_max: u64,
+    /// Longest websocket message that is read (default 16 MiB), pings and time-outs.
+    pub socket: SocketConfig,
+    /// How headers are written. Default: minimal.
+    pub headers: HeaderStyle,
+    /// Which parts of long messages are counted. Default: the first, as published subscribers
+    /// expect.
+    pub stream_counters: StreamCounters,
+    /// Whether messages are compressed for subscribers that want it. Default: yes.
+    pub compression: bool,
+    /// Whether dictionaries are trained for subscribers that want it. Default: yes.
+    pub training: bool,
+    /// Dictionaries that subscribers know as well, to be asked for by their id.
+    pub presets: Vec<Preset>,
+    /// Shortest body that is compressed with a dictionary, in bytes. Default 32.
+    pub compression_min_size: u32,
+    /// Bodies from this length on are compressed without a trained dictionary, in bytes. Default
+    /// 16,384.
+    pub compression_trained_max_size: u64,
+    /// How much is collected before the first dictionary is trained, in bytes. Default 102,400.
+    pub training_low_watermark: u64,
+    /// How much is collected before a better one is trained, in bytes. Default 10 MiB.
+    pub training_high_watermark: u64,
+    /// How long after a better one the next is trained. Default 24 h.
+    pub retrain_interval: Duration,
+    /// How much all connections together may collect, in bytes; more is not looked at. Default
+    /// 64 MiB.
+    pub samples_bytes_max: u64,
+    /// What decompression may cost.
+    pub decompress: DecompressLimits,
+    /// Over how long the ends of the connections are spread when the broadcaster stops. Default
+    /// 10 s.
+    pub close_spread: Duration,
+}
+
+/// A dictionary that both ends know beforehand.
+#[derive(Clone, Debug)]
+pub struct Preset {
+    /// From 2 on.
+    pub id: u16,
+    /// The dictionary, trained or raw.
+    pub dictionary: Bytes,
+    /// Level of compression, at least 0.
+    pub level: u16,
+    /// Shortest body it is used for, in bytes.
+    pub min_size: u32,
+}
+
+impl Default for WebSocketConfig {
+    fn default() -> Self {
+        Self {
+            sessions_max: 100_000,
+            unauthenticated_max: 1_024,
+            configure_timeout: Duration::from_secs(5),
+            pending_sends_max: NonZeroUsize::new(255).expect("it is not zero"),
+            unprocessed_max: 255,
+            unacknowledged_max: NonZeroUsize::new(3),
+            outgoing_message_bytes_max: 4_194_303,
+            socket: SocketConfig::default(),
+            headers: HeaderStyle::default(),
+            stream_counters: StreamCounters::default(),
+            compression: true,
+            training: true,
+            presets: Vec::new(),
+            compression_min_size: 32,
+            compression_trained_max_size: 16_384,
+            training_low_watermark: 102_400,
+            training_high_watermark: 10 * 1024 * 1024,
+            retrain_interval: Duration::from_secs(86_400),
+            samples_bytes_max: 64 * 1024 * 1024,
+            decompress: DecompressLimits::default(),
+            close_spread: Duration::from_secs(10),
+        }
+    }
 }
 
 impl Default for Config {
@@ -85,6 +188,7 @@ impl Default for Config {
             replay_codes_max: 5_000_000,
             receiver_url: "http://127.0.0.1:3003/v1/receive_for_websockets".to_owned(),
             missed_url: "http://127.0.0.1:3003/v1/missed_for_websockets".to_owned(),
+            websockets: WebSocketConfig::default(),
             clock: Clock::system(),
         }
     }

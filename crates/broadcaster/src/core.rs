@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use httppubsub_net::{Clock, Poster, ReplayGuard, Spool};
+use httppubsub_net::{Clock, Poster, ReplayGuard, Spool, Zstd};
 use httppubsub_proto::auth::Authorization;
+use httppubsub_proto::session::BroadcasterConfig;
+use httppubsub_proto::url::SubscriberUrl;
 use httppubsub_store::Store;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, Preset};
 use crate::hub::Hub;
 use crate::index::Index;
+use crate::training::SampleRoom;
 
 /// The parts of a running broadcaster.
 #[derive(Debug)]
@@ -21,6 +24,19 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) index: Arc<Index>,
     pub(crate) hub: Hub,
+    /// What all websocket sessions have in common.
+    pub(crate) session: Arc<BroadcasterConfig>,
+    /// Compressor 1.
+    pub(crate) zstd: Zstd,
+    pub(crate) presets: Vec<(Preset, Zstd)>,
+    pub(crate) sample_room: Arc<SampleRoom>,
+    /// Places for websocket sessions.
+    pub(crate) sessions: Arc<Semaphore>,
+    /// Places for those of them that have not shown who they are.
+    pub(crate) unauthenticated: Arc<Semaphore>,
+    /// Where this broadcaster is subscribed on behalf of its sessions.
+    pub(crate) receiver_url: SubscriberUrl,
+    pub(crate) missed_url: SubscriberUrl,
     pub(crate) poster: Poster,
     pub(crate) spool: Spool,
     pub(crate) guard: ReplayGuard,

@@ -1,42 +1,364 @@
-//! This process's websocket sessions, as far as other rooms need to know: what they want.
+//! This process's websocket sessions, as far as other rooms need to know: what they want, and the
+//! way to hand them something.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use httppubsub_net::Payload;
-use httppubsub_proto::subscription::Interest;
+use httppubsub_proto::glob::GlobPattern;
+use httppubsub_proto::subscription::{Interest, Subscription};
 use httppubsub_proto::topic::Topic;
+use httppubsub_proto::url::SubscriberUrl;
+use httppubsub_store::{Store, StoreError};
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-/// What the sessions want, with how many of them want it. A row of the store stands for each
-/// interest; while none is there, notifications for this broadcaster's own url end that row.
+use crate::message::Message;
+
+/// The sessions of this process.
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
-    interests: Mutex<BTreeMap<Interest, usize>>,
+    members: Mutex<ByInterest<Vec<Arc<Member>>>>,
+    counts: Mutex<ByInterest<Counted>>,
+    next_id: AtomicU64,
+}
+
+/// What is kept for each topic and glob.
+#[derive(Debug)]
+struct ByInterest<T> {
+    exacts: FxHashMap<Topic, T>,
+    globs: FxHashMap<GlobPattern, T>,
+}
+
+impl<T> Default for ByInterest<T> {
+    fn default() -> Self {
+        Self {
+            exacts: FxHashMap::default(),
+            globs: FxHashMap::default(),
+        }
+    }
+}
+
+impl<T: Default> ByInterest<T> {
+    fn entry(&mut self, interest: &Interest) -> &mut T {
+        fn entry<'a, K: Clone + Eq + Hash, T: Default>(
+            map: &'a mut FxHashMap<K, T>,
+            key: &K,
+        ) -> &'a mut T {
+            map.entry(key.clone()).or_default()
+        }
+        match interest {
+            Interest::Exact(topic) => entry(&mut self.exacts, topic),
+            Interest::Glob(glob) => entry(&mut self.globs, glob),
+        }
+    }
+
+    fn remove(&mut self, interest: &Interest) {
+        match interest {
+            Interest::Exact(topic) => drop(self.exacts.remove(topic)),
+            Interest::Glob(glob) => drop(self.globs.remove(glob)),
+        }
+    }
+
+    fn matching(&self, topic: &Topic) -> impl Iterator<Item = &T> {
+        let globs = self.globs.iter().filter(|(glob, _)| glob.matches(topic));
+        let exact = self.exacts.get(topic);
+        exact.into_iter().chain(globs.map(|(_, kept)| kept))
+    }
+}
+
+/// How many sessions want something. A row of the store stands for all of them.
+#[derive(Debug, Default)]
+struct Counted {
+    sessions: usize,
+    /// Whoever changes the row waits for its turn, and says in here whether there is one.
+    row: Arc<tokio::sync::Mutex<bool>>,
+}
+
+/// A session, for whoever has something for it.
+#[derive(Debug)]
+pub(crate) struct Member {
+    id: u64,
+    /// For the log.
+    peer: String,
+    queue: mpsc::Sender<ForSession>,
+    /// Cancelled when it does not keep up.
+    pub(crate) cut_off: CancellationToken,
+}
+
+impl Member {
+    /// For the log.
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
+    }
+}
+
+/// What a session is handed.
+#[derive(Clone, Debug)]
+pub(crate) enum ForSession {
+    Message(Arc<Message>),
+    Missed(Topic),
 }
 
 impl Hub {
-    /// Whether any session is subscribed to `topic`.
+    /// A session that wants nothing yet, and what it is handed from now on: at most
+    /// `pending_sends_max` wait, and whoever is handed more is cut off.
+    pub(crate) fn member(
+        &self,
+        peer: String,
+        pending_sends_max: usize,
+    ) -> (Arc<Member>, mpsc::Receiver<ForSession>) {
+        let (queue, inbox) = mpsc::channel(pending_sends_max);
+        let member = Member {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            peer,
+            queue,
+            cut_off: CancellationToken::new(),
+        };
+        (Arc::new(member), inbox)
+    }
+
+    /// Whether any session is subscribed to `topic`, or about to be.
     pub(crate) fn wants(&self, topic: &Topic) -> bool {
-        let interests = self
-            .interests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        interests.keys().any(|interest| interest.covers(topic))
+        self.counts().matching(topic).any(|it| it.sessions > 0)
     }
 
-    /// Hands a message to every session that is subscribed to `topic`, and says to how many: none,
-    /// for as long as this broadcaster serves no websockets.
-    pub(crate) fn deliver(&self, _topic: &Topic, _payload: &Payload) -> u32 {
-        0
+    /// Hands a message to every session that is subscribed to its topic, once however many of its
+    /// topics and globs match, and says to how many.
+    pub(crate) fn deliver(&self, message: &Arc<Message>) -> u32 {
+        self.hand_out(&message.topic, &ForSession::Message(message.clone()))
     }
 
-    /// One more session wants this.
+    /// Tells every session that is subscribed to `topic` that it missed something, and says how
+    /// many there are.
+    pub(crate) fn missed(&self, topic: &Topic) -> u32 {
+        self.hand_out(topic, &ForSession::Missed(topic.clone()))
+    }
+
+    fn hand_out(&self, topic: &Topic, what: &ForSession) -> u32 {
+        let mut handed = 0;
+        for member in self.matching(topic) {
+            match member.queue.try_send(what.clone()) {
+                Ok(()) => handed += 1,
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    if !member.cut_off.is_cancelled() {
+                        let (peer, waiting) = (&member.peer, member.queue.max_capacity());
+                        tracing::warn!(peer, waiting, "cutting off a websocket that is too slow");
+                        metrics::counter!("httppubsub_websockets_cut_off_total").increment(1);
+                        member.cut_off.cancel();
+                    }
+                }
+                // It has just ended.
+                Err(mpsc::error::TrySendError::Closed(_)) => {}
+            }
+        }
+        handed
+    }
+
+    fn matching(&self, topic: &Topic) -> Vec<Arc<Member>> {
+        let members = self.members();
+        let mut lists = members.matching(topic);
+        let mut all = lists.next().cloned().unwrap_or_default();
+        let before = all.len();
+        for more in lists {
+            all.extend_from_slice(more);
+        }
+        if all.len() > before {
+            all.sort_unstable_by_key(|member| member.id);
+            all.dedup_by_key(|member| member.id);
+        }
+        all
+    }
+
+    /// One more session wants this: the row is there when this returns. What matches it is not
+    /// handed to the session before [`Hub::begin`].
+    pub(crate) async fn join(
+        &self,
+        store: &dyn Store,
+        receiver: &SubscriberUrl,
+        recovery: &SubscriberUrl,
+        interest: &Interest,
+    ) -> Result<(), StoreError> {
+        let row = {
+            let mut counts = self.counts();
+            let counted = counts.entry(interest);
+            counted.sessions += 1;
+            counted.row.clone()
+        };
+        let mut is_there = row.lock().await;
+        if *is_there {
+            return Ok(());
+        }
+        let subscription = Subscription {
+            url: receiver.clone(),
+            interest: interest.clone(),
+            recovery: Some(recovery.clone()),
+        };
+        match store.subscribe(subscription).await {
+            Ok(_) => {
+                *is_there = true;
+                Ok(())
+            }
+            Err(error) => {
+                drop(is_there);
+                self.discount(interest);
+                Err(error)
+            }
+        }
+    }
+
+    /// One session less wants this; after the last, the row is gone when this returns.
+    pub(crate) async fn leave(
+        &self,
+        store: &dyn Store,
+        receiver: &SubscriberUrl,
+        interest: &Interest,
+    ) -> Result<(), StoreError> {
+        let Some(row) = self.discount(interest) else {
+            return Ok(());
+        };
+        let mut is_there = row.lock().await;
+        if !*is_there || self.counts().entry(interest).sessions > 0 {
+            return Ok(());
+        }
+        let left = store.unsubscribe(receiver.clone(), interest.clone()).await;
+        if left.is_ok() {
+            *is_there = false;
+        }
+        let mut counts = self.counts();
+        if counts.entry(interest).sessions == 0 {
+            counts.remove(interest);
+        }
+        left.map(|_| ())
+    }
+
+    /// Counts one less, and says whose turn to wait for if that was the last.
+    fn discount(&self, interest: &Interest) -> Option<Arc<tokio::sync::Mutex<bool>>> {
+        let mut counts = self.counts();
+        let counted = counts.entry(interest);
+        counted.sessions = counted.sessions.saturating_sub(1);
+        (counted.sessions == 0).then(|| counted.row.clone())
+    }
+
+    /// From now on the session is handed what matches.
+    pub(crate) fn begin(&self, member: &Arc<Member>, interest: &Interest) {
+        self.members().entry(interest).push(member.clone());
+    }
+
+    /// From now on the session is not handed any more what matches.
+    pub(crate) fn end(&self, member: &Member, interest: &Interest) {
+        let mut members = self.members();
+        let those = members.entry(interest);
+        those.retain(|one| one.id != member.id);
+        if those.is_empty() {
+            members.remove(interest);
+        }
+    }
+
+    /// Counts a session that wants this, as if its row were there.
     #[cfg(test)]
-    pub(crate) fn join(&self, interest: Interest) {
-        let mut interests = self
-            .interests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *interests.entry(interest).or_default() += 1;
+    pub(crate) fn count(&self, interest: &Interest) {
+        self.counts().entry(interest).sessions += 1;
+    }
+
+    fn members(&self) -> MutexGuard<'_, ByInterest<Vec<Arc<Member>>>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counts(&self) -> MutexGuard<'_, ByInterest<Counted>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+    use httppubsub_net::Payload;
+    use httppubsub_store::MemoryStore;
+
+    fn exact(topic: &'static str) -> Interest {
+        Interest::Exact(Topic::new(topic).unwrap())
+    }
+
+    fn glob(glob: &str) -> Interest {
+        Interest::Glob(GlobPattern::parse(glob).unwrap())
+    }
+
+    fn message(topic: &'static str) -> Arc<Message> {
+        let topic = Topic::new(topic).unwrap();
+        Arc::new(Message::new(topic, Payload::from_bytes("body")))
+    }
+
+    fn url(text: &str) -> SubscriberUrl {
+        SubscriberUrl::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_session_gets_one_copy_however_many_of_its_interests_match() {
+        let hub = Hub::default();
+        let (one, mut inbox) = hub.member("one".to_owned(), 8);
+        let (other, mut others) = hub.member("other".to_owned(), 8);
+        for interest in [exact("ab"), glob("a*"), glob("*b")] {
+            hub.begin(&one, &interest);
+        }
+        hub.begin(&other, &glob("a?"));
+        assert_eq!(hub.deliver(&message("ab")), 2);
+        assert!(inbox.try_recv().is_ok() && others.try_recv().is_ok());
+        assert!(inbox.try_recv().is_err() && others.try_recv().is_err());
+        hub.end(&one, &exact("ab"));
+        assert_eq!(hub.deliver(&message("a")), 1);
+        assert_eq!(hub.deliver(&message("c")), 0);
+    }
+
+    #[test]
+    fn a_session_that_does_not_keep_up_is_cut_off_and_not_counted() {
+        let hub = Hub::default();
+        let (slow, _inbox) = hub.member("slow".to_owned(), 2);
+        let (quick, mut quicks) = hub.member("quick".to_owned(), 2);
+        hub.begin(&slow, &exact("t"));
+        hub.begin(&quick, &exact("t"));
+        for handed in [2, 2, 1, 1] {
+            assert_eq!(hub.deliver(&message("t")), handed);
+            assert!(quicks.try_recv().is_ok());
+        }
+        assert!(slow.cut_off.is_cancelled() && !quick.cut_off.is_cancelled());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_row_is_there_while_any_session_wants_it_and_gone_after_the_last() {
+        let hub = Arc::new(Hub::default());
+        let store = Arc::new(MemoryStore::new());
+        let (receiver, recovery) = (url("http://b/r"), url("http://b/m"));
+        let empty = store.etag(receiver.clone()).await.unwrap();
+        let one_row = [(exact("t"), Some(recovery.clone()))];
+        let one_row = httppubsub_proto::subscription::SubscriptionSet::from_iter(one_row);
+        let one_row = one_row.etag(&receiver);
+        for _ in 0..50 {
+            let sessions = (0..8).map(|_| {
+                let (hub, store) = (hub.clone(), store.clone());
+                let (receiver, recovery) = (receiver.clone(), recovery.clone());
+                tokio::spawn(async move {
+                    for _ in 0..5 {
+                        let interest = exact("t");
+                        hub.join(&*store, &receiver, &recovery, &interest)
+                            .await
+                            .unwrap();
+                        assert!(hub.wants(&Topic::new("t").unwrap()));
+                        let etag = store.etag(receiver.clone()).await.unwrap();
+                        assert_eq!(etag, one_row);
+                        hub.leave(&*store, &receiver, &interest).await.unwrap();
+                    }
+                })
+            });
+            for session in sessions.collect::<Vec<_>>() {
+                session.await.unwrap();
+            }
+            assert_eq!(store.etag(receiver.clone()).await.unwrap(), empty);
+            assert!(!hub.wants(&Topic::new("t").unwrap()));
+            assert!(hub.counts().exacts.is_empty());
+        }
     }
 }

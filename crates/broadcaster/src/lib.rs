@@ -5,7 +5,11 @@ mod config;
 
 mod index;
 
+mod message;
+
 mod hub;
+
+mod training;
 
 mod core;
 
@@ -17,6 +21,8 @@ mod notify;
 
 mod subscriptions;
 
+mod session;
+
 mod http;
 
 mod broadcaster;
@@ -25,4 +31,4 @@ mod broadcaster;
 mod vectors;
 
 pub use broadcaster::{Broadcaster, StartError};
-pub use config::{Authorizations, Config};
+pub use config::{Authorizations, Config, Preset, WebSocketConfig};

@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _};
 use httppubsub_net::{Payload, chain};
+use httppubsub_proto::http::RECEIVE_FOR_WEBSOCKETS;
 use httppubsub_proto::topic::Topic;
-use httppubsub_proto::url::Origin;
+use httppubsub_proto::url::{Origin, SubscriberUrl};
 use httppubsub_store::{StoreError, Unsubscribed};
 use rustc_hash::FxHashMap;
 
 use crate::core::Core;
 use crate::index::Row;
+use crate::message::Message;
 use crate::missed;
-use crate::webhook::{self, Message, Verdict};
+use crate::webhook::{self, Verdict};
 
 /// What became of a notification: every row that matched is in exactly one of the counts of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,18 +80,18 @@ async fn deliver_to_all(
     let mut reached = Reached::default();
     let mut failed = None;
     let peers_at_once = core.config.post.in_flight_max;
-    let mut outcomes = futures_util::stream::iter(by_peer(rows))
-        .map(|rows| deliver_to_peer(&core, rows, &message))
+    let mut outcomes = futures_util::stream::iter(by_peer(addressees(rows)))
+        .map(|addressees| deliver_to_peer(&core, addressees, &message))
         .flatten_unordered(peers_at_once);
     while let Some(outcome) = outcomes.next().await {
         match outcome {
-            Ok(Outcome::Confirmed(subscribers)) => {
-                reached.confirmed += 1;
+            Ok((Outcome::Confirmed(subscribers), rows)) => {
+                reached.confirmed += rows;
                 reached.subscribers = reached.subscribers.saturating_add(subscribers);
             }
-            Ok(Outcome::Unsubscribed) => reached.unsubscribed += 1,
-            Ok(Outcome::Missed) => reached.missed += 1,
-            Ok(Outcome::Dropped) => reached.dropped += 1,
+            Ok((Outcome::Unsubscribed, rows)) => reached.unsubscribed += rows,
+            Ok((Outcome::Missed, rows)) => reached.missed += rows,
+            Ok((Outcome::Dropped, rows)) => reached.dropped += rows,
             Err(error) => failed = Some(error),
         }
     }
@@ -104,29 +106,61 @@ async fn deliver_to_all(
     failed.map_or(Ok(reached), Err)
 }
 
-/// The rows of each peer together: those that wait for a turn at one peer must not take the place
-/// of those that need not.
-fn by_peer(rows: Vec<Arc<Row>>) -> impl Iterator<Item = Vec<Arc<Row>>> {
-    let mut peers: FxHashMap<Option<Origin>, Vec<Arc<Row>>> = FxHashMap::default();
+/// A row, and those that the same delivery is for.
+struct Addressee {
+    row: Arc<Row>,
+    others: Vec<Arc<Row>>,
+}
+
+/// Broadcasters subscribe a url of their own for their websockets, which are to have one copy
+/// however many rows of that url match (`docs/protocol/stateful.md` §13).
+fn addressees(rows: Vec<Arc<Row>>) -> Vec<Addressee> {
+    let mut all = Vec::with_capacity(rows.len());
+    let mut broadcasters: FxHashMap<SubscriberUrl, usize> = FxHashMap::default();
     for row in rows {
-        let target = row.subscriber.target.as_ref().ok();
+        let url = &row.subscriber.url;
+        if url.as_str().ends_with(RECEIVE_FOR_WEBSOCKETS) {
+            match broadcasters.get(url) {
+                Some(&at) => {
+                    let first: &mut Addressee = &mut all[at];
+                    first.others.push(row);
+                    continue;
+                }
+                None => drop(broadcasters.insert(url.clone(), all.len())),
+            }
+        }
+        let others = Vec::new();
+        all.push(Addressee { row, others });
+    }
+    all
+}
+
+/// Those of each peer together: those that wait for a turn at one peer must not take the place
+/// of those that need not.
+fn by_peer(addressees: Vec<Addressee>) -> impl Iterator<Item = Vec<Addressee>> {
+    let mut peers: FxHashMap<Option<Origin>, Vec<Addressee>> = FxHashMap::default();
+    for addressee in addressees {
+        let target = addressee.row.subscriber.target.as_ref().ok();
         let peer = target.map(|target| target.origin().clone());
-        peers.entry(peer).or_default().push(row);
+        peers.entry(peer).or_default().push(addressee);
     }
     peers.into_values()
 }
 
-/// What becomes of the rows of one peer, as many at once as it may have.
+/// What becomes of those of one peer, as many at once as it may have, and of how many rows.
 fn deliver_to_peer(
     core: &Arc<Core>,
-    rows: Vec<Arc<Row>>,
+    addressees: Vec<Addressee>,
     message: &Arc<Message>,
-) -> impl Stream<Item = Result<Outcome, StoreError>> + use<> {
+) -> impl Stream<Item = Result<(Outcome, u64), StoreError>> + use<> {
     let at_once = core.config.post.in_flight_per_peer_max;
     let (core, message) = (core.clone(), message.clone());
-    let outcomes = rows.into_iter().map(move |row| {
+    let outcomes = addressees.into_iter().map(move |addressee| {
         let (core, message) = (core.clone(), message.clone());
-        async move { deliver_to_one(&core, &row, &message).await }
+        async move {
+            let outcome = deliver_to_one(&core, &addressee, &message).await?;
+            Ok((outcome, 1 + addressee.others.len() as u64))
+        }
     });
     futures_util::stream::iter(outcomes).buffer_unordered(at_once)
 }
@@ -139,18 +173,27 @@ enum Outcome {
     Dropped,
 }
 
-async fn deliver_to_one(core: &Core, row: &Row, message: &Message) -> Result<Outcome, StoreError> {
+async fn deliver_to_one(
+    core: &Core,
+    addressee: &Addressee,
+    message: &Arc<Message>,
+) -> Result<Outcome, StoreError> {
+    let Addressee { row, others } = addressee;
     match webhook::deliver(core, row, message).await {
         Verdict::Confirmed(subscribers) => Ok(Outcome::Confirmed(subscribers)),
         Verdict::Unsubscribe => {
-            unsubscribe(core, row).await;
+            for row in std::iter::once(row).chain(others) {
+                unsubscribe(core, row).await;
+            }
             Ok(Outcome::Unsubscribed)
         }
         Verdict::Missed(why) => {
             let (subscriber, why) = (&row.subscriber.url, chain(&why));
             tracing::info!(%subscriber, interest = %row.interest, why, "a delivery failed");
-            match &row.recovery {
-                Some(_) => missed::record(core, row, &message.topic)
+            // One notice tells of all that was missed.
+            let mut rows = std::iter::once(row).chain(others);
+            match rows.find(|row| row.recovery.is_some()) {
+                Some(row) => missed::record(core, row, &message.topic)
                     .await
                     .map(|()| Outcome::Missed),
                 None => Ok(Outcome::Dropped),

@@ -310,7 +310,7 @@ async fn join(stage: &Stage) {
         Interest::Exact(Topic::new("ws").unwrap()),
         Interest::Glob(GlobPattern::parse("ws/*").unwrap()),
     ] {
-        stage.broadcaster.core.hub.join(interest.clone());
+        stage.broadcaster.core.hub.count(&interest);
         let recovery = Some(url("missed_for_websockets"));
         let row = Subscription {
             url: url("receive_for_websockets"),

@@ -1,15 +1,18 @@
 //! One delivery to one subscriber, and what its answer means.
 
-use http::{HeaderValue, StatusCode};
-use httppubsub_net::{Payload, Post, PostError, random_bytes, repr_digest, stamp};
+use std::sync::Arc;
+
+use http::StatusCode;
+use httppubsub_net::{Post, PostError, random_bytes, stamp};
 use httppubsub_proto::auth::{AuthError, Claim};
 use httppubsub_proto::http::{ConfirmReceive, ReceiveAnswer, ReceiveHead};
-use httppubsub_proto::topic::{Identifier, Topic};
+use httppubsub_proto::topic::Identifier;
 use httppubsub_proto::url::EndpointError;
 use httppubsub_proto::wire::DecodeError;
 
 use crate::core::Core;
 use crate::index::Row;
+use crate::message::Message;
 
 /// What became of a delivery.
 #[derive(Debug)]
@@ -42,37 +45,18 @@ pub(crate) enum Undelivered {
     Auth(#[from] AuthError),
 }
 
-/// A message on its way to many.
-#[derive(Debug)]
-pub(crate) struct Message {
-    pub(crate) topic: Topic,
-    pub(crate) payload: Payload,
-    /// Value of the header that every delivery carries.
-    repr_digest: HeaderValue,
-}
-
-impl Message {
-    pub(crate) fn new(topic: Topic, payload: Payload) -> Self {
-        let repr_digest = repr_digest(payload.sha512());
-        Self {
-            topic,
-            payload,
-            repr_digest,
-        }
-    }
-}
-
 /// Delivers a message to the subscriber of `row`, once.
-pub(crate) async fn deliver(core: &Core, row: &Row, message: &Message) -> Verdict {
+pub(crate) async fn deliver(core: &Core, row: &Row, message: &Arc<Message>) -> Verdict {
     let Message {
         topic,
         payload,
         repr_digest,
-    } = message;
+        ..
+    } = &**message;
     let url = &row.subscriber.url;
     if url.as_str() == core.config.receiver_url {
         return if core.hub.wants(topic) {
-            Verdict::Confirmed(core.hub.deliver(topic, payload))
+            Verdict::Confirmed(core.hub.deliver(message))
         } else {
             Verdict::Unsubscribe
         };

@@ -10,14 +10,20 @@ mod reason;
 mod receive;
 mod replay;
 mod serve;
+mod socket;
 mod tls;
+mod zstd;
 
 pub use body::{BodyError, BodyLimits, BodyReader, HeadError};
 pub use clock::Clock;
 pub use nonce::{random_bytes, stamp};
-pub use payload::{FillError, Payload, PayloadBody, PayloadReader, Spool, SpoolConfig};
+pub use payload::{
+    FillError, Payload, PayloadBody, PayloadReader, PayloadWriter, Spool, SpoolConfig,
+};
 pub use post::{Answer, Post, PostConfig, PostError, Poster, Target, repr_digest};
 pub use reason::chain;
 pub use receive::{Judge, Received, Rejected, first_that_verifies, receive};
 pub use replay::{ReplayGuard, ReplayGuardError, Spent};
-pub use serve::{ServeConfig, serve};
+pub use serve::{PeerAddress, ServeConfig, serve};
+pub use socket::{ConnectError, Socket, SocketConfig, SocketError, SocketEvent, accept_key};
+pub use zstd::{DecompressError, DecompressLimits, TrainError, Zstd, train};

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -81,12 +82,7 @@ impl Spool {
             }
             filling.push(part.freeze()).await?;
         }
-        let (bytes, sha512, kept) = filling.finish().await?;
-        Ok(Payload(Arc::new(Inner {
-            bytes,
-            sha512,
-            kept,
-        })))
+        filling.payload().await
     }
 }
 
@@ -233,34 +229,52 @@ impl Payload {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut filling = Filling::new(spool.clone());
+        let mut writer = PayloadWriter::new(spool, announced, *sha512);
         while let Some(part) = body.part().await? {
-            let got = filling.bytes + part.len() as u64;
-            if got > announced {
-                return Err(FillError::Length {
-                    announced,
-                    got: announced,
-                    more: true,
-                });
+            writer.push(part).await?;
+        }
+        writer.finish().await
+    }
+
+    /// The payload of bytes whose digest the caller has just checked.
+    pub fn checked(bytes: Bytes, sha512: Sha512) -> Self {
+        Self(Arc::new(Inner {
+            bytes: bytes.len() as u64,
+            sha512,
+            kept: Kept::Memory { bytes, _room: None },
+        }))
+    }
+
+    /// These bytes of it, which must lie inside.
+    pub async fn read_range(&self, range: Range<u64>) -> io::Result<Bytes> {
+        if range.start > range.end || range.end > self.0.bytes {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the range does not lie inside the body",
+            ));
+        }
+        match &self.0.kept {
+            Kept::Memory { .. } => self.read_range_blocking(range),
+            Kept::File { .. } => {
+                let payload = self.clone();
+                blocking(move || payload.read_range_blocking(range)).await
             }
-            filling.push(part).await?;
         }
-        if filling.bytes < announced {
-            return Err(FillError::Length {
-                announced,
-                got: filling.bytes,
-                more: false,
-            });
+    }
+
+    /// The same on a thread that may wait; the range must lie inside.
+    pub(crate) fn read_range_blocking(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let too_long = |_| io::Error::new(io::ErrorKind::OutOfMemory, "the range is too long");
+        match &self.0.kept {
+            Kept::Memory { bytes, .. } => {
+                let at = |offset: u64| usize::try_from(offset).map_err(too_long);
+                Ok(bytes.slice(at(range.start)?..at(range.end)?))
+            }
+            Kept::File { offset, .. } => {
+                let length = usize::try_from(range.end - range.start).map_err(too_long)?;
+                self.read_exact(offset + range.start, length)
+            }
         }
-        let (bytes, got, kept) = filling.finish().await?;
-        if got != *sha512 {
-            return Err(FillError::Digest { got });
-        }
-        Ok(Self(Arc::new(Inner {
-            bytes,
-            sha512: got,
-            kept,
-        })))
     }
 
     /// Its length in bytes.
@@ -318,8 +332,58 @@ impl Payload {
 /// Large enough that the hop to a blocking thread does not count.
 const CHUNK_BYTES: usize = 256 * 1024;
 
+/// Takes a body part by part: hashes, counts and spools it. It is a [`Payload`] only if length and
+/// digest are those announced.
+#[derive(Debug)]
+pub struct PayloadWriter {
+    filling: Filling,
+    announced: u64,
+    sha512: Sha512,
+}
+
+impl PayloadWriter {
+    /// For a body that was announced so.
+    pub fn new(spool: &Spool, announced: u64, sha512: Sha512) -> Self {
+        Self {
+            filling: Filling::new(spool.clone()),
+            announced,
+            sha512,
+        }
+    }
+
+    /// The next part. Fails as soon as there is more than was announced.
+    pub async fn push(&mut self, part: Bytes) -> Result<(), FillError> {
+        if self.filling.bytes + part.len() as u64 > self.announced {
+            return Err(FillError::Length {
+                announced: self.announced,
+                got: self.announced,
+                more: true,
+            });
+        }
+        Ok(self.filling.push(part).await?)
+    }
+
+    /// That was all.
+    pub async fn finish(self) -> Result<Payload, FillError> {
+        let got = self.filling.bytes;
+        if got < self.announced {
+            return Err(FillError::Length {
+                announced: self.announced,
+                got,
+                more: false,
+            });
+        }
+        let payload = self.filling.payload().await?;
+        match *payload.sha512() {
+            got if got == self.sha512 => Ok(payload),
+            got => Err(FillError::Digest { got }),
+        }
+    }
+}
+
 /// A payload that is still arriving.
-struct Filling {
+#[derive(Debug)]
+pub(crate) struct Filling {
     hasher: Sha512Hasher,
     bytes: u64,
     memory: Vec<Bytes>,
@@ -331,7 +395,7 @@ struct Filling {
 }
 
 impl Filling {
-    fn new(spool: Spool) -> Self {
+    pub(crate) fn new(spool: Spool) -> Self {
         Self {
             hasher: Sha512Hasher::default(),
             bytes: 0,
@@ -343,7 +407,7 @@ impl Filling {
         }
     }
 
-    async fn push(&mut self, part: Bytes) -> io::Result<()> {
+    pub(crate) async fn push(&mut self, part: Bytes) -> io::Result<()> {
         self.bytes += part.len() as u64;
         if self.file.is_none() {
             if self.room.grow(part.len() as u64) {
@@ -393,6 +457,16 @@ impl Filling {
         self.file = Some(file);
         self.hasher = hasher;
         Ok(())
+    }
+
+    /// The payload, of whatever length and digest it has.
+    pub(crate) async fn payload(self) -> io::Result<Payload> {
+        let (bytes, sha512, kept) = self.finish().await?;
+        Ok(Payload(Arc::new(Inner {
+            bytes,
+            sha512,
+            kept,
+        })))
     }
 
     async fn finish(mut self) -> io::Result<(u64, Sha512, Kept)> {
@@ -495,7 +569,8 @@ impl PayloadReader {
                         let payload = self.payload.clone();
                         let at = offset + self.at;
                         self.state = ReaderState::Reading(Box::pin(blocking(move || {
-                            payload.read_chunk(at, left)
+                            let bytes = usize::try_from(left).unwrap_or(usize::MAX);
+                            payload.read_exact(at, bytes.min(CHUNK_BYTES))
                         })));
                     }
                 },
@@ -505,13 +580,12 @@ impl PayloadReader {
 }
 
 impl Payload {
-    fn read_chunk(&self, at: u64, left: u64) -> io::Result<Bytes> {
+    fn read_exact(&self, at: u64, bytes: usize) -> io::Result<Bytes> {
         let Kept::File { file, .. } = &self.0.kept else {
             return Err(io::Error::other(
                 "a payload in memory is not read in chunks",
             ));
         };
-        let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
         let mut chunk = vec![0; bytes];
         file.read_exact_at(&mut chunk, at)?;
         Ok(chunk.into())

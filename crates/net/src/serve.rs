@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -45,6 +46,10 @@ impl Default for ServeConfig {
         }
     }
 }
+
+/// Who sent a request: an extension of those that [`serve`] hands to the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddress(pub SocketAddr);
 
 /// Serves `service` to all who connect to `listener`, until `shutdown` is cancelled and then until
 /// the requests under way are answered or [`ServeConfig::grace`] is over. Returns how many
@@ -153,6 +158,7 @@ async fn connection<S, B>(
     let service = Watching {
         service,
         phase: phase.clone(),
+        peer: stream.stream.peer_addr().ok().map(PeerAddress),
     };
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -305,6 +311,7 @@ impl AsyncWrite for Watched {
 struct Watching<S> {
     service: S,
     phase: Arc<Phases>,
+    peer: Option<PeerAddress>,
 }
 
 impl<S, B> Service<Request<Incoming>> for Watching<S>
@@ -316,8 +323,11 @@ where
     type Error = Infallible;
     type Future = WatchedFuture<S::Future>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.phase.enter(Phase::Busy);
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
         WatchedFuture {
             future: Box::pin(self.service.call(request)),
             phase: self.phase.clone(),

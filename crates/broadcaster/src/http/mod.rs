@@ -6,6 +6,7 @@ mod reply;
 mod request;
 mod router;
 mod subscriptions;
+mod upgrade;
 mod websockets;
 
 pub(crate) use router::router;

@@ -1,7 +1,7 @@
 //! What is answered, and the one table from failures to statuses.
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderValue, StatusCode};
 use httppubsub_net::{BodyError, FillError, HeadError, Rejected, chain, stamp};
 use httppubsub_proto::auth::{AuthError, CannotAuthorize, Claim};
@@ -42,6 +42,14 @@ pub(crate) enum Failure {
     WrongUrl,
     #[error("the delivery is not taken")]
     Rejected(#[from] Rejected),
+    #[error("this path is for websockets: send `Connection: Upgrade` and `Upgrade: websocket`")]
+    NoUpgrade,
+    #[error("of websockets only version 13 is spoken: send `Sec-WebSocket-Version: 13`")]
+    WebSocketVersion,
+    #[error("the header `Sec-WebSocket-Key` is not the base64 of 16 bytes")]
+    WebSocketKey,
+    #[error("no further websocket: {0}")]
+    NoMoreWebSockets(&'static str),
 }
 
 impl From<HeadError> for Failure {
@@ -57,7 +65,11 @@ impl Failure {
     /// The status that tells of this failure (`docs/protocol/stateless.md` §2 and §8).
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Decode(_) | Self::Lists(_) | Self::WrongUrl => StatusCode::BAD_REQUEST,
+            Self::Decode(_) | Self::Lists(_) | Self::WrongUrl | Self::WebSocketKey => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::NoUpgrade | Self::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
+            Self::NoMoreWebSockets(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Body(error) | Self::Fill(FillError::Body(error)) => body_status(error),
             Self::Fill(FillError::Length { .. } | FillError::Digest { .. }) => {
                 StatusCode::BAD_REQUEST
@@ -128,6 +140,11 @@ impl IntoResponse for Failure {
             tracing::debug!(status = status.as_u16(), reason, "a request was refused");
         }
         let mut response = (status, format!("{reason}\n")).into_response();
+        if status == StatusCode::UPGRADE_REQUIRED {
+            let headers = response.headers_mut();
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response
                 .headers_mut()

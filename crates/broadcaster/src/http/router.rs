@@ -5,9 +5,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{get, post};
 use httppubsub_proto::http as paths;
+use httppubsub_proto::ws::WEBSOCKET;
 
 use crate::core::Core;
-use crate::http::{health, notify, subscriptions, websockets};
+use crate::http::{health, notify, subscriptions, upgrade, websockets};
 
 pub(crate) fn router(core: Arc<Core>) -> Router {
     Router::new()
@@ -26,6 +27,7 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route(paths::SET_SUBSCRIPTIONS, post(subscriptions::set))
         .route(paths::RECEIVE_FOR_WEBSOCKETS, post(websockets::receive))
         .route(paths::MISSED_FOR_WEBSOCKETS, post(websockets::missed))
+        .route(WEBSOCKET, get(upgrade::upgrade))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .with_state(core)

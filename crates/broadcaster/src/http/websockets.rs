@@ -16,6 +16,7 @@ use httppubsub_proto::url::Endpoint;
 use crate::core::Core;
 use crate::http::reply::{Failure, answer, unsubscribe_immediate};
 use crate::http::request::Incoming;
+use crate::message::Message;
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
@@ -68,7 +69,8 @@ async fn receive_or_fail(core: &Arc<Core>, request: Request) -> Result<Response,
     )
     .await?;
     let identifier = &received.head.identifier;
-    let subscribers = core.hub.deliver(&received.head.topic, &received.payload);
+    let message = Message::new(received.head.topic.clone(), received.payload.clone());
+    let subscribers = core.hub.deliver(&Arc::new(message));
     let claim = Claim::ConfirmReceive {
         identifier,
         subscribers,
@@ -105,6 +107,7 @@ pub(crate) async fn missed(
         .to_subscriber
         .verify(&claim, &tracing, value, incoming.now)?;
     let _spent = core.guard.spend(unspent, incoming.now).await?;
+    core.hub.missed(&topic);
     let claim = Claim::ConfirmMissed { topic: &topic, url };
     let confirm = ConfirmMissed {
         authorization: core

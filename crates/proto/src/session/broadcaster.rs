@@ -327,7 +327,8 @@ impl<B: Clone> BroadcasterSession<B> {
         }
     }
 
-    fn deadline(&self) -> Option<Now> {
+    /// When [`BroadcasterSession::handle_timeout`] is to be called.
+    pub fn deadline(&self) -> Option<Now> {
         match &self.state {
             State::AwaitConfigure { deadline } | State::Accepting { deadline, .. } => {
                 Some(*deadline)
@@ -460,6 +461,14 @@ impl<B: Clone> BroadcasterSession<B> {
     pub fn accepts_compressor(&self, compressor: u64) -> bool {
         match &self.state {
             State::Open(open) => open.accepts_compressor(compressor),
+            State::AwaitConfigure { .. } | State::Accepting { .. } | State::Closed => false,
+        }
+    }
+
+    /// Whether this compressor was announced, and not taken back.
+    pub fn is_compressor_enabled(&self, compressor: u32) -> bool {
+        match &self.state {
+            State::Open(open) => open.compressors.iter().any(|(id, _)| *id == compressor),
             State::AwaitConfigure { .. } | State::Accepting { .. } | State::Closed => false,
         }
     }

@@ -108,6 +108,9 @@ struct Open<B> {
     acknowledgements: Ordered<Acknowledgement>,
     requests: VecDeque<(Interest, bool)>,
     notifications: VecDeque<Notification<B>>,
+    /// How many of these were compressed by what is disabled by now, or wait before such a one.
+    /// They leave before the acknowledgements that tell the broadcaster to forget the dictionary.
+    overdue: usize,
     /// The notification of which parts were sent, with the digest of its plain body.
     sending: Option<(Cut<B>, Sha512)>,
     expected: VecDeque<Expected>,
@@ -330,7 +333,8 @@ impl<B: Clone> SubscriberSession<B> {
         }
     }
 
-    fn deadline(&self) -> Option<Now> {
+    /// When [`SubscriberSession::handle_timeout`] is to be called.
+    pub fn deadline(&self) -> Option<Now> {
         match &self.state {
             State::AwaitConfirm(waiting) => Some(waiting.deadline),
             State::Open(_) | State::Closed => None,
@@ -369,7 +373,8 @@ impl<B: Clone> SubscriberSession<B> {
         }
     }
 
-    /// Sends a notification, as NOTIFY or in parts (§8). Only while open.
+    /// Sends a notification, as NOTIFY or in parts (§8). Only while open, and only with a compressor
+    /// that is enabled now.
     pub fn notify(&mut self, notification: Notification<B>, now: Now) {
         if let Some(open) = self.open(now) {
             open.notifications.push_back(notification);
@@ -516,6 +521,7 @@ impl<B: Clone> Open<B> {
             acknowledgements: Ordered::new(),
             requests: VecDeque::new(),
             notifications: VecDeque::new(),
+            overdue: 0,
             sending: None,
             expected: VecDeque::new(),
             stream: None,
@@ -892,6 +898,10 @@ impl<B: Clone> Open<B> {
         match enabled {
             Some(at) if config.enable_zstd && compressor >= CUSTOM_MIN => {
                 self.compressors.remove(at);
+                let uses_it = |waits: &Notification<B>| waits.head.compressor == it.compressor;
+                if let Some(last) = self.notifications.iter().rposition(uses_it) {
+                    self.overdue = self.overdue.max(last + 1);
+                }
                 Ok(SubscriberEvent::DisableCustom { compressor })
             }
             Some(_) | None => Err(protocol(WHAT, "no such dictionary is enabled")),
@@ -905,7 +915,9 @@ impl<B: Clone> Open<B> {
         nonces: &mut Nonces,
         now: Now,
     ) -> Result<Option<Outgoing<B>>, SessionError> {
-        if let Some(acknowledgement) = self.acknowledgements.pop() {
+        if self.overdue == 0
+            && let Some(acknowledgement) = self.acknowledgements.pop()
+        {
             let message = self.acknowledge(config, acknowledgement, nonces, now)?;
             return Ok(Some(whole(config, &message)));
         }
@@ -913,16 +925,18 @@ impl<B: Clone> Open<B> {
             let authorization = authorize_notify(config, &cut, nonces, now)?;
             return Ok(Some(self.part(config, cut, plain_sha512, authorization)));
         }
-        if let Some((interest, subscribe)) = self.requests.pop_front() {
+        if self.overdue == 0
+            && let Some((interest, subscribe)) = self.requests.pop_front()
+        {
             let message = self.request(config, interest, subscribe, nonces, now)?;
             return Ok(Some(whole(config, &message)));
         }
-        match self.notifications.pop_front() {
-            Some(notification) => self
-                .begin_notify(config, notification, nonces, now)
-                .map(Some),
-            None => Ok(None),
-        }
+        let Some(notification) = self.notifications.pop_front() else {
+            return Ok(None);
+        };
+        self.overdue = self.overdue.saturating_sub(1);
+        self.begin_notify(config, notification, nonces, now)
+            .map(Some)
     }
 
     fn acknowledge(

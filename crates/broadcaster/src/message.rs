@@ -1,0 +1,49 @@
+//! A message on its way to many.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::HeaderValue;
+use httppubsub_net::{Payload, Spool, Zstd, repr_digest};
+use httppubsub_proto::topic::Topic;
+use tokio::sync::OnceCell;
+
+/// A message on its way to many.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) topic: Topic,
+    pub(crate) payload: Payload,
+    /// Value of the header that every delivery carries.
+    pub(crate) repr_digest: HeaderValue,
+    compressed: Mutex<Vec<(Zstd, Arc<OnceCell<Payload>>)>>,
+}
+
+impl Message {
+    pub(crate) fn new(topic: Topic, payload: Payload) -> Self {
+        let repr_digest = repr_digest(payload.sha512());
+        Self {
+            topic,
+            payload,
+            repr_digest,
+            compressed: Mutex::default(),
+        }
+    }
+
+    /// The payload as `zstd` makes it, which is done once however many ask for it.
+    pub(crate) async fn compressed(&self, zstd: &Zstd, spool: &Spool) -> io::Result<Payload> {
+        let cell = self.cell(zstd);
+        let made = cell.get_or_try_init(|| zstd.compress(&self.payload, spool));
+        made.await.cloned()
+    }
+
+    fn cell(&self, zstd: &Zstd) -> Arc<OnceCell<Payload>> {
+        let compressed = self.compressed.lock();
+        let mut compressed = compressed.unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, cell)) = compressed.iter().find(|(one, _)| one.is_same(zstd)) {
+            return cell.clone();
+        }
+        let cell = Arc::default();
+        compressed.push((zstd.clone(), Arc::clone(&cell)));
+        cell
+    }
+}

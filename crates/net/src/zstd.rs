@@ -1,0 +1,575 @@
+//! Compresses and decompresses bodies as the websocket protocol wants it
+//! (`docs/protocol/stateful.md` §11), within limits.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+use zstd::dict::{DecoderDictionary, EncoderDictionary};
+use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, Operation, OutBuffer};
+use zstd::zstd_safe::InBuffer;
+
+use crate::payload::{Filling, Payload, Spool};
+
+/// A way to compress: zstd at a level, perhaps with a dictionary. Clones are the same one, and
+/// prepare the dictionary once.
+#[derive(Clone, Debug)]
+pub struct Zstd(Arc<Inner>);
+
+struct Inner {
+    level: i32,
+    dictionary: Option<Dictionary>,
+}
+
+struct Dictionary {
+    bytes: Bytes,
+    encoder: OnceLock<EncoderDictionary<'static>>,
+    decoder: OnceLock<DecoderDictionary<'static>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dictionary_bytes = self.dictionary.as_ref().map(|it| it.bytes.len());
+        f.debug_struct("Zstd")
+            .field("level", &self.level)
+            .field("dictionary_bytes", &dictionary_bytes)
+            .finish()
+    }
+}
+
+/// What decompression may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecompressLimits {
+    /// Largest window of a frame, in bytes; 0: 128 MiB. Default 8 MiB.
+    pub window_bytes_max: u64,
+    /// How much may come out whatever went in, in bytes. Default 8 MiB.
+    pub free_bytes: u64,
+    /// How many bytes may come out for each that went in, beyond `free_bytes`. Default 200.
+    pub ratio_max: u64,
+}
+
+impl DecompressLimits {
+    /// Whether a body that is so much longer than what stands for it is refused, in bytes.
+    pub fn refuse(&self, wire_bytes: u64, plain_bytes: u64) -> bool {
+        plain_bytes > self.free_bytes && plain_bytes / self.ratio_max.max(1) > wire_bytes
+    }
+}
+
+impl Default for DecompressLimits {
+    fn default() -> Self {
+        Self {
+            window_bytes_max: 8 * 1024 * 1024,
+            free_bytes: 8 * 1024 * 1024,
+            ratio_max: 200,
+        }
+    }
+}
+
+/// Why a body could not be decompressed.
+#[derive(Debug, thiserror::Error)]
+pub enum DecompressError {
+    /// It is not what this compressor writes, or is cut short, or has something behind it, or needs
+    /// a window that is too large.
+    #[error("the body cannot be decompressed: {0}")]
+    Zstd(#[source] io::Error),
+    /// It is not as long as announced.
+    #[error("the body was announced to have {announced} bytes and has {}{got}", if *.more { "more than " } else { "" })]
+    Length {
+        /// As announced, in bytes.
+        announced: u64,
+        /// As found so far, in bytes.
+        got: u64,
+        /// Whether there was more.
+        more: bool,
+    },
+    /// So few bytes should not become so many.
+    #[error("{read} bytes became {written}, more than {ratio_max} times as many")]
+    Bomb {
+        /// Read so far, in bytes.
+        read: u64,
+        /// Written so far, in bytes.
+        written: u64,
+        /// The limit.
+        ratio_max: u64,
+    },
+    /// Our disk, not their message.
+    #[error("could not hold the body")]
+    Spool(#[source] io::Error),
+}
+
+/// Why there is no dictionary.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot train a dictionary on {samples} samples of {bytes} bytes")]
+pub struct TrainError {
+    /// How many samples there were.
+    pub samples: usize,
+    /// How long they were together.
+    pub bytes: usize,
+    /// What zstd says.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Zstd {
+    /// Without a dictionary.
+    pub fn new(level: i32) -> Self {
+        Self(Arc::new(Inner {
+            level,
+            dictionary: None,
+        }))
+    }
+
+    /// With this dictionary, trained or raw, as zstd tells them apart.
+    pub fn with_dictionary(dictionary: Bytes, level: i32) -> Self {
+        Self(Arc::new(Inner {
+            level,
+            dictionary: Some(Dictionary {
+                bytes: dictionary,
+                encoder: OnceLock::new(),
+                decoder: OnceLock::new(),
+            }),
+        }))
+    }
+
+    /// Whether both are the same one, so that what one made the other made too.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The body, compressed into one frame without content size, checksum and dictionary id.
+    pub async fn compress(&self, plain: &Payload, spool: &Spool) -> io::Result<Payload> {
+        if plain.len() <= INLINE_BYTES_MAX {
+            let mut wire = Vec::new();
+            self.0.compress(plain, |part| {
+                wire.extend_from_slice(part);
+                Ok(())
+            })?;
+            return Ok(Payload::from_bytes(wire));
+        }
+        let (inner, plain) = (self.0.clone(), plain.clone());
+        elsewhere(
+            spool,
+            io::Error::other,
+            |error| error,
+            move |sink| inner.compress(&plain, sink),
+        )
+        .await
+    }
+
+    /// The body `wire` stands for, which was announced to have `plain_bytes`.
+    pub async fn decompress(
+        &self,
+        wire: &Payload,
+        plain_bytes: u64,
+        limits: &DecompressLimits,
+        spool: &Spool,
+    ) -> Result<Payload, DecompressError> {
+        if wire.len() <= INLINE_BYTES_MAX && plain_bytes <= INLINE_BYTES_MAX {
+            let mut plain = Vec::new();
+            self.0.decompress(wire, plain_bytes, limits, |part| {
+                plain.extend_from_slice(part);
+                Ok(())
+            })?;
+            return Ok(Payload::from_bytes(plain));
+        }
+        let (inner, wire, limits) = (self.0.clone(), wire.clone(), *limits);
+        let failed = |error| DecompressError::Spool(io::Error::other(error));
+        elsewhere(spool, failed, DecompressError::Spool, move |sink| {
+            inner.decompress(&wire, plain_bytes, &limits, |part| {
+                sink(part).map_err(DecompressError::Spool)
+            })
+        })
+        .await
+    }
+}
+
+/// Bodies up to this length are worked on at once, in bytes; others on a thread that may wait.
+const INLINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// What is read and written at once, in bytes.
+const CHUNK_BYTES: u64 = 128 * 1024;
+
+/// Does the work on a thread that may wait; what it makes is kept as it comes.
+async fn elsewhere<E: Send + 'static>(
+    spool: &Spool,
+    failed: impl FnOnce(tokio::task::JoinError) -> E,
+    cannot_keep: impl Fn(io::Error) -> E,
+    work: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<(), E> + Send + 'static,
+) -> Result<Payload, E> {
+    let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
+    let work = tokio::task::spawn_blocking(move || {
+        work(&mut |part| {
+            // The receiver is gone when nobody waits for the result any more.
+            let sent = sender.blocking_send(Bytes::copy_from_slice(part));
+            sent.map_err(|_| io::ErrorKind::Interrupted.into())
+        })
+    });
+    let mut filling = Filling::new(spool.clone());
+    while let Some(part) = receiver.recv().await {
+        filling.push(part).await.map_err(&cannot_keep)?;
+    }
+    work.await.map_err(failed)??;
+    filling.payload().await.map_err(cannot_keep)
+}
+
+/// The parts of a body, one behind the other.
+fn parts(payload: &Payload) -> impl Iterator<Item = io::Result<Bytes>> {
+    let parts = payload.len().div_ceil(CHUNK_BYTES);
+    (0..parts).map(|part| {
+        let start = part * CHUNK_BYTES;
+        payload.read_range_blocking(start..payload.len().min(start + CHUNK_BYTES))
+    })
+}
+
+impl Inner {
+    fn compress(
+        &self,
+        plain: &Payload,
+        mut sink: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut encoder = match &self.dictionary {
+            None => Encoder::new(self.level)?,
+            Some(it) => {
+                let prepared = it
+                    .encoder
+                    .get_or_init(|| EncoderDictionary::copy(&it.bytes, self.level));
+                Encoder::with_prepared_dictionary(prepared)?
+            }
+        };
+        encoder.set_parameter(CParameter::ContentSizeFlag(false))?;
+        encoder.set_parameter(CParameter::ChecksumFlag(false))?;
+        encoder.set_parameter(CParameter::DictIdFlag(false))?;
+        // Not written, but it keeps the tables of small bodies small.
+        encoder.set_pledged_src_size(Some(plain.len()))?;
+        let mut out = vec![0; buffer_bytes(plain.len())];
+        for part in parts(plain) {
+            let part = part?;
+            let mut input = InBuffer::around(&part);
+            while input.pos() < part.len() {
+                let mut output = OutBuffer::around(&mut out);
+                encoder.run(&mut input, &mut output)?;
+                sink(output.as_slice())?;
+            }
+        }
+        loop {
+            let mut output = OutBuffer::around(&mut out);
+            let left = encoder.finish(&mut output, true)?;
+            sink(output.as_slice())?;
+            if left == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn decompress(
+        &self,
+        wire: &Payload,
+        announced: u64,
+        limits: &DecompressLimits,
+        mut sink: impl FnMut(&[u8]) -> Result<(), DecompressError>,
+    ) -> Result<(), DecompressError> {
+        let mut decoder = self.decoder(limits).map_err(DecompressError::Zstd)?;
+        let mut out = vec![0; buffer_bytes(announced)];
+        let (mut read, mut written, mut frame_ended) = (0_u64, 0_u64, false);
+        for part in parts(wire) {
+            let part = part.map_err(DecompressError::Spool)?;
+            let mut input = InBuffer::around(&part);
+            loop {
+                let before = input.pos();
+                let mut output = OutBuffer::around(&mut out);
+                let hint = decoder.run(&mut input, &mut output);
+                frame_ended = hint.map_err(DecompressError::Zstd)? == 0;
+                read += (input.pos() - before) as u64;
+                let (came, is_full) = (output.as_slice().len(), output.pos() == output.capacity());
+                let so_far = written + came as u64;
+                if so_far > announced {
+                    return Err(DecompressError::Length {
+                        announced,
+                        got: announced,
+                        more: true,
+                    });
+                }
+                if limits.refuse(read, so_far) {
+                    return Err(DecompressError::Bomb {
+                        read,
+                        written,
+                        ratio_max: limits.ratio_max,
+                    });
+                }
+                sink(output.as_slice())?;
+                written = so_far;
+                if input.pos() == part.len() && (frame_ended || !is_full) {
+                    break;
+                }
+            }
+        }
+        if !frame_ended {
+            let problem = "it is cut short";
+            let error = io::Error::new(io::ErrorKind::UnexpectedEof, problem);
+            return Err(DecompressError::Zstd(error));
+        }
+        if written < announced {
+            return Err(DecompressError::Length {
+                announced,
+                got: written,
+                more: false,
+            });
+        }
+        Ok(())
+    }
+
+    fn decoder(&self, limits: &DecompressLimits) -> io::Result<Decoder<'_>> {
+        let mut decoder = match &self.dictionary {
+            None => Decoder::new()?,
+            Some(it) => {
+                let prepared = it
+                    .decoder
+                    .get_or_init(|| DecoderDictionary::copy(&it.bytes));
+                Decoder::with_prepared_dictionary(prepared)?
+            }
+        };
+        if let Some(log) = limits.window_bytes_max.checked_ilog2() {
+            let log = log.clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
+            decoder.set_parameter(DParameter::WindowLogMax(log))?;
+        }
+        Ok(decoder)
+    }
+}
+
+/// The bounds that zstd has for its bound.
+const WINDOW_LOG_MIN: u32 = 10;
+const WINDOW_LOG_MAX: u32 = 31;
+
+/// Enough for a body that is this long, within bounds.
+fn buffer_bytes(bytes: u64) -> usize {
+    usize::try_from(bytes.clamp(512, CHUNK_BYTES)).expect("it was clamped")
+}
+
+/// Trains a dictionary of at most `dictionary_bytes` on `samples`, off the async threads, one at a
+/// time in this process.
+pub async fn train(samples: Vec<Bytes>, dictionary_bytes: usize) -> Result<Bytes, TrainError> {
+    static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
+    let (count, bytes) = (samples.len(), samples.iter().map(Bytes::len).sum());
+    let failed = |source| TrainError {
+        samples: count,
+        bytes,
+        source,
+    };
+    let _turn = ONE_AT_A_TIME
+        .acquire()
+        .await
+        .expect("the semaphore is never closed");
+    let training = move || zstd::dict::from_samples(&samples, dictionary_bytes);
+    let trained = tokio::task::spawn_blocking(training).await;
+    match trained {
+        Ok(dictionary) => Ok(dictionary.map_err(failed)?.into()),
+        Err(error) => Err(failed(io::Error::other(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::SpoolConfig;
+
+    /// Bytes that compress somewhat, and are others for each seed.
+    fn text(bytes: usize, seed: u64) -> Bytes {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut text = Vec::with_capacity(bytes + 16);
+        while text.len() < bytes {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            text.extend_from_slice(format!("{{\"id\":{}}}", state % 10_000).as_bytes());
+        }
+        text.truncate(bytes);
+        text.into()
+    }
+
+    fn every_kind() -> Vec<Zstd> {
+        vec![
+            Zstd::new(3),
+            Zstd::with_dictionary(text(2_000, 7), 5),
+            Zstd::new(10),
+        ]
+    }
+
+    async fn decompress(
+        zstd: &Zstd,
+        wire: &[u8],
+        announced: u64,
+    ) -> Result<Payload, DecompressError> {
+        let wire = Payload::from_bytes(wire.to_vec());
+        let limits = DecompressLimits::default();
+        zstd.decompress(&wire, announced, &limits, &Spool::default())
+            .await
+    }
+
+    #[tokio::test]
+    async fn bodies_of_every_length_come_back() {
+        for zstd in every_kind() {
+            for bytes in [0, 1, 31, 65_535, 65_536, 65_537, 5 << 20] {
+                let plain = Payload::from_bytes(text(bytes, 1));
+                let wire = zstd.compress(&plain, &Spool::default()).await.unwrap();
+                let wire = wire.to_bytes().await.unwrap();
+                assert_eq!(&wire[..4], b"\x28\xb5\x2f\xfd");
+                assert_eq!(wire[4], 0, "the frame header descriptor");
+                let back = decompress(&zstd, &wire, plain.len()).await.unwrap();
+                assert_eq!(back.sha512(), plain.sha512(), "{bytes}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn bodies_in_files_come_back() {
+        let spool = Spool::new(SpoolConfig {
+            memory_each_max: 1_000_000,
+            ..SpoolConfig::default()
+        });
+        let plain = spool.read(&text(40 << 20, 3)[..]).await.unwrap();
+        assert!(plain.in_memory().is_none());
+        let zstd = Zstd::new(3);
+        let wire = zstd.compress(&plain, &spool).await.unwrap();
+        let limits = DecompressLimits::default();
+        let back = zstd.decompress(&wire, plain.len(), &limits, &spool).await;
+        let back = back.unwrap();
+        assert!(back.in_memory().is_none());
+        assert_eq!(back.sha512(), plain.sha512());
+    }
+
+    #[tokio::test]
+    async fn several_frames_and_skippable_ones_are_one_body() {
+        let zstd = Zstd::new(3);
+        let plain = Payload::from_bytes(text(1_000, 1));
+        let wire = zstd.compress(&plain, &Spool::default()).await.unwrap();
+        let wire = wire.to_bytes().await.unwrap();
+        let skippable = b"\x50\x2a\x4d\x18\x03\0\0\0abc";
+        let joined = [&wire[..], skippable, &wire[..]].concat();
+        let both = decompress(&zstd, &joined, 2_000).await.unwrap();
+        assert_eq!(both.to_bytes().await.unwrap(), text(1_000, 1).repeat(2));
+    }
+
+    #[tokio::test]
+    async fn what_is_cut_short_or_has_something_behind_it_is_refused() {
+        for zstd in every_kind() {
+            let plain = Payload::from_bytes(text(300, 1));
+            let wire = zstd.compress(&plain, &Spool::default()).await.unwrap();
+            let wire = wire.to_bytes().await.unwrap();
+            for end in 0..wire.len() {
+                let cut = decompress(&zstd, &wire[..end], 300).await;
+                assert!(cut.is_err(), "{end} of {}", wire.len());
+            }
+            for behind in [&b"x"[..], b"xxxx", b"\x28\xb5\x2f", &[0; 200]] {
+                let more = [&wire[..], behind].concat();
+                assert!(decompress(&zstd, &more, 300).await.is_err(), "{behind:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn another_length_than_announced_is_refused() {
+        let zstd = Zstd::new(3);
+        for bytes in [300_u64, 300_000] {
+            let plain = Payload::from_bytes(text(bytes as usize, 1));
+            let wire = zstd.compress(&plain, &Spool::default()).await.unwrap();
+            let wire = wire.to_bytes().await.unwrap();
+            for announced in [0, bytes - 1, bytes + 1, u64::MAX] {
+                let refused = decompress(&zstd, &wire, announced).await.unwrap_err();
+                assert!(
+                    matches!(refused, DecompressError::Length { .. }),
+                    "{refused}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_window_that_is_too_large_is_refused() {
+        let frame = |log: u8| {
+            // Descriptor without anything, a window of 2^log bytes, and one last raw block of "a".
+            let mut frame = b"\x28\xb5\x2f\xfd\x00".to_vec();
+            frame.extend([(log - 10) << 3, 0b1001, 0, 0, b'a']);
+            frame
+        };
+        let zstd = Zstd::new(3);
+        assert_eq!(decompress(&zstd, &frame(23), 1).await.unwrap().len(), 1);
+        for log in [24, 28, 31] {
+            let refused = decompress(&zstd, &frame(log), 1).await.unwrap_err();
+            assert!(matches!(refused, DecompressError::Zstd(_)), "{refused}");
+        }
+        let limits = DecompressLimits {
+            window_bytes_max: 0,
+            ..DecompressLimits::default()
+        };
+        for (log, is_fine) in [(24, true), (27, true), (28, false)] {
+            let wire = Payload::from_bytes(frame(log));
+            let got = zstd.decompress(&wire, 1, &limits, &Spool::default()).await;
+            assert_eq!(got.is_ok(), is_fine, "{log}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bomb_is_refused_before_more_than_8_mib_are_written() {
+        let zeros = Payload::from_bytes(vec![0; 1 << 30]);
+        let zstd = Zstd::new(3);
+        let wire = zstd.compress(&zeros, &Spool::default()).await.unwrap();
+        assert!(wire.len() < 200_000);
+        drop(zeros);
+        let limits = DecompressLimits::default();
+        let refused = zstd
+            .decompress(&wire, 1 << 30, &limits, &Spool::default())
+            .await;
+        match refused.unwrap_err() {
+            DecompressError::Bomb { written, .. } => assert!(written <= 8 << 20, "{written}"),
+            other => panic!("{other}"),
+        }
+        // Up to there, anything goes.
+        let zeros = Payload::from_bytes(vec![0; 8 << 20]);
+        let wire = zstd.compress(&zeros, &Spool::default()).await.unwrap();
+        let back = zstd
+            .decompress(&wire, 8 << 20, &limits, &Spool::default())
+            .await;
+        assert_eq!(back.unwrap().len(), 8 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_trained_dictionary_makes_small_messages_smaller() {
+        let sample = |seed| {
+            Bytes::from(format!(
+                "{{\"event\":\"updated\",\"account\":\"acct-{seed}\",\"path\":\"/v1/{}\"}}",
+                seed * 7919 % 1_000
+            ))
+        };
+        let dictionary = train((0..2_000).map(sample).collect(), 4_096)
+            .await
+            .unwrap();
+        assert!(dictionary.len() <= 4_096);
+        assert_eq!(&dictionary[..4], b"\x37\xa4\x30\xec");
+        let plain = Payload::from_bytes(sample(5_000));
+        let spool = Spool::default();
+        let with = Zstd::with_dictionary(dictionary, 3);
+        let wire = with.compress(&plain, &spool).await.unwrap();
+        let without = Zstd::new(3).compress(&plain, &spool).await.unwrap();
+        assert!(
+            wire.len() < without.len(),
+            "{} {}",
+            wire.len(),
+            without.len()
+        );
+        let back = decompress(&with, &wire.to_bytes().await.unwrap(), plain.len()).await;
+        assert_eq!(back.unwrap().sha512(), plain.sha512());
+    }
+
+    #[tokio::test]
+    async fn too_few_samples_make_no_dictionary() {
+        let error = train(vec![Bytes::from_static(b"a")], 4_096)
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot train a dictionary on 1 samples of 1 bytes"
+        );
+        assert!(train(Vec::new(), 4_096).await.is_err());
+    }
+}
