@@ -9,7 +9,7 @@ use std::sync::Arc;
 use httppubsub_proto::subscription::{Interest, SubscriptionSet};
 use httppubsub_proto::url::ClientUrls;
 
-use crate::core::Core;
+use crate::core::{Core, Way};
 use crate::error::{RequestError, SubscribeError, UnsubscribeError};
 use crate::http::Told;
 use crate::inbox::Inbox;
@@ -20,7 +20,7 @@ pub(crate) async fn open(
     core: &Core,
     interests: BTreeSet<Interest>,
 ) -> Result<Arc<Inbox>, SubscribeError> {
-    let urls = core.urls.as_ref().ok_or(SubscribeError::CannotReceive)?;
+    let way = core.way().ok_or(SubscribeError::CannotReceive)?;
     let mut wanted = core.wanted.lock().await;
     if wanted.closed || core.closing.is_cancelled() {
         return Err(SubscribeError::Closed);
@@ -28,9 +28,13 @@ pub(crate) async fn open(
     let inbox = core.dispatch.open();
     let told = if interests.is_empty() && wanted.handles() == 0 {
         // Even a subscription to nothing clears what a client before this one left behind.
-        set(core, urls, &mut wanted).await
+        match way {
+            Way::Http(urls) => set(core, urls, &mut wanted).await,
+            // Nothing outlives a websocket.
+            Way::WebSocket(_) => Ok(()),
+        }
     } else {
-        begin(core, urls, &mut wanted, &inbox, &interests).await
+        begin(core, way, &mut wanted, &inbox, &interests).await
     };
     match told {
         Ok(()) => Ok(inbox),
@@ -47,13 +51,13 @@ pub(crate) async fn add(
     inbox: &Inbox,
     interest: Interest,
 ) -> Result<(), SubscribeError> {
-    let urls = core.urls.as_ref().ok_or(SubscribeError::CannotReceive)?;
+    let way = core.way().ok_or(SubscribeError::CannotReceive)?;
     let mut wanted = core.wanted.lock().await;
     if wanted.closed || inbox.is_ended() {
         return Err(SubscribeError::Closed);
     }
     let interests = BTreeSet::from([interest]);
-    Ok(begin(core, urls, &mut wanted, inbox, &interests).await?)
+    Ok(begin(core, way, &mut wanted, inbox, &interests).await?)
 }
 
 /// The subscription does not want this any more.
@@ -62,7 +66,7 @@ pub(crate) async fn remove(
     inbox: &Inbox,
     interest: &Interest,
 ) -> Result<(), UnsubscribeError> {
-    let urls = core.urls.as_ref().ok_or(UnsubscribeError::Closed)?;
+    let way = core.way().ok_or(UnsubscribeError::Closed)?;
     let mut wanted = core.wanted.lock().await;
     if wanted.closed || inbox.is_ended() {
         return Err(UnsubscribeError::Closed);
@@ -71,26 +75,26 @@ pub(crate) async fn remove(
         return Ok(());
     }
     let interests = BTreeSet::from([interest.clone()]);
-    Ok(end(core, urls, &mut wanted, &interests).await?)
+    Ok(end(core, way, &mut wanted, &interests).await?)
 }
 
 /// The subscription wants nothing any more.
 pub(crate) async fn close(core: &Core, inbox: &Inbox) -> Result<(), UnsubscribeError> {
-    let urls = core.urls.as_ref().ok_or(UnsubscribeError::Closed)?;
+    let way = core.way().ok_or(UnsubscribeError::Closed)?;
     inbox.end();
     let mut wanted = core.wanted.lock().await;
     let interests = core.dispatch.close(inbox);
     if wanted.closed {
         return Ok(());
     }
-    Ok(end(core, urls, &mut wanted, &interests).await?)
+    Ok(end(core, way, &mut wanted, &interests).await?)
 }
 
 /// Counts what the subscription wants in addition, and tells the broadcasters what is new. If they
 /// do not do it, nothing is counted.
 async fn begin(
     core: &Core,
-    urls: &ClientUrls,
+    way: Way<'_>,
     wanted: &mut Wanted,
     inbox: &Inbox,
     interests: &BTreeSet<Interest>,
@@ -101,12 +105,13 @@ async fn begin(
     added.retain(|interest| core.dispatch.add(inbox, interest.clone()));
     let mut new = added.clone();
     new.retain(|interest| wanted.add(interest));
-    let told = if new.is_empty() {
-        Ok(())
-    } else if is_better_told_by_set(before + new.len(), new.len()) {
-        set(core, urls, wanted).await
-    } else {
-        subscribe_each(core, urls, wanted, &new).await
+    let told = match way {
+        _ if new.is_empty() => Ok(()),
+        Way::Http(urls) if is_better_told_by_set(before + new.len(), new.len()) => {
+            set(core, urls, wanted).await
+        }
+        Way::Http(urls) => subscribe_each(core, urls, wanted, &new).await,
+        Way::WebSocket(link) => link.subscribe(&new).await,
     };
     if let Err(error) = &told {
         for interest in &added {
@@ -123,18 +128,19 @@ async fn begin(
 /// No longer counts these for one subscription, and tells the broadcasters what nobody wants now.
 async fn end(
     core: &Core,
-    urls: &ClientUrls,
+    way: Way<'_>,
     wanted: &mut Wanted,
     interests: &BTreeSet<Interest>,
 ) -> Result<(), RequestError> {
     let mut gone = interests.clone();
     gone.retain(|interest| wanted.remove(interest));
-    let told = if gone.is_empty() {
-        Ok(())
-    } else if is_better_told_by_set(wanted.handles(), gone.len()) {
-        set(core, urls, wanted).await
-    } else {
-        unsubscribe_each(core, urls, &gone).await
+    let told = match way {
+        _ if gone.is_empty() => Ok(()),
+        Way::Http(urls) if is_better_told_by_set(wanted.handles(), gone.len()) => {
+            set(core, urls, wanted).await
+        }
+        Way::Http(urls) => unsubscribe_each(core, urls, &gone).await,
+        Way::WebSocket(link) => link.unsubscribe(&gone).await,
     };
     if let Err(error) = &told {
         // Nobody here wants it, so whatever went wrong, the broadcasters have too much.

@@ -27,9 +27,11 @@ use crate::core::Core;
 use crate::dispatch::Dispatch;
 use crate::error::{CloseError, NotifyError, StartError, SubscribeError};
 use crate::http::{self, Inbound, Network, Requests};
+use crate::message::ConnectionStatus;
 use crate::reconcile::reconcile_for_ever;
 use crate::subscription::{StopWhenDropped, Subscription};
 use crate::wanted::Wanted;
+use crate::ws::Link;
 
 /// A running client. Clones are the same one.
 ///
@@ -110,16 +112,24 @@ impl Client {
                 warned_at: AtomicU64::new(0),
             }))
         });
+        let closing = CancellationToken::new();
+        let link = config.websocket.as_ref().map(|options| {
+            let (guard, spool, dispatch) = (guard.clone(), spool.clone(), dispatch.clone());
+            let (closing, stopped) = (closing.clone(), stopped.clone());
+            Link::new(&config, options, guard, spool, dispatch, closing, stopped)
+        });
+        let (link, keeping) = link.unzip();
         let network = Network::new(Poster::new(config.post.clone()), &config.broadcasters);
         let network = network.expect("the urls can be posted to: `build` checks it");
         let core = Arc::new(Core {
             requests: Requests::new(network, &config, guard, rand::random),
             urls,
+            link,
             spool,
             dispatch,
             wanted: Mutex::new(Wanted::default()),
             doubt,
-            closing: CancellationToken::new(),
+            closing,
             stopped,
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
@@ -127,6 +137,9 @@ impl Client {
         });
         if core.urls.is_some() {
             core.spawn(reconcile_for_ever(core.clone()));
+        }
+        if let Some(keeping) = keeping {
+            core.spawn(keeping);
         }
         let cut_off = listener.map(|(listener, _)| serve(&core, listener, router.clone()));
         Ok(Self {
@@ -164,6 +177,31 @@ impl Client {
     /// The url at which broadcasters are told to deliver; `None` if the client is bound to nothing.
     pub fn receive_url(&self) -> Option<&str> {
         self.core.urls.as_ref().map(|urls| urls.receive.as_str())
+    }
+
+    /// How the connection of the client is. One that is reached by HTTP holds none, so it is fine
+    /// until it is closed.
+    pub fn status(&self) -> ConnectionStatus {
+        match &self.core.link {
+            Some(link) => *link.status().borrow(),
+            None if self.core.stopped.is_cancelled() => ConnectionStatus::Abandoned,
+            None => ConnectionStatus::Ok,
+        }
+    }
+
+    /// Waits until the connection is as it was not when this was called, and says how that is.
+    /// Changes that are undone at once may go unnoticed.
+    pub async fn status_changed(&self) -> ConnectionStatus {
+        let Some(link) = &self.core.link else {
+            self.core.stopped.cancelled().await;
+            return ConnectionStatus::Abandoned;
+        };
+        let mut status = link.status();
+        let before = *status.borrow_and_update();
+        match status.wait_for(|it| *it != before).await {
+            Ok(now) => *now,
+            Err(_) => ConnectionStatus::Abandoned,
+        }
     }
 
     /// The address that the client listens on itself.
@@ -236,7 +274,13 @@ impl Client {
         let memory_each_max = core.config.spool.memory_each_max;
         let payload = body.into().read(&core.spool, memory_each_max).await?;
         let sent = Arc::new(AtomicU64::new(0));
-        let mut asking = std::pin::pin!(core.requests.notify(&topic, &payload, &sent));
+        let asking = async {
+            match &core.link {
+                None => core.requests.notify(&topic, &payload, &sent).await,
+                Some(link) => link.notify(&topic, &payload, &sent).await,
+            }
+        };
+        let mut asking = std::pin::pin!(asking);
         let mut told = None;
         loop {
             tokio::select! {
@@ -267,6 +311,10 @@ impl Client {
         let closing = core.clone();
         let unsubscribed = core.spawn(async move { changes::close_all(&closing).await });
         let unsubscribe = unsubscribed.await.unwrap_or_default();
+        if let Some(link) = &core.link {
+            let mut status = link.status();
+            while status.changed().await.is_ok() {}
+        }
         // Until here what arrived was confirmed, since the broadcasters still had to deliver it.
         core.stop();
         core.tasks.wait().await;

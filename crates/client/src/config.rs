@@ -4,10 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use httppubsub_net::{BodyLimits, Clock, PostConfig, ServeConfig, SpoolConfig};
+use bytes::Bytes;
+use httppubsub_net::{BodyLimits, Clock, DecompressLimits, PostConfig, ServeConfig, SpoolConfig};
 use httppubsub_proto::auth::{Authorization, NoAuthorization, Secrets};
 use httppubsub_proto::http as paths;
 use httppubsub_proto::url::{ClientUrls, Endpoint, EndpointError, UrlTooLong};
+use httppubsub_proto::ws::HeaderStyle;
 
 /// A broadcaster to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +77,77 @@ pub struct ClientConfig {
     pub(crate) serve: ServeConfig,
     pub(crate) body: BodyLimits,
     pub(crate) clock: Clock,
+    pub(crate) websocket: Option<WebSocketOptions>,
+}
+
+/// What can be set about a client that holds one websocket open instead of listening for HTTP
+/// (`docs/protocol/stateful.md` §14).
+#[derive(Clone, Debug)]
+pub struct WebSocketOptions {
+    /// How headers are written. Default: minimal.
+    pub headers: HeaderStyle,
+    /// Longest websocket message that is sent, in bytes; longer notifications are sent in parts.
+    /// Default 3,670,016 (3.5 MiB); at most 16 MiB, which is what published broadcasters read.
+    pub message_bytes_max: u64,
+    /// Longest websocket message that is read, in bytes. Default 16 MiB.
+    pub received_message_bytes_max: usize,
+    /// How long connection and handshake may take, and CONFIGURE after that. Default 5 s.
+    pub open_timeout: Duration,
+    /// How long closing may take: what is on its way is finished, and the broadcaster closes too.
+    /// Default 5 s.
+    pub close_timeout: Duration,
+    /// After how long without a sign of the broadcaster it is asked for one; it has half as long
+    /// to give it. Default 10 s.
+    pub heartbeat_interval: Duration,
+    /// A connection that lasted so long is a success: when it is lost, all broadcasters are tried
+    /// anew. Default 1 s.
+    pub reconnect_interval_min: Duration,
+    /// How many more times all broadcasters are tried, with growing pauses of at most a minute,
+    /// before the client gives up for good. Default 2, as published subscribers do; a program that
+    /// is to outlast its broadcaster wants more, such as `u32::MAX`.
+    pub connect_retries: u32,
+    /// Whether messages may be compressed. Default: yes.
+    pub compression: bool,
+    /// Whether the broadcaster may train dictionaries on what the connection carries. Default: yes.
+    pub training: bool,
+    /// Dictionaries that the broadcaster knows as well. Default: none.
+    pub presets: Vec<PresetDictionary>,
+    /// Id of the one of them that is asked for; 0: none. Default 0.
+    pub initial_dict: u16,
+    /// What decompression may cost. Default: windows up to 128 MiB, as published subscribers.
+    pub decompress: DecompressLimits,
+}
+
+/// A dictionary that both ends know beforehand.
+#[derive(Clone, Debug)]
+pub struct PresetDictionary {
+    /// From 2 on.
+    pub id: u16,
+    /// The dictionary, trained or raw.
+    pub dictionary: Bytes,
+}
+
+impl Default for WebSocketOptions {
+    fn default() -> Self {
+        Self {
+            headers: HeaderStyle::default(),
+            message_bytes_max: 3_670_016,
+            received_message_bytes_max: 16 * 1024 * 1024,
+            open_timeout: Duration::from_secs(5),
+            close_timeout: Duration::from_secs(5),
+            heartbeat_interval: Duration::from_secs(10),
+            reconnect_interval_min: Duration::from_secs(1),
+            connect_retries: 2,
+            compression: true,
+            training: true,
+            presets: Vec::new(),
+            initial_dict: 0,
+            decompress: DecompressLimits {
+                window_bytes_max: 0,
+                ..DecompressLimits::default()
+            },
+        }
+    }
 }
 
 impl ClientConfig {
@@ -100,6 +173,7 @@ impl ClientConfig {
             serve: ServeConfig::default(),
             body: BodyLimits::default(),
             clock: Clock::system(),
+            websocket: None,
         })
     }
 }
@@ -142,6 +216,24 @@ pub enum ConfigError {
     HostQuery {
         /// As given.
         host: String,
+    },
+    /// A websocket message of another length was asked for.
+    #[error("websocket messages may have 1,024 to 16,777,216 bytes, not {bytes}")]
+    MessageBytes {
+        /// As given.
+        bytes: u64,
+    },
+    /// A dictionary that cannot be told from others.
+    #[error("a preset dictionary needs an id of its own from 2 on, not {id}")]
+    Preset {
+        /// As given.
+        id: u16,
+    },
+    /// The dictionary to be asked for is not there.
+    #[error("there is no preset dictionary {id} to ask for")]
+    NoPreset {
+        /// As given.
+        id: u16,
     },
     /// The client's own url does not fit the protocol.
     #[error(transparent)]
@@ -274,6 +366,16 @@ impl ClientConfigBuilder {
         self
     }
 
+    /// Holds one websocket open instead of listening for HTTP: nobody needs to reach the client, and
+    /// [`bind`] and [`host`] mean nothing. Default: HTTP.
+    ///
+    /// [`bind`]: Self::bind
+    /// [`host`]: Self::host
+    pub fn websocket(mut self, options: WebSocketOptions) -> Self {
+        self.0.websocket = Some(options);
+        self
+    }
+
     /// Where the time is read. Default: the machine's clock.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.0.clock = clock;
@@ -286,6 +388,12 @@ impl ClientConfigBuilder {
             return Err(ConfigError::NoBroadcaster);
         }
         for broadcaster in &mut self.0.broadcasters {
+            // One server speaks both.
+            for (websocket, http) in [("ws://", "http://"), ("wss://", "https://")] {
+                if let Some(rest) = broadcaster.url.strip_prefix(websocket) {
+                    broadcaster.url = format!("{http}{rest}");
+                }
+            }
             check_broadcaster(&broadcaster.url)?;
             // The paths that are appended begin with a slash.
             let bytes = broadcaster.url.trim_end_matches('/').len();
@@ -301,6 +409,12 @@ impl ClientConfigBuilder {
                 return Err(ConfigError::Zero { setting });
             }
         }
+        if let Some(options) = &self.0.websocket {
+            check_websocket(options)?;
+            // Nobody needs to reach this client.
+            self.0.bind = Bind::Nothing;
+            return Ok(self.0);
+        }
         match (&self.0.host, self.0.bind) {
             (Some(host), _) => check_host(host)?,
             (None, Bind::Mounted) => return Err(ConfigError::HostNeeded),
@@ -311,6 +425,28 @@ impl ClientConfigBuilder {
         }
         Ok(self.0)
     }
+}
+
+fn check_websocket(options: &WebSocketOptions) -> Result<(), ConfigError> {
+    let WebSocketOptions {
+        message_bytes_max,
+        presets,
+        initial_dict,
+        ..
+    } = options;
+    if !(1_024..=16 * 1024 * 1024).contains(message_bytes_max) {
+        return Err(ConfigError::MessageBytes {
+            bytes: *message_bytes_max,
+        });
+    }
+    let known = |id: u16| presets.iter().filter(|it| it.id == id).count();
+    if let Some(preset) = presets.iter().find(|it| it.id < 2 || known(it.id) > 1) {
+        return Err(ConfigError::Preset { id: preset.id });
+    }
+    if *initial_dict > 1 && known(*initial_dict) == 0 {
+        return Err(ConfigError::NoPreset { id: *initial_dict });
+    }
+    Ok(())
 }
 
 fn check_broadcaster(url: &str) -> Result<(), ConfigError> {

@@ -14,6 +14,7 @@ use crate::config::ClientConfig;
 use crate::dispatch::Dispatch;
 use crate::http::Requests;
 use crate::wanted::Wanted;
+use crate::ws::Link;
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -21,6 +22,8 @@ pub(crate) struct Core {
     pub(crate) requests: Requests,
     /// Where this client is reached; `None` if it only notifies.
     pub(crate) urls: Option<ClientUrls>,
+    /// The websocket that takes the place of both.
+    pub(crate) link: Option<Link>,
     pub(crate) spool: Spool,
     pub(crate) dispatch: Arc<Dispatch>,
     /// The one lock around changes and reconciliation.
@@ -35,7 +38,23 @@ pub(crate) struct Core {
     pub(crate) runtime: Handle,
 }
 
+/// How a client tells what it wants, and receives it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way<'a> {
+    /// By requests, at these urls.
+    Http(&'a ClientUrls),
+    WebSocket(&'a Link),
+}
+
 impl Core {
+    /// How this client receives; `None` if it only notifies.
+    pub(crate) fn way(&self) -> Option<Way<'_>> {
+        match (&self.link, &self.urls) {
+            (Some(link), _) => Some(Way::WebSocket(link)),
+            (None, urls) => urls.as_ref().map(Way::Http),
+        }
+    }
+
     /// Runs `work` to its end whether or not anybody waits for it, and before the client is closed.
     pub(crate) fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
     where

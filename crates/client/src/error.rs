@@ -92,6 +92,9 @@ pub enum AttemptError {
     /// It says that it did something else.
     #[error("the answer is to another notification")]
     Identifier,
+    /// There is no websocket, or it was lost.
+    #[error("{0}")]
+    WebSocket(String),
     /// Nothing vouches for what it says.
     #[error("the answer cannot be trusted")]
     Auth(#[from] AuthError),

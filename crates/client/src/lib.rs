@@ -10,6 +10,7 @@ mod inbox;
 mod wanted;
 
 mod http;
+mod ws;
 
 mod changes;
 mod core;
@@ -21,13 +22,16 @@ mod subscriptions_of;
 
 pub use body::NotifyBody;
 pub use client::{Client, Notified};
-pub use config::{Bind, BroadcasterAddress, ClientConfig, ClientConfigBuilder, ConfigError};
+pub use config::{
+    Bind, BroadcasterAddress, ClientConfig, ClientConfigBuilder, ConfigError, PresetDictionary,
+    WebSocketOptions,
+};
 pub use error::{
     AttemptError, CloseError, NotifyError, RequestError, StartError, SubscribeError,
     UnsubscribeError,
 };
 pub use inbox::Receiving;
-pub use message::Message;
+pub use message::{ConnectionStatus, Message};
 pub use subscription::{Ended, Interests, Subscription, WithTimeout};
 pub use subscriptions_of::SubscriptionsOf;
 

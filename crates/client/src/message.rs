@@ -1,4 +1,4 @@
-//! What a subscription yields.
+//! What a subscription yields, and whether it can.
 
 use std::io;
 
@@ -35,4 +35,15 @@ impl Message {
     pub fn reader(&self) -> PayloadReader {
         self.payload.reader()
     }
+}
+
+/// How the connection of a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionStatus {
+    /// Everything that was asked for is subscribed, and messages arrive.
+    Ok,
+    /// There is no connection, or not everything is confirmed yet: messages may be missed.
+    Lost,
+    /// Nothing more is tried.
+    Abandoned,
 }

@@ -18,5 +18,6 @@ mod vectors;
 pub(crate) use ask::Told;
 pub(crate) use inbound::Inbound;
 pub(crate) use network::Network;
+pub(crate) use order::pass;
 pub(crate) use requests::Requests;
 pub(crate) use router::router;

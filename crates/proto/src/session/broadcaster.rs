@@ -842,9 +842,13 @@ impl<B: Clone> Open<B> {
             &it.authorization,
             now,
         )?);
-        // Whatever came after DISABLE in its direction was read after it, and answered after it.
-        self.retired
-            .retain(|retired| retired.told_after.is_none_or(|after| delivery <= after));
+        // Whatever came after DISABLE in its direction was read after it, and answered after it. But
+        // acknowledgements may overtake the later parts of a notification.
+        let under_way = self.stream.as_ref().map(|it| it.head().compressor);
+        self.retired.retain(|retired| {
+            retired.told_after.is_none_or(|after| delivery <= after)
+                || under_way == Some(retired.id.into())
+        });
         Ok(BroadcasterEvent::Delivered(it.identifier))
     }
 

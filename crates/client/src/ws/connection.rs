@@ -1,0 +1,503 @@
+//! One connection to one broadcaster, from the first byte to the last.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use httppubsub_net::{
+    Clock, DecompressLimits, FillError, Payload, PayloadWriter, ReplayGuard, Socket, SocketConfig,
+    SocketError, SocketEvent, Spool, Zstd, chain, random_bytes,
+};
+use httppubsub_proto::session::{
+    Nonces, Notification as ToSend, OutgoingBody, Output, ReceivePart, SessionError,
+    SubscriberConfig, SubscriberEvent, SubscriberSession,
+};
+use httppubsub_proto::subscription::Interest;
+use httppubsub_proto::topic::Topic;
+use httppubsub_proto::ws::{BodyHead, WEBSOCKET};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{ClientConfig, PresetDictionary, WebSocketOptions};
+use crate::dispatch::Dispatch;
+use crate::message::{ConnectionStatus, Message};
+use crate::ws::pending::{Command, Pending};
+
+/// What one connection after the other needs.
+pub(crate) struct Connection {
+    session: Arc<SubscriberConfig>,
+    socket: SocketConfig,
+    open_timeout: Duration,
+    close_timeout: Duration,
+    presets: Vec<PresetDictionary>,
+    decompress: DecompressLimits,
+    guard: Arc<ReplayGuard>,
+    spool: Spool,
+    clock: Clock,
+    dispatch: Arc<Dispatch>,
+    status: watch::Sender<ConnectionStatus>,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// How long requests could be made.
+    pub(crate) open_for: Option<Duration>,
+    /// What was wrong; `None` if this client closed it.
+    pub(crate) why: Option<String>,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        config: &ClientConfig,
+        options: &WebSocketOptions,
+        guard: Arc<ReplayGuard>,
+        spool: Spool,
+        dispatch: Arc<Dispatch>,
+        status: watch::Sender<ConnectionStatus>,
+    ) -> Self {
+        let session = SubscriberConfig {
+            headers: options.headers,
+            message_bytes_max: options.message_bytes_max,
+            configure_timeout: options.open_timeout,
+            enable_zstd: options.compression,
+            enable_training: options.compression && options.training,
+            initial_dict: options.initial_dict,
+            presets: options.presets.iter().map(|it| it.id).collect(),
+            ..SubscriberConfig::new(config.to_broadcaster.clone(), config.to_subscriber.clone())
+        };
+        let socket = SocketConfig {
+            message_bytes_max: options.received_message_bytes_max,
+            ping_interval: options.heartbeat_interval,
+            pong_timeout: options.heartbeat_interval / 2,
+            ..SocketConfig::default()
+        };
+        Self {
+            session: Arc::new(session),
+            socket,
+            open_timeout: options.open_timeout,
+            close_timeout: options.close_timeout,
+            presets: options.presets.clone(),
+            decompress: options.decompress,
+            guard,
+            spool,
+            clock: config.clock.clone(),
+            dispatch,
+            status,
+        }
+    }
+
+    /// Nothing more is tried.
+    pub(crate) fn abandoned(&self) {
+        self.tell(ConnectionStatus::Abandoned);
+    }
+
+    fn tell(&self, status: ConnectionStatus) {
+        self.status.send_if_modified(|it| {
+            let before = std::mem::replace(it, status);
+            before != status
+        });
+    }
+
+    /// Connects to the broadcaster, and does what is pending and what is commanded until the
+    /// connection is lost, or `closing` is cancelled and everything is done.
+    pub(crate) async fn run(
+        &self,
+        broadcaster: &str,
+        commands: &mut mpsc::Receiver<Command>,
+        pending: &mut Pending,
+        closing: &CancellationToken,
+    ) -> Ended {
+        let url = match broadcaster.strip_prefix("http") {
+            Some(rest) => format!("ws{rest}{WEBSOCKET}"),
+            None => format!("{broadcaster}{WEBSOCKET}"),
+        };
+        let socket = {
+            let connecting = Socket::connect(&url, self.open_timeout, self.socket.clone());
+            let mut connecting = std::pin::pin!(connecting);
+            loop {
+                tokio::select! {
+                    connected = &mut connecting => break connected,
+                    Some(command) = commands.recv() => pending.take_in(command),
+                }
+            }
+        };
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => {
+                let why = Some(chain(&error));
+                return Ended {
+                    open_for: None,
+                    why,
+                };
+            }
+        };
+        let now = self.clock.now();
+        let nonces = Nonces::new(random_bytes());
+        let mut running = Running {
+            own: self,
+            machine: SubscriberSession::new(self.session.clone(), random_bytes(), nonces, now),
+            socket,
+            pending,
+            opened_at: None,
+            unconfirmed: BTreeSet::new(),
+            incoming: None,
+            preparing: None,
+            compressors: Vec::new(),
+        };
+        let over = running.run(commands, closing).await;
+        let open_for = running.opened_at.map(|at| at.elapsed());
+        let (code, why) = match over {
+            Over::Closed => (None, Some("the broadcaster closed it".to_owned())),
+            Over::Lost(error) => (error.close_code(), Some(chain(&error))),
+            Over::Here(SessionError::Ended {
+                code: NORMAL_CLOSURE,
+                ..
+            }) => (Some(NORMAL_CLOSURE), None),
+            Over::Here(reason) => (Some(reason.close_code()), Some(chain(&reason))),
+        };
+        if !running.pending.subscribed.is_empty() {
+            self.dispatch.lost();
+        }
+        self.tell(ConnectionStatus::Lost);
+        if let Some(code) = code {
+            running.socket.close(code, self.close_timeout).await;
+        }
+        Ended { open_for, why }
+    }
+}
+
+const NORMAL_CLOSURE: u16 = 1000;
+
+/// Why a connection is over.
+enum Over {
+    Closed,
+    Lost(SocketError),
+    Here(SessionError),
+}
+
+/// Which compressor, and what it made of the next notification.
+type Prepared = (u32, std::io::Result<Payload>);
+
+/// A connection that is there.
+struct Running<'a> {
+    own: &'a Connection,
+    machine: SubscriberSession<Payload>,
+    socket: Socket,
+    pending: &'a mut Pending,
+    opened_at: Option<Instant>,
+    /// What the broadcaster has still to confirm.
+    unconfirmed: BTreeSet<Interest>,
+    /// The message that arrives in parts.
+    incoming: Option<(PayloadWriter, Topic, BodyHead)>,
+    /// A notification that is being compressed.
+    preparing: Option<Pin<Box<dyn Future<Output = Prepared> + Send>>>,
+    /// Oldest first.
+    compressors: Vec<(u32, Zstd)>,
+}
+
+fn ended(code: u16, reason: impl Into<String>) -> SessionError {
+    let reason = reason.into();
+    SessionError::Ended { code, reason }
+}
+
+impl Running<'_> {
+    async fn run(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        closing: &CancellationToken,
+    ) -> Over {
+        let mut close_at: Option<Instant> = None;
+        loop {
+            if let Some(over) = self.act().await {
+                return over;
+            }
+            if let Some(at) = close_at
+                && (self.pending.is_done() && self.preparing.is_none() || at <= Instant::now())
+            {
+                self.machine
+                    .end(ended(NORMAL_CLOSURE, "the client was closed"));
+                continue;
+            }
+            let wake_at = self.wake_at().into_iter().chain(close_at).min();
+            tokio::select! {
+                biased;
+                event = self.socket.event() => match event {
+                    Ok(SocketEvent::Message(message)) => {
+                        self.machine.handle_message(&message, self.own.clock.now());
+                    }
+                    Ok(SocketEvent::Writable) => {}
+                    Ok(SocketEvent::Closed(_)) => return Over::Closed,
+                    Err(error) => return Over::Lost(error),
+                },
+                prepared = async { self.preparing.as_mut().expect("there is one").await },
+                    if self.preparing.is_some() =>
+                {
+                    self.preparing = None;
+                    self.prepared(prepared);
+                }
+                Some(command) = commands.recv() => self.pending.take_in(command),
+                () = tokio::time::sleep_until(wake_at.unwrap_or_else(Instant::now)),
+                    if wake_at.is_some() =>
+                {
+                    self.machine.handle_timeout(self.own.clock.now());
+                }
+                () = closing.cancelled(), if close_at.is_none() => {
+                    close_at = Some(Instant::now() + self.own.close_timeout);
+                }
+            }
+        }
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let deadline = self.machine.deadline()?;
+        let now = self.own.clock.now().since_unix();
+        Some(Instant::now() + deadline.since_unix().saturating_sub(now))
+    }
+
+    /// Does what the machine says, and gives it what is pending while there is room.
+    async fn act(&mut self) -> Option<Over> {
+        loop {
+            if let Some(event) = self.machine.poll_event() {
+                if let Err(reason) = self.on(event).await {
+                    self.machine.end(reason);
+                }
+                continue;
+            }
+            if !self.socket.is_writable() && !self.machine.is_over() {
+                return None;
+            }
+            match self.machine.poll_output() {
+                Output::Send(message) => {
+                    if let OutgoingBody::Part { range, .. } = &message.body
+                        && let Some(notification) = self.pending.sent.back()
+                    {
+                        notification.sent.store(range.end, Ordering::Relaxed);
+                    }
+                    if let Err(error) = self.socket.send(message).await {
+                        return Some(Over::Lost(error));
+                    }
+                }
+                Output::Event(event) => {
+                    if let Err(reason) = self.on(event).await {
+                        self.machine.end(reason);
+                    }
+                }
+                Output::Close(reason) => return Some(Over::Here(reason)),
+                Output::Timeout(_) => {
+                    if !self.machine.is_open() || !self.give_something_to_do() {
+                        self.tell();
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell(&self) {
+        let is_ok = self.machine.is_open()
+            && self.unconfirmed.is_empty()
+            && self.pending.requests.is_empty()
+            && self.pending.asked.is_empty();
+        if is_ok {
+            self.own.dispatch.found();
+            self.own.tell(ConnectionStatus::Ok);
+        } else {
+            self.own.tell(ConnectionStatus::Lost);
+        }
+    }
+
+    /// Hands the machine what is next; whether there was something.
+    fn give_something_to_do(&mut self) -> bool {
+        let now = self.own.clock.now();
+        if let Some(request) = self.pending.requests.pop_front() {
+            let interest = &request.interest;
+            if request.subscribe {
+                self.pending.subscribed.insert(interest.clone());
+                self.machine.subscribe(interest, now);
+            } else {
+                self.pending.subscribed.remove(interest);
+                self.machine.unsubscribe(interest, now);
+            }
+            self.pending.asked.push(request);
+            return true;
+        }
+        if self.preparing.is_some() || !self.machine.is_ready_to_notify() {
+            return false;
+        }
+        // It stays where it is while it is compressed, so that it is not lost with the connection.
+        let Some(notification) = self.pending.notifications.front() else {
+            return false;
+        };
+        let plain = notification.payload.clone();
+        let id = self.machine.compressor_for(plain.len());
+        match self.compressor(id.into()) {
+            None => self.notify_next(0, None),
+            Some(zstd) => {
+                let spool = self.own.spool.clone();
+                self.preparing = Some(Box::pin(async move {
+                    (id, zstd.compress(&plain, &spool).await)
+                }));
+            }
+        }
+        true
+    }
+
+    fn prepared(&mut self, (id, wire): Prepared) {
+        let next = self.pending.notifications.front();
+        let plain_bytes = next.map_or(0, |it| it.payload.len());
+        match wire {
+            // So few bytes would not be believed to be so many.
+            Ok(wire) if DecompressLimits::default().refuse(wire.len(), plain_bytes) => {
+                self.notify_next(0, None);
+            }
+            Ok(wire) if self.compressor(id.into()).is_some() => {
+                self.notify_next(id, Some(wire));
+            }
+            // The broadcaster took the dictionary back in the meantime: with another one, then.
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a notification cannot be compressed; sending it as it is");
+                self.notify_next(0, None);
+            }
+        }
+    }
+
+    fn notify_next(&mut self, compressor: u32, wire: Option<Payload>) {
+        let Some(mut notification) = self.pending.notifications.pop_front() else {
+            return;
+        };
+        let plain = notification.payload.clone();
+        let wire = wire.unwrap_or_else(|| plain.clone());
+        notification.was_sent = true;
+        let to_send = ToSend {
+            identifier: notification.identifier.clone(),
+            topic: notification.topic.clone(),
+            head: BodyHead {
+                compressor: compressor.into(),
+                compressed_length: wire.len(),
+                decompressed_length: plain.len(),
+                compressed_sha512: *wire.sha512(),
+            },
+            plain_sha512: *plain.sha512(),
+            body: wire,
+        };
+        self.pending.sent.push_back(notification);
+        self.machine.notify(to_send, self.own.clock.now());
+    }
+
+    fn compressor(&self, id: u64) -> Option<Zstd> {
+        let found = self.compressors.iter().find(|(it, _)| u64::from(*it) == id);
+        found.map(|(_, zstd)| zstd.clone())
+    }
+
+    async fn on(&mut self, event: SubscriberEvent) -> Result<(), SessionError> {
+        let now = self.own.clock.now();
+        match event {
+            SubscriberEvent::Open { unspent } => {
+                let what = "CONFIRM_CONFIGURE";
+                let spent = self.own.guard.spend(unspent, now).await;
+                spent.map_err(|source| SessionError::Auth { what, source })?;
+                self.opened_at = Some(Instant::now());
+                self.unconfirmed = self.pending.subscribed.clone();
+                for interest in &self.unconfirmed {
+                    self.machine.subscribe(interest, now);
+                }
+            }
+            SubscriberEvent::Subscribed(interest) => {
+                self.unconfirmed.remove(&interest);
+                self.pending.confirmed(&interest, true);
+            }
+            SubscriberEvent::Unsubscribed(interest) => self.pending.confirmed(&interest, false),
+            SubscriberEvent::Continued { .. } => {}
+            SubscriberEvent::Notified {
+                identifier,
+                subscribers,
+            } => self.pending.acknowledged(&identifier, subscribers),
+            SubscriberEvent::Receive(part) => self.receive(part).await?,
+            SubscriberEvent::EnablePreset {
+                compressor, level, ..
+            } => {
+                let preset = self.own.presets.iter().find(|it| it.id == compressor);
+                let zstd = match preset {
+                    Some(preset) => Zstd::with_dictionary(preset.dictionary.clone(), level.into()),
+                    None => Zstd::new(level.into()),
+                };
+                self.compressors.push((compressor.into(), zstd));
+            }
+            SubscriberEvent::EnableCustom {
+                compressor,
+                level,
+                dictionary,
+                ..
+            } => {
+                let zstd = Zstd::with_dictionary(dictionary, level.into());
+                self.compressors.push((compressor, zstd));
+            }
+            SubscriberEvent::DisableCustom { compressor } => {
+                self.compressors.retain(|(id, _)| *id != compressor);
+            }
+            SubscriberEvent::Missed(topic) => {
+                tracing::debug!(%topic, "the broadcaster says that something was missed");
+                self.own.tell(ConnectionStatus::Lost);
+                self.own.dispatch.lost();
+                self.own.dispatch.found();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a part of a message in; the last hands it to those who want it.
+    async fn receive(&mut self, part: ReceivePart) -> Result<(), SessionError> {
+        let cannot_take = |error: FillError| {
+            let code = match &error {
+                FillError::Spool(_) => 1011,
+                FillError::Body(_) | FillError::Length { .. } | FillError::Digest { .. } => 1002,
+            };
+            ended(code, format!("RECEIVE_STREAM: {}", chain(&error)))
+        };
+        let ReceivePart {
+            begins,
+            bytes,
+            ends,
+        } = part;
+        if let Some((topic, head)) = begins {
+            let (announced, sha512) = (head.compressed_length, head.compressed_sha512);
+            let writer = PayloadWriter::new(&self.own.spool, announced, sha512);
+            self.incoming = Some((writer, topic, head));
+        }
+        let Some((writer, ..)) = &mut self.incoming else {
+            return Ok(());
+        };
+        writer.push(bytes).await.map_err(cannot_take)?;
+        let Some(ticket) = ends else {
+            return Ok(());
+        };
+        let Some((writer, topic, head)) = self.incoming.take() else {
+            return Ok(());
+        };
+        let wire = writer.finish().await.map_err(cannot_take)?;
+        let received = self.own.clock.now();
+        self.machine.confirm_receive(ticket, received);
+        let payload = match self.compressor(head.compressor) {
+            None => wire,
+            Some(zstd) => {
+                let (limits, spool) = (&self.own.decompress, &self.own.spool);
+                let plain = zstd.decompress(&wire, head.decompressed_length, limits, spool);
+                plain
+                    .await
+                    .map_err(|error| ended(1002, format!("RECEIVE_STREAM: {}", chain(&error))))?
+            }
+        };
+        self.own.dispatch.hand(&Message {
+            topic,
+            payload,
+            received,
+        });
+        Ok(())
+    }
+}
