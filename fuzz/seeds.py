@@ -22,6 +22,7 @@ def main():
         "urls": urls(),
         "globs": globs(),
         "secrets": secrets(),
+        "websocket_messages": websocket_messages(),
     }.items():
         folder = SEEDS / target
         folder.mkdir(parents=True)
@@ -128,6 +129,24 @@ def globs():
 def secrets():
     for case in load("secrets.json")["cases"]:
         yield case["file"].encode()
+
+
+def websocket_messages():
+    """All but the longest, with signatures of one kind only."""
+    for name in ("messages_s2b", "messages_b2s", "parse_accept", "parse_reject"):
+        for case in load(f"stateful/{name}.json")["vectors"]:
+            message = bytes.fromhex(joined(case["hex"]))
+            if len(message) < 1_000 and b"X-HMAC" not in message:
+                yield message
+
+
+def joined(digits):
+    """Hex in pieces, some of which are repeated."""
+    if isinstance(digits, str):
+        return digits
+    if isinstance(digits, dict):
+        return digits["repeat"] * digits["times"]
+    return "".join(joined(piece) for piece in digits)
 
 
 def load(name):

@@ -215,11 +215,32 @@ impl Hub {
         receiver: &SubscriberUrl,
         interest: &Interest,
     ) -> Result<(), StoreError> {
-        let Some(row) = self.discount(interest) else {
-            return Ok(());
-        };
+        match self.discount(interest) {
+            Some(row) => self.remove_row(row, store, receiver, interest).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Removes a row that no session wants; one that is wanted by now stays.
+    pub(crate) async fn remove_stale(
+        &self,
+        store: &dyn Store,
+        receiver: &SubscriberUrl,
+        interest: &Interest,
+    ) -> Result<(), StoreError> {
+        let row = self.counts().entry(interest).row.clone();
+        self.remove_row(row, store, receiver, interest).await
+    }
+
+    async fn remove_row(
+        &self,
+        row: Arc<tokio::sync::Mutex<bool>>,
+        store: &dyn Store,
+        receiver: &SubscriberUrl,
+        interest: &Interest,
+    ) -> Result<(), StoreError> {
         let mut is_there = row.lock().await;
-        if !*is_there || self.counts().entry(interest).sessions > 0 {
+        if self.counts().entry(interest).sessions > 0 {
             return Ok(());
         }
         let left = store.unsubscribe(receiver.clone(), interest.clone()).await;

@@ -204,6 +204,13 @@ async fn deliver_to_one(
 
 async fn unsubscribe(core: &Core, row: &Row) {
     let (subscriber, interest) = (&row.subscriber.url, &row.interest);
+    if *subscriber == core.receiver_url {
+        let removed = core.hub.remove_stale(&*core.store, subscriber, interest);
+        if let Err(error) = removed.await {
+            tracing::error!(%interest, %error, "cannot unsubscribe what no websocket wants");
+        }
+        return;
+    }
     match core
         .store
         .unsubscribe(subscriber.clone(), interest.clone())

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use httppubsub_client::{BroadcasterAddress, ClientConfig, ClientConfigBuilder};
+use anyhow::Context as _;
+use httppubsub_client::{
+    BroadcasterAddress, ClientConfig, ClientConfigBuilder, PresetDictionary, WebSocketOptions,
+};
 
 use crate::secrets;
 
@@ -23,6 +26,63 @@ pub(crate) struct Connection {
     /// [default: no authorization]
     #[arg(long, value_name = "FILE", env = "HTTPPUBSUB_SECRETS")]
     secrets: Option<PathBuf>,
+}
+
+/// Flags of the verbs that can do it over a websocket.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct WebSocket {
+    /// Hold one websocket open to the broadcaster instead of speaking HTTP with it: nobody needs
+    /// to reach this program. The url is the same.
+    #[arg(long, env = "HTTPPUBSUB_WS")]
+    pub(crate) ws: bool,
+
+    /// With --ws: do not let messages be compressed on the way.
+    #[arg(long, requires = "ws")]
+    no_compression: bool,
+
+    /// With --ws: compress with the dictionary in this file, which the broadcaster must know by the
+    /// same id (2 to 65535).
+    #[arg(long, value_name = "ID:PATH", requires = "ws", value_parser = preset)]
+    zstd_preset: Option<(u16, PathBuf)>,
+}
+
+fn preset(text: &str) -> Result<(u16, PathBuf), String> {
+    let (id, path) = text.split_once(':').ok_or("use ID:PATH")?;
+    let id: u16 = id.parse().map_err(|error| format!("ID: {error}"))?;
+    match (id, path) {
+        (0 | 1, _) => Err("ID: must be at least 2".to_owned()),
+        (_, "") => Err("PATH: must not be empty".to_owned()),
+        _ => Ok((id, path.into())),
+    }
+}
+
+impl WebSocket {
+    /// The configuration, with a websocket if one is asked for. `connect_retries` as in
+    /// [`WebSocketOptions`].
+    pub(crate) fn on(
+        &self,
+        builder: ClientConfigBuilder,
+        connect_retries: u32,
+    ) -> anyhow::Result<ClientConfigBuilder> {
+        if !self.ws {
+            return Ok(builder);
+        }
+        let mut options = WebSocketOptions {
+            compression: !self.no_compression,
+            connect_retries,
+            ..WebSocketOptions::default()
+        };
+        if let Some((id, path)) = &self.zstd_preset {
+            let dictionary = std::fs::read(path)
+                .with_context(|| format!("cannot read the dictionary {}", path.display()))?;
+            options.initial_dict = *id;
+            options.presets.push(PresetDictionary {
+                id: *id,
+                dictionary: dictionary.into(),
+            });
+        }
+        Ok(builder.websocket(options))
+    }
 }
 
 impl Connection {

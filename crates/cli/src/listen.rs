@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use httppubsub_client::{Bind, Client, Interest, Message, Receiving};
+use httppubsub_client::{Bind, Client, ConnectionStatus, Interest, Message, Receiving};
 use tokio::io::AsyncWriteExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, WebSocket};
 use crate::output;
 use crate::topic::{Interests, to_json, to_text};
 use crate::usage;
@@ -26,7 +26,8 @@ use crate::usage;
 #[command(after_help = "Examples:\n  \
     httppubsub listen --exact builds/ready\n  \
     httppubsub listen --glob 'cache/*' --count 1 --timeout 60 --json\n  \
-    httppubsub listen --glob '*' --bind 0.0.0.0:3002 --host http://10.0.0.7:3002")]
+    httppubsub listen --glob '*' --bind 0.0.0.0:3002 --host http://10.0.0.7:3002\n  \
+    httppubsub listen --glob '*' --ws")]
 pub(crate) struct Listen {
     #[command(flatten)]
     interests: Interests,
@@ -34,7 +35,10 @@ pub(crate) struct Listen {
     #[command(flatten)]
     connection: Connection,
 
-    /// Where to listen for the broadcaster; port 0 picks a free one.
+    #[command(flatten)]
+    websocket: WebSocket,
+
+    /// Where to listen for the broadcaster; port 0 picks a free one. Means nothing with --ws.
     #[arg(
         long,
         value_name = "ADDR:PORT",
@@ -43,7 +47,8 @@ pub(crate) struct Listen {
     )]
     bind: SocketAddr,
 
-    /// How the broadcaster reaches this program. [default: http:// and the bound address]
+    /// How the broadcaster reaches this program. Means nothing with --ws. [default: http:// and
+    /// the bound address]
     #[arg(long, value_name = "URL", env = "HTTPPUBSUB_HOST")]
     host: Option<String>,
 
@@ -93,6 +98,8 @@ impl Listen {
         if let Some(host) = &self.host {
             config = config.host(host);
         }
+        // It outlasts its broadcaster, as one that is reached by HTTP does.
+        let config = self.websocket.on(config, u32::MAX)?;
         // From here on a signal does not end the program before it has unsubscribed.
         let mut stop = Stop::new()?;
         let client = Client::start(config.build()?).await?;
@@ -121,17 +128,6 @@ impl Listen {
         interests: Vec<Interest>,
         stop: &mut Stop,
     ) -> anyhow::Result<Ended> {
-        let mut subscription = tokio::select! {
-            subscription = client.subscribe(interests) => subscription?,
-            () = stop.signalled() => return Ok(Ended::Stopped),
-        };
-        self.tell_listening(client)?;
-        let json = self.json;
-        subscription.on_receiving(move |receiving| async move {
-            if receiving == Receiving::AfterGap {
-                tell_missed(json);
-            }
-        });
         // One that is too far off to be written down is none.
         let deadline = self.timeout.and_then(|it| Instant::now().checked_add(it));
         let time_is_up = async {
@@ -141,10 +137,26 @@ impl Listen {
             }
         };
         let mut time_is_up = std::pin::pin!(time_is_up);
+        let mut subscription = tokio::select! {
+            subscription = client.subscribe(interests) => subscription?,
+            () = &mut time_is_up => return Ok(Ended::TimedOut),
+            () = stop.signalled() => return Ok(Ended::Stopped),
+        };
+        self.tell_listening(client)?;
+        let json = self.json;
+        subscription.on_receiving(move |receiving| async move {
+            if receiving == Receiving::AfterGap {
+                tell_missed(json);
+            }
+        });
         let (mut received, mut file_number) = (0, 0);
         while self.count.is_none_or(|count| received < count) {
             let message = tokio::select! {
                 message = subscription.next() => message,
+                status = client.status_changed(), if self.websocket.ws => {
+                    self.tell_status(status)?;
+                    continue;
+                }
                 () = &mut time_is_up => return Ok(Ended::TimedOut),
                 () = stop.signalled() => return Ok(Ended::Stopped),
             };
@@ -158,11 +170,28 @@ impl Listen {
     }
 
     fn tell_listening(&self, client: &Client) -> std::io::Result<()> {
-        let url = client.receive_url().unwrap_or_default();
+        let url = client.receive_url();
         if self.json {
             output::json([("event", "listening".into()), ("receive_url", url.into())])
         } else {
-            eprintln!("listening at {url}");
+            match url {
+                Some(url) => eprintln!("listening at {url}"),
+                None => eprintln!("listening over a websocket"),
+            }
+            Ok(())
+        }
+    }
+
+    fn tell_status(&self, status: ConnectionStatus) -> std::io::Result<()> {
+        let (event, text) = match status {
+            ConnectionStatus::Ok => ("connected", "connected again"),
+            ConnectionStatus::Lost => ("disconnected", "the connection is lost; connecting anew"),
+            ConnectionStatus::Abandoned => ("abandoned", "the connection is given up"),
+        };
+        if self.json {
+            output::json([("event", event.into())])
+        } else {
+            eprintln!("{text}");
             Ok(())
         }
     }

@@ -8,7 +8,7 @@ use httppubsub_client::{Bind, Client, Notified, NotifyBody};
 use httppubsub_proto::topic::Topic;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, WebSocket};
 use crate::output;
 use crate::topic::{parse_hex, parse_topic, to_json};
 use crate::usage;
@@ -45,6 +45,9 @@ pub(crate) struct Notify {
     #[command(flatten)]
     connection: Connection,
 
+    #[command(flatten)]
+    websocket: WebSocket,
+
     /// Print a JSON object instead of a sentence.
     #[arg(long)]
     json: bool,
@@ -62,7 +65,9 @@ impl Notify {
         let (topic, source) = self
             .understand()
             .unwrap_or_else(|problem| usage::wrong("notify", &problem));
-        let config = self.connection.builder()?.bind(Bind::Nothing).build()?;
+        let builder = self.connection.builder()?.bind(Bind::Nothing);
+        // As often as published subscribers try.
+        let config = self.websocket.on(builder, 2)?.build()?;
         let client = Client::start(config).await?;
         let bar = match source {
             Source::File(_) if std::io::stderr().is_terminal() => progress_bar(),
@@ -82,6 +87,7 @@ impl Notify {
             .await;
         bar.finish_and_clear();
         self.tell(&topic, &notified?)?;
+        client.close().await?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use httppubsub_broadcaster::{Authorizations, Broadcaster, Config};
+use httppubsub_broadcaster::{Authorizations, Broadcaster, Config, Preset, WebSocketConfig};
 use httppubsub_net::{PostConfig, ServeConfig, SpoolConfig};
 use httppubsub_proto::auth::Secrets;
 use httppubsub_store::{MemoryStore, SqliteStore, Store};
@@ -98,8 +98,63 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     drain_delay: u64,
 
+    /// Websockets open at once; further ones are answered 503.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = positive)]
+    websockets_max: usize,
+
+    /// Do not compress what is sent over websockets.
+    #[arg(long)]
+    no_compression: bool,
+
+    /// Do not train dictionaries on what websockets carry.
+    #[arg(long)]
+    no_training: bool,
+
+    /// A dictionary for websockets whose subscribers ask for it by its id (2 to 65535): with which
+    /// level of zstd (0 to 22) and from which length of a message on, in bytes, it is used. May be
+    /// given more than once.
+    #[arg(long, value_name = "ID:LEVEL:MIN_BYTES:PATH")]
+    zstd_preset: Vec<PresetFlag>,
+
     #[command(flatten)]
     logs: Logs,
+}
+
+/// A dictionary as the command line names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PresetFlag {
+    id: u16,
+    level: u16,
+    min_size: u32,
+    path: PathBuf,
+}
+
+impl FromStr for PresetFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.splitn(4, ':');
+        let (Some(id), Some(level), Some(min_size), Some(path)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err("use ID:LEVEL:MIN_BYTES:PATH".to_owned());
+        };
+        let flag = Self {
+            id: id.parse().map_err(|error| format!("ID: {error}"))?,
+            level: level.parse().map_err(|error| format!("LEVEL: {error}"))?,
+            min_size: min_size
+                .parse()
+                .map_err(|error| format!("MIN_BYTES: {error}"))?,
+            path: path.into(),
+        };
+        if flag.id < 2 {
+            return Err("ID: must be at least 2".to_owned());
+        }
+        if flag.level > 22 {
+            return Err("LEVEL: must be at most 22".to_owned());
+        }
+        Ok(flag)
+    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -142,7 +197,7 @@ impl Serve {
             .with_context(|| format!("cannot listen on {}", self.listen))?;
         let address = listener.local_addr()?;
         let store = self.open_store().await?;
-        let config = self.config(address);
+        let config = self.config(address)?;
         let authorizations = Authorizations::from(&secrets);
         let broadcaster = Broadcaster::start(config, store, authorizations).await?;
         let drain_delay = Duration::from_secs(self.drain_delay);
@@ -179,9 +234,25 @@ impl Serve {
         Ok(Arc::new(store))
     }
 
-    fn config(&self, address: SocketAddr) -> Config {
+    fn config(&self, address: SocketAddr) -> anyhow::Result<Config> {
         let defaults = SpoolConfig::default();
-        Config {
+        let mut presets = Vec::new();
+        for flag in &self.zstd_preset {
+            let dictionary = std::fs::read(&flag.path)
+                .with_context(|| format!("cannot read the dictionary {}", flag.path.display()))?;
+            anyhow::ensure!(
+                !presets.iter().any(|it: &Preset| it.id == flag.id),
+                "two dictionaries have the id {}",
+                flag.id
+            );
+            presets.push(Preset {
+                id: flag.id,
+                dictionary: dictionary.into(),
+                level: flag.level,
+                min_size: flag.min_size,
+            });
+        }
+        Ok(Config {
             spool: SpoolConfig {
                 folder: self.spool_dir.clone().unwrap_or(defaults.folder),
                 memory_each_max: self.spool_above,
@@ -197,8 +268,17 @@ impl Serve {
             replay_folder: Some(self.data.clone()),
             receiver_url: format!("http://{address}/v1/receive_for_websockets"),
             missed_url: format!("http://{address}/v1/missed_for_websockets"),
+            websockets: WebSocketConfig {
+                sessions_max: self.websockets_max,
+                compression: !self.no_compression,
+                training: !self.no_training,
+                presets,
+                // The rest is for those that take their time to close.
+                close_spread: Duration::from_secs(self.grace) / 2,
+                ..WebSocketConfig::default()
+            },
             ..Config::default()
-        }
+        })
     }
 }
 

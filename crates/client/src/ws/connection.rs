@@ -401,7 +401,7 @@ impl Running<'_> {
             SubscriberEvent::Open { unspent } => {
                 let what = "CONFIRM_CONFIGURE";
                 let spent = self.own.guard.spend(unspent, now).await;
-                spent.map_err(|source| SessionError::Auth { what, source })?;
+                let _ = spent.map_err(|source| SessionError::Auth { what, source })?;
                 self.opened_at = Some(Instant::now());
                 self.unconfirmed = self.pending.subscribed.clone();
                 for interest in &self.unconfirmed {

@@ -379,7 +379,11 @@ impl Pair {
             let dictionary = Bytes::from(vec![id as u8; 100]);
             (Sha512::of(&dictionary), dictionary)
         });
-        let max = if dictionary.is_some() { 4_000 } else { u64::MAX };
+        let max = if dictionary.is_some() {
+            4_000
+        } else {
+            u64::MAX
+        };
         let sizes = CompressorSizes { min: 32, max };
         let compressor = Compressor {
             id,
