@@ -23,6 +23,7 @@ def main():
         "globs": globs(),
         "secrets": secrets(),
         "websocket_messages": websocket_messages(),
+        "websocket_session": websocket_sessions(),
     }.items():
         folder = SEEDS / target
         folder.mkdir(parents=True)
@@ -138,6 +139,49 @@ def websocket_messages():
             message = bytes.fromhex(joined(case["hex"]))
             if len(message) < 1_000 and b"X-HMAC" not in message:
                 yield message
+
+
+def websocket_sessions():
+    """Short conversations, in the numbers of `World::step`, with every kind of settings."""
+    up, down = b"\0", b"\1"
+    exact, glob = b"\0\0", b"\1\1"
+    small, large, squeezed = b"\0\5\0\x14", b"\0\5\x08\0", b"\3\5\0\x32\0\x64"
+    subscribe = b"\x08" + exact + b"\x08" + glob + up * 2 + b"\x0d\1" + b"\x0d\0" + down * 2
+    unsubscribe = b"\x09" + exact + up + b"\x0d\0" + down
+    notify = b"\x0a" + small + b"\0" + up + b"\x0e\0\7" + down
+    notify_stream = b"\x0a" + large + b"\0" + up * 4 + b"\x0e\0\7" + down * 4
+    deliver = b"\x0f" + small + b"\0" + down + b"\x0b\0" + up
+    deliver_stream = b"\x0f" + large + b"\0" + (down + up) * 4 + b"\x0b\0" + up
+    missed = b"\x10\0" + down
+    enable = b"\x11\1\0\3\x0a\3" + b"\x11\3\4dict\0\3\x0a\2" + down * 2
+    compressed = b"\x0a" + squeezed + b"\0" + up + b"\x0e\0\7" + down + b"\x0f" + squeezed
+    compressed += b"\0" + down + b"\x0b\0" + up
+    disable = b"\x12\3" + down + deliver
+    late = b"\x13\x27\x10\x14\x27\x10"
+    configure = up + b"\x0c" + down
+    forged = (
+        b"\4\1" + exact + b"\4\3\1\0" + small + b"\4\4\0\0\0\x14\0\x0a\1\5hello\4\4\1\5again",
+        b"\x0f" + large + b"\0" + b"\4\5\1\0" + b"\4\5\1\1" + b"\4\6\1\1",
+        b"\5\5\0\0\0\x14\0\x0a\1\5hello" + b"\5\5\1\5again" + b"\x0b\0" + up,
+        b"\5\6\1\0\3\x0a\3\0" + b"\5\7\3\0\3\x0a\3\4dict" + b"\5\x08\3" + b"\5\x09\0",
+        b"\x08" + exact + b"\5\1" + exact + b"\0",
+        b"\x0a" + small + b"\0" + b"\5\3\1\0" + small + b"\7",
+        b"\x0a" + large + b"\0" + b"\5\4\1\0" + b"\5\4\1\1",
+        b"\x0a" + small + b"\0" + b"\6\1\0\0" + up * 2,
+        b"\x0f" + small + b"\0" + b"\7\2\1\0" + down,
+        b"\2\4\0\1\0\2" + b"\3\4\0\1\0\x0d",
+    )
+    everything = subscribe + notify + enable + compressed + notify_stream + deliver_stream + missed
+    everything += disable + unsubscribe
+    for settings in range(64):
+        yield bytes([settings]) + everything
+    for settings in (0, 1, 2, 3, 4, 8):
+        for talk in (notify_stream, deliver_stream, enable + compressed + disable, *forged):
+            yield bytes([settings]) + talk
+        for talk in (late, configure + everything, up + late, up + b"\x0c" + late + down):
+            yield bytes([settings + 64]) + talk
+        for forgery in (b"\4\0\1\1\2\x0c", b"\5\0", *forged):
+            yield bytes([settings + 64]) + forgery
 
 
 def joined(digits):

@@ -98,29 +98,35 @@ struct Session {
     stream: Option<(PayloadWriter, Topic, BodyHead)>,
     /// What is to be done after `job`, in the order of the wire.
     jobs: VecDeque<Job>,
-    job: Option<Pin<Box<dyn Future<Output = Done> + Send>>>,
+    job: Option<Work<Done>>,
     /// A message that is being compressed.
-    preparing: Option<Pin<Box<dyn Future<Output = std::io::Result<Delivery<Payload>>> + Send>>>,
+    preparing: Option<Work<std::io::Result<Delivery<Payload>>>>,
     /// Oldest first.
     compressors: Vec<(u32, Zstd)>,
     training: Option<Box<Training>>,
     lessons: VecDeque<Lesson>,
-    learning: FuturesUnordered<Pin<Box<dyn Future<Output = Learnt> + Send>>>,
+    learning: FuturesUnordered<Work<Learnt>>,
     /// When it closes because the broadcaster stops.
     closing_at: Option<Instant>,
 }
 
+/// Something that is waited for beside everything else.
+type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 /// What a subscriber asked for.
 enum Job {
     Interest(InterestTicket),
-    Notify {
-        ticket: NotifyTicket,
-        topic: Topic,
-        wire: Payload,
-        head: BodyHead,
-        /// What decompresses it, if it is compressed.
-        zstd: Option<Zstd>,
-    },
+    Notify(Box<Notified>),
+}
+
+/// A notification that has arrived whole.
+struct Notified {
+    ticket: NotifyTicket,
+    topic: Topic,
+    wire: Payload,
+    head: BodyHead,
+    /// What decompresses it, if it is compressed.
+    zstd: Option<Zstd>,
 }
 
 /// What came of it.
@@ -401,13 +407,13 @@ impl Session {
             }
         };
         let zstd = self.compressor(head.compressor);
-        self.queue(Job::Notify {
+        self.queue(Job::Notify(Box::new(Notified {
             ticket,
             topic,
             wire: payload,
             head,
             zstd,
-        })
+        })))
     }
 
     fn compressor(&self, id: u64) -> Option<Zstd> {
@@ -599,7 +605,7 @@ impl Session {
         if matches!(ended, Ended::ByPeer) {
             // It said so before it left; it only does not hear of it (§16 D16).
             for job in jobs {
-                if let Job::Notify { .. } = job {
+                if let Job::Notify(_) = job {
                     let _ = job.work(core.clone()).await;
                 }
             }
@@ -642,13 +648,14 @@ impl Job {
                 };
                 Done::Interest(ticket, result)
             }
-            Self::Notify {
-                ticket,
-                topic,
-                wire,
-                head,
-                zstd,
-            } => {
+            Self::Notify(it) => {
+                let Notified {
+                    ticket,
+                    topic,
+                    wire,
+                    head,
+                    zstd,
+                } = *it;
                 let notified = async {
                     let payload = match &zstd {
                         None => wire,

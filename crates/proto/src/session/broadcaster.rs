@@ -229,6 +229,10 @@ pub struct Compressor {
 
 /// What the driver has to act on.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an event is acted on at once, and the large one is the frequent one"
+)]
 pub enum BroadcasterEvent {
     /// CONFIGURE was verified. Spend, then answer with [`BroadcasterSession::accept`]. The deadline
     /// runs on until then.

@@ -370,9 +370,12 @@ fn encode_continue(style: HeaderStyle, kind: u16, it: &Continue) -> Vec<u8> {
 struct Headers<'a> {
     message: &'a Bytes,
     reader: Reader<'a>,
-    /// Expanded headers, with the offset of each value; `None` for minimal ones.
-    named: Option<Vec<(&'a [u8], &'a [u8], usize)>>,
+    /// Expanded headers; `None` for minimal ones.
+    named: Option<Vec<Named<'a>>>,
 }
+
+/// Name and value of an expanded header, and the offset of the value.
+type Named<'a> = (&'a [u8], &'a [u8], usize);
 
 /// The value of a header, with its place for errors.
 #[derive(Clone, Copy)]
@@ -421,8 +424,7 @@ impl<'a> Headers<'a> {
             let at = self.reader.position() - bytes.len();
             return Ok(Some(Value { bytes, field, at }));
         };
-        let is_it =
-            |(name, ..): &&(&[u8], &[u8], usize)| name.eq_ignore_ascii_case(field.as_bytes());
+        let is_it = |(name, ..): &&Named<'_>| name.eq_ignore_ascii_case(field.as_bytes());
         let found = named.iter().rev().find(is_it);
         Ok(found.map(|&(_, bytes, at)| Value { bytes, field, at }))
     }
