@@ -134,8 +134,11 @@ struct World {
     broadcaster_over: bool,
     to_accept: bool,
     interests: Vec<InterestTicket>,
-    notifications: Vec<NotifyTicket>,
-    /// Bytes that the stream under way still misses.
+    /// With the digest to confirm: "plain" bodies are those on the wire here.
+    notifications: Vec<(NotifyTicket, Sha512)>,
+    /// Digest of the stream under way.
+    notify_sha512: Sha512,
+    /// Bytes that it still misses.
     notify_left: Option<u64>,
     /// The identifier and what is still to be sent of a message of which parts were sent.
     sending: Option<(Identifier, u64)>,
@@ -197,6 +200,7 @@ impl World {
             to_accept: false,
             interests: Vec::new(),
             notifications: Vec::new(),
+            notify_sha512: Sha512::of(b""),
             notify_left: None,
             sending: None,
             unacknowledged: 0,
@@ -280,10 +284,10 @@ impl World {
                 }
             }
             14 => {
-                if let Some(ticket) = take(&mut self.notifications, input) {
+                if let Some((ticket, sha512)) = take(&mut self.notifications, input) {
                     let subscribers = input.byte().into();
                     self.broadcaster
-                        .confirm_notify(ticket, &Sha512::of(b""), subscribers, now);
+                        .confirm_notify(ticket, &sha512, subscribers, now);
                 }
             }
             15 => {
@@ -441,12 +445,15 @@ impl World {
                 let ends = part.ends.is_some();
                 let begins = part.begins.map(|(_, head)| head);
                 let bytes = part.bytes.len();
+                let sha512 = begins.map_or(self.notify_sha512, |head| head.compressed_sha512);
                 if part.streamed {
+                    self.notify_sha512 = sha512;
                     check_placed(&mut self.notify_left, begins, bytes, ends);
                 } else {
                     check_placed(&mut None, begins, bytes, ends);
                 }
-                self.notifications.extend(part.ends);
+                self.notifications
+                    .extend(part.ends.map(|ticket| (ticket, sha512)));
             }
             BroadcasterEvent::Delivered(_) => {}
         }

@@ -149,12 +149,16 @@ impl Listen {
                 tell_missed(json);
             }
         });
+        let mut statuses = client.statuses();
+        let mut shown = ConnectionStatus::Ok;
         let (mut received, mut file_number) = (0, 0);
         while self.count.is_none_or(|count| received < count) {
             let message = tokio::select! {
                 message = subscription.next() => message,
-                status = client.status_changed(), if self.websocket.ws => {
-                    self.tell_status(status)?;
+                Some(status) = statuses.next(), if self.websocket.ws => {
+                    if std::mem::replace(&mut shown, status) != status {
+                        self.tell_status(status)?;
+                    }
                     continue;
                 }
                 () = &mut time_is_up => return Ok(Ended::TimedOut),

@@ -16,7 +16,7 @@ use httppubsub_proto::url::ClientUrls;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, Notify, oneshot};
+use tokio::sync::{Mutex, Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -64,6 +64,59 @@ pub struct Client {
     local_addr: Option<SocketAddr>,
     cut_off: Arc<std::sync::Mutex<Option<oneshot::Receiver<usize>>>>,
     stop: Arc<StopWhenDropped>,
+}
+
+/// How the connection of a client is, and how it becomes. Changes that are undone before they are
+/// looked at go unnoticed.
+#[derive(Clone, Debug)]
+pub struct Statuses(StatusesOf);
+
+#[derive(Clone, Debug)]
+enum StatusesOf {
+    Link {
+        status: watch::Receiver<ConnectionStatus>,
+        begun: bool,
+    },
+    Http {
+        stopped: CancellationToken,
+        told: Option<ConnectionStatus>,
+    },
+}
+
+impl Statuses {
+    /// At first how it is, then how it becomes; `None` when that is told and nothing more changes.
+    /// It may be dropped at any time without losing anything.
+    pub async fn next(&mut self) -> Option<ConnectionStatus> {
+        match &mut self.0 {
+            StatusesOf::Link { status, begun } => {
+                if std::mem::replace(begun, true) {
+                    status.changed().await.ok()?;
+                }
+                Some(*status.borrow_and_update())
+            }
+            StatusesOf::Http { stopped, told } => {
+                match told {
+                    None if !stopped.is_cancelled() => *told = Some(ConnectionStatus::Ok),
+                    Some(ConnectionStatus::Abandoned) => return None,
+                    None | Some(ConnectionStatus::Ok | ConnectionStatus::Lost) => {
+                        stopped.cancelled().await;
+                        *told = Some(ConnectionStatus::Abandoned);
+                    }
+                }
+                *told
+            }
+        }
+    }
+
+    /// Waits until the connection is so; whether it ever is.
+    pub async fn wait_for(&mut self, status: ConnectionStatus) -> bool {
+        while let Some(now) = self.next().await {
+            if now == status {
+                return true;
+            }
+        }
+        false
+    }
 }
 
 /// What came of a notification.
@@ -189,19 +242,18 @@ impl Client {
         }
     }
 
-    /// Waits until the connection is as it was not when this was called, and says how that is.
-    /// Changes that are undone at once may go unnoticed.
-    pub async fn status_changed(&self) -> ConnectionStatus {
-        let Some(link) = &self.core.link else {
-            self.core.stopped.cancelled().await;
-            return ConnectionStatus::Abandoned;
-        };
-        let mut status = link.status();
-        let before = *status.borrow_and_update();
-        match status.wait_for(|it| *it != before).await {
-            Ok(now) => *now,
-            Err(_) => ConnectionStatus::Abandoned,
-        }
+    /// How the connection is, and then how it becomes.
+    pub fn statuses(&self) -> Statuses {
+        Statuses(match &self.core.link {
+            Some(link) => StatusesOf::Link {
+                status: link.status(),
+                begun: false,
+            },
+            None => StatusesOf::Http {
+                stopped: self.core.stopped.clone(),
+                told: None,
+            },
+        })
     }
 
     /// The address that the client listens on itself.

@@ -21,7 +21,7 @@ mod subscription;
 mod subscriptions_of;
 
 pub use body::NotifyBody;
-pub use client::{Client, Notified};
+pub use client::{Client, Notified, Statuses};
 pub use config::{
     Bind, BroadcasterAddress, ClientConfig, ClientConfigBuilder, ConfigError, PresetDictionary,
     WebSocketOptions,

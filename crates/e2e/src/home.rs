@@ -58,7 +58,10 @@ impl Home {
     /// The process of a broadcaster that was told `flags` beside the usual ones.
     pub fn spawn(&self, flags: &[&str]) -> Process {
         let mut command = httppubsub();
-        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        command.arg("serve");
+        if !flags.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         command
             .arg("--secrets")
             .arg(self.path().join("secrets.json"));

@@ -22,7 +22,7 @@ pub struct InProcess {
     pub broadcaster: Broadcaster,
     /// The way in.
     pub door: Door,
-    _runtime: Runtime,
+    runtime: Option<Runtime>,
 }
 
 impl InProcess {
@@ -33,6 +33,19 @@ impl InProcess {
 
     /// Serves an app that has the broadcaster under `prefix`.
     pub fn mounted(
+        config: Config,
+        serve: ServeConfig,
+        prefix: &str,
+        app: impl FnOnce(&Broadcaster) -> Router + Send,
+    ) -> Self {
+        // The test may run on a runtime of its own, on whose threads none can be started.
+        std::thread::scope(|scope| {
+            let starting = scope.spawn(|| Self::started(config, serve, prefix, app));
+            starting.join().expect("the broadcaster starts")
+        })
+    }
+
+    fn started(
         config: Config,
         serve: ServeConfig,
         prefix: &str,
@@ -61,7 +74,15 @@ impl InProcess {
         Self {
             broadcaster,
             door,
-            _runtime: runtime,
+            runtime: Some(runtime),
+        }
+    }
+}
+
+impl Drop for InProcess {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }

@@ -19,7 +19,7 @@ use httppubsub_broadcaster::{Authorizations, Broadcaster, Config};
 use httppubsub_client::{
     Bind, BroadcasterAddress, Client, ClientConfig, ClientConfigBuilder, Ended, Interest, Message,
     NotifyBody, NotifyError, Receiving, RequestError, SubscribeError, Subscription,
-    SubscriptionsOf, Topic, UnsubscribeError,
+    SubscriptionsOf, Topic, UnsubscribeError, WebSocketOptions,
 };
 use httppubsub_e2e::{Asked, Connection, Deaf, PATIENCE, Signer, exact, glob, url};
 use httppubsub_net::{ServeConfig, SpoolConfig, random_bytes};
@@ -112,8 +112,18 @@ fn count(paths: &[String], ending: &str) -> usize {
     paths.iter().filter(|path| path.ends_with(ending)).count()
 }
 
+/// How clients receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    Http,
+    WebSocket,
+}
+
+const BOTH: [Transport; 2] = [Transport::Http, Transport::WebSocket];
+
 /// A broadcaster in this process.
 struct Stage {
+    transport: Transport,
     url: String,
     router: Router,
     tap: Tap,
@@ -147,6 +157,7 @@ impl Stage {
         };
         let url = format!("http://{}{prefix}", serve(tap.on(app)).await);
         Self {
+            transport: Transport::Http,
             url,
             router,
             tap,
@@ -154,8 +165,17 @@ impl Stage {
         }
     }
 
+    /// The same, with clients that receive so.
+    fn over(self, transport: Transport) -> Self {
+        Self { transport, ..self }
+    }
+
     fn builder(&self) -> ClientConfigBuilder {
-        ClientConfig::builder([self.url.as_str()]).secrets(&self.secrets)
+        let builder = ClientConfig::builder([self.url.as_str()]).secrets(&self.secrets);
+        match self.transport {
+            Transport::Http => builder,
+            Transport::WebSocket => builder.websocket(WebSocketOptions::default()),
+        }
     }
 
     async fn client(&self) -> Client {
@@ -253,29 +273,36 @@ fn told(mut subscription: Subscription) -> (Subscription, Arc<Mutex<Vec<Receivin
 
 #[tokio::test]
 async fn what_is_notified_is_received_under_every_scheme() {
-    for secrets in secrets() {
-        let stage = Stage::new(secrets).await;
-        let client = stage.client().await;
-        let mut topic = client.subscribe_exact("a/b").await.unwrap();
-        let mut pattern = client.subscribe_glob("a/*").await.unwrap();
-        let mut binary = client.subscribe_exact([0xff, 0]).await.unwrap();
-        // Two rows match, so each subscription that matches gets two copies.
-        assert_eq!(client.notify("a/b", "text").await.unwrap().subscribers, 2);
-        for subscription in [&mut topic, &mut pattern] {
-            for _ in 0..2 {
-                let message = next(subscription).await;
-                assert_eq!(message.topic, Topic::new("a/b").unwrap());
-                assert_eq!(
-                    (message.bytes().await.unwrap(), message.sha512()),
-                    ("text".into(), &Sha512::of(b"text"))
-                );
+    for transport in BOTH {
+        for secrets in secrets() {
+            let stage = Stage::new(secrets).await.over(transport);
+            let client = stage.client().await;
+            let mut topic = client.subscribe_exact("a/b").await.unwrap();
+            let mut pattern = client.subscribe_glob("a/*").await.unwrap();
+            let mut binary = client.subscribe_exact([0xff, 0]).await.unwrap();
+            // Two rows match, so each subscription that matches gets two copies; over a websocket, one.
+            let copies = match transport {
+                Transport::Http => 2,
+                Transport::WebSocket => 1,
+            };
+            let notified = client.notify("a/b", "text").await.unwrap();
+            assert_eq!(notified.subscribers, copies);
+            for subscription in [&mut topic, &mut pattern] {
+                for _ in 0..copies {
+                    let message = next(subscription).await;
+                    assert_eq!(message.topic, Topic::new("a/b").unwrap());
+                    assert_eq!(
+                        (message.bytes().await.unwrap(), message.sha512()),
+                        ("text".into(), &Sha512::of(b"text"))
+                    );
+                }
             }
+            assert_eq!(client.notify([0xff, 0], "").await.unwrap().subscribers, 1);
+            assert!(next(&mut binary).await.payload.is_empty());
+            assert_eq!(client.notify("nobody", "x").await.unwrap().subscribers, 0);
+            client.close().await.unwrap();
+            assert!(topic.next().await.is_none());
         }
-        assert_eq!(client.notify([0xff, 0], "").await.unwrap().subscribers, 1);
-        assert!(next(&mut binary).await.payload.is_empty());
-        assert_eq!(client.notify("nobody", "x").await.unwrap().subscribers, 0);
-        client.close().await.unwrap();
-        assert!(topic.next().await.is_none());
     }
 }
 
@@ -360,28 +387,34 @@ async fn subscriptions_to_the_same_cost_one_row_and_go_one_at_a_time() {
 
 #[tokio::test]
 async fn what_a_subscription_wants_changes_while_it_is_open() {
-    let [_, _, hmac] = secrets();
-    let stage = Stage::new(hmac).await;
-    let client = stage.client().await;
-    let mut subscription = client.subscribe_multi().await.unwrap();
-    let interests = subscription.interests();
-    interests.add(exact("a")).await.unwrap();
-    subscription.add(glob("b*")).await.unwrap();
-    assert_eq!(interests.list(), [exact("a"), glob("b*")]);
-    for topic in ["a", "bcd", "other"] {
-        client.notify(topic, topic).await.unwrap();
+    for transport in BOTH {
+        let [_, _, hmac] = secrets();
+        let stage = Stage::new(hmac).await.over(transport);
+        let client = stage.client().await;
+        let mut subscription = client.subscribe_multi().await.unwrap();
+        let interests = subscription.interests();
+        interests.add(exact("a")).await.unwrap();
+        subscription.add(glob("b*")).await.unwrap();
+        assert_eq!(interests.list(), [exact("a"), glob("b*")]);
+        for topic in ["a", "bcd", "other"] {
+            client.notify(topic, topic).await.unwrap();
+        }
+        assert_eq!(text(&mut subscription).await, "a");
+        assert_eq!(text(&mut subscription).await, "bcd");
+        interests.remove(&exact("a")).await.unwrap();
+        if transport == Transport::Http {
+            assert!(stage.holds(&client, &[glob("b*")]).await);
+        }
+        assert_eq!(client.notify("a", "x").await.unwrap().subscribers, 0);
+        // The longest topic there is.
+        let longest = Interest::Exact(Topic::new(vec![0; 65_535]).unwrap());
+        interests.add(longest.clone()).await.unwrap();
+        if transport == Transport::Http {
+            assert!(stage.holds(&client, &[longest, glob("b*")]).await);
+        }
+        let error = client.subscribe_exact(vec![0; 65_536]).await.unwrap_err();
+        assert!(matches!(error, SubscribeError::Topic(_)), "{error:?}");
     }
-    assert_eq!(text(&mut subscription).await, "a");
-    assert_eq!(text(&mut subscription).await, "bcd");
-    interests.remove(&exact("a")).await.unwrap();
-    assert!(stage.holds(&client, &[glob("b*")]).await);
-    assert_eq!(client.notify("a", "x").await.unwrap().subscribers, 0);
-    // The longest topic there is.
-    let longest = Interest::Exact(Topic::new(vec![0; 65_535]).unwrap());
-    interests.add(longest.clone()).await.unwrap();
-    assert!(stage.holds(&client, &[longest, glob("b*")]).await);
-    let error = client.subscribe_exact(vec![0; 65_536]).await.unwrap_err();
-    assert!(matches!(error, SubscribeError::Topic(_)), "{error:?}");
 }
 
 #[tokio::test]
@@ -444,75 +477,81 @@ async fn a_subscription_that_nobody_waits_for_any_more_is_given_up() {
 
 #[tokio::test]
 async fn waiting_may_end_at_any_time_without_losing_a_message() {
-    let stage = Stage::new(Secrets::NONE).await;
-    let client = stage.client().await;
-    let subscription = client.subscribe_exact("t").await.unwrap();
-    let mut subscription = subscription.with_timeout(Duration::from_millis(1));
-    assert!(subscription.next().await.unwrap().is_none(), "nothing came");
-    let notify = async {
-        for number in 0..50 {
-            client.notify("t", format!("{number}")).await.unwrap();
-        }
-    };
-    let receive = async {
-        let mut received = Vec::new();
-        while received.len() < 50 {
-            if let Some(message) = subscription.next().await.unwrap() {
-                let bytes = message.bytes().await.unwrap();
-                received.push(String::from_utf8_lossy(&bytes).parse::<u32>().unwrap());
+    for transport in BOTH {
+        let stage = Stage::new(Secrets::NONE).await.over(transport);
+        let client = stage.client().await;
+        let subscription = client.subscribe_exact("t").await.unwrap();
+        let mut subscription = subscription.with_timeout(Duration::from_millis(1));
+        assert!(subscription.next().await.unwrap().is_none(), "nothing came");
+        let notify = async {
+            for number in 0..50 {
+                client.notify("t", format!("{number}")).await.unwrap();
             }
-        }
-        received
-    };
-    let (received, ()) = tokio::join!(receive, notify);
-    assert_eq!(received, (0..50).collect::<Vec<_>>());
+        };
+        let receive = async {
+            let mut received = Vec::new();
+            while received.len() < 50 {
+                if let Some(message) = subscription.next().await.unwrap() {
+                    let bytes = message.bytes().await.unwrap();
+                    received.push(String::from_utf8_lossy(&bytes).parse::<u32>().unwrap());
+                }
+            }
+            received
+        };
+        let (received, ()) = tokio::join!(receive, notify);
+        assert_eq!(received, (0..50).collect::<Vec<_>>());
+    }
 }
 
 #[tokio::test]
 async fn next_may_be_dropped_at_any_time() {
-    let stage = Stage::new(Secrets::NONE).await;
-    let client = stage.client().await;
-    let mut subscription = client.subscribe_exact("t").await.unwrap();
-    subscription.on_receiving(|_| yield_now());
-    let publisher = client.clone();
-    let notifying = tokio::spawn(async move {
-        for number in 0..50 {
-            let text = number.to_string();
-            publisher.notify("t", text).await.unwrap();
-        }
-    });
-    let (mut received, mut dropped) = (Vec::new(), 0);
-    let receiving = async {
-        while received.len() < 50 {
-            tokio::select! {
-                biased;
-                message = subscription.next() => {
-                    received.push(message.unwrap().bytes().await.unwrap());
-                }
-                () = yield_now() => dropped += 1,
+    for transport in BOTH {
+        let stage = Stage::new(Secrets::NONE).await.over(transport);
+        let client = stage.client().await;
+        let mut subscription = client.subscribe_exact("t").await.unwrap();
+        subscription.on_receiving(|_| yield_now());
+        let publisher = client.clone();
+        let notifying = tokio::spawn(async move {
+            for number in 0..50 {
+                let text = number.to_string();
+                publisher.notify("t", text).await.unwrap();
             }
+        });
+        let (mut received, mut dropped) = (Vec::new(), 0);
+        let receiving = async {
+            while received.len() < 50 {
+                tokio::select! {
+                    biased;
+                    message = subscription.next() => {
+                        received.push(message.unwrap().bytes().await.unwrap());
+                    }
+                    () = yield_now() => dropped += 1,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, receiving).await.unwrap();
+        notifying.await.unwrap();
+        assert!(dropped > 50, "{dropped}");
+        for (number, text) in received.iter().enumerate() {
+            assert_eq!(text, number.to_string().as_bytes());
         }
-    };
-    tokio::time::timeout(PATIENCE, receiving).await.unwrap();
-    notifying.await.unwrap();
-    assert!(dropped > 50, "{dropped}");
-    for (number, text) in received.iter().enumerate() {
-        assert_eq!(text, number.to_string().as_bytes());
     }
 }
 
 #[tokio::test]
 async fn a_subscription_is_a_stream() {
-    let stage = Stage::new(Secrets::NONE).await;
-    let client = stage.client().await;
-    let subscription = client.subscribe_exact("t").await.unwrap();
-    let publisher = client.clone();
-    for text in ["1", "2"] {
-        publisher.notify("t", text).await.unwrap();
+    for transport in BOTH {
+        let stage = Stage::new(Secrets::NONE).await.over(transport);
+        let client = stage.client().await;
+        let subscription = client.subscribe_exact("t").await.unwrap();
+        let publisher = client.clone();
+        for text in ["1", "2"] {
+            publisher.notify("t", text).await.unwrap();
+        }
+        let texts = subscription.then(async |message| message.bytes().await.unwrap());
+        let texts: Vec<_> = texts.take(2).collect().await;
+        assert_eq!(texts, ["1", "2"]);
     }
-    let texts = subscription.then(async |message| message.bytes().await.unwrap());
-    let texts: Vec<_> = texts.take(2).collect().await;
-    assert_eq!(texts, ["1", "2"]);
 }
 
 #[tokio::test]
@@ -539,31 +578,33 @@ async fn a_gap_is_told_before_any_later_message() {
 
 #[tokio::test]
 async fn what_runs_at_a_gap_is_done_before_a_later_message_is_yielded() {
-    let stage = Stage::new(Secrets::NONE).await;
-    let client = stage.client().await;
-    let mut subscription = client.subscribe_exact("t").await.unwrap();
-    let (runs, may_end) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
-    let (counted, awaited) = (runs.clone(), may_end.clone());
-    subscription.on_receiving(move |_| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        let awaited = awaited.clone();
-        async move { awaited.acquire().await.unwrap().forget() }
-    });
-    client.notify("t", "1").await.unwrap();
-    for _ in 0..100 {
-        tokio::select! {
-            biased;
-            message = subscription.next() => panic!("{message:?} came before its time"),
-            () = yield_now() => {}
+    for transport in BOTH {
+        let stage = Stage::new(Secrets::NONE).await.over(transport);
+        let client = stage.client().await;
+        let mut subscription = client.subscribe_exact("t").await.unwrap();
+        let (runs, may_end) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let (counted, awaited) = (runs.clone(), may_end.clone());
+        subscription.on_receiving(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let awaited = awaited.clone();
+            async move { awaited.acquire().await.unwrap().forget() }
+        });
+        client.notify("t", "1").await.unwrap();
+        for _ in 0..100 {
+            tokio::select! {
+                biased;
+                message = subscription.next() => panic!("{message:?} came before its time"),
+                () = yield_now() => {}
+            }
         }
+        may_end.add_permits(1);
+        assert_eq!(text(&mut subscription).await, "1");
+        assert_eq!(
+            runs.load(Ordering::SeqCst),
+            1,
+            "dropping `next` does not run it anew"
+        );
     }
-    may_end.add_permits(1);
-    assert_eq!(text(&mut subscription).await, "1");
-    assert_eq!(
-        runs.load(Ordering::SeqCst),
-        1,
-        "dropping `next` does not run it anew"
-    );
 }
 
 #[tokio::test]
@@ -581,119 +622,125 @@ async fn a_message_that_no_subscription_has_room_for_is_not_confirmed() {
 
 #[tokio::test]
 async fn a_slow_subscription_is_told_what_it_lost_and_holds_up_no_other() {
-    let stage = Stage::new(Secrets::NONE).await;
-    let client = start(stage.builder().queue_max(2)).await;
-    let (mut slow, seen) = told(client.subscribe_exact("t").await.unwrap());
-    let (mut quick, none) = told(client.subscribe_exact("t").await.unwrap());
-    for number in ["1", "2", "3", "4"] {
-        assert_eq!(client.notify("t", number).await.unwrap().subscribers, 1);
-        assert_eq!(text(&mut quick).await, number);
+    for transport in BOTH {
+        let stage = Stage::new(Secrets::NONE).await.over(transport);
+        let client = start(stage.builder().queue_max(2)).await;
+        let (mut slow, seen) = told(client.subscribe_exact("t").await.unwrap());
+        let (mut quick, none) = told(client.subscribe_exact("t").await.unwrap());
+        for number in ["1", "2", "3", "4"] {
+            assert_eq!(client.notify("t", number).await.unwrap().subscribers, 1);
+            assert_eq!(text(&mut quick).await, number);
+        }
+        assert_eq!(text(&mut slow).await, "1");
+        assert_eq!(text(&mut slow).await, "2");
+        assert_eq!(*seen.lock().unwrap(), [Receiving::Began]);
+        client.notify("t", "5").await.unwrap();
+        assert_eq!(text(&mut slow).await, "5");
+        let both = [Receiving::Began, Receiving::AfterGap];
+        assert_eq!(*seen.lock().unwrap(), both);
+        assert_eq!(text(&mut quick).await, "5");
+        assert_eq!(*none.lock().unwrap(), [Receiving::Began]);
     }
-    assert_eq!(text(&mut slow).await, "1");
-    assert_eq!(text(&mut slow).await, "2");
-    assert_eq!(*seen.lock().unwrap(), [Receiving::Began]);
-    client.notify("t", "5").await.unwrap();
-    assert_eq!(text(&mut slow).await, "5");
-    let both = [Receiving::Began, Receiving::AfterGap];
-    assert_eq!(*seen.lock().unwrap(), both);
-    assert_eq!(text(&mut quick).await, "5");
-    assert_eq!(*none.lock().unwrap(), [Receiving::Began]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_at_once_arrive_once_each() {
-    let [_, _, hmac] = secrets();
-    let stage = Stage::new(hmac).await;
-    let clients = [stage.client().await, stage.client().await];
-    let mut subscriptions = Vec::new();
-    for client in &clients {
-        subscriptions.push(client.subscribe_exact("t").await.unwrap());
-    }
-    let notifying: Vec<_> = (0..200)
-        .map(|number| {
-            let publisher = clients[number % 2].clone();
-            tokio::spawn(async move { publisher.notify("t", number.to_string()).await })
-        })
-        .collect();
-    for notified in notifying {
-        assert_eq!(notified.await.unwrap().unwrap().subscribers, 2);
-    }
-    let all: BTreeSet<_> = (0..200).map(|number| number.to_string()).collect();
-    for subscription in &mut subscriptions {
-        let mut received = BTreeSet::new();
-        for _ in 0..200 {
-            assert!(received.insert(text(subscription).await));
+    for transport in BOTH {
+        let [_, _, hmac] = secrets();
+        let stage = Stage::new(hmac).await.over(transport);
+        let clients = [stage.client().await, stage.client().await];
+        let mut subscriptions = Vec::new();
+        for client in &clients {
+            subscriptions.push(client.subscribe_exact("t").await.unwrap());
         }
-        assert_eq!(received, all);
+        let notifying: Vec<_> = (0..200)
+            .map(|number| {
+                let publisher = clients[number % 2].clone();
+                tokio::spawn(async move { publisher.notify("t", number.to_string()).await })
+            })
+            .collect();
+        for notified in notifying {
+            assert_eq!(notified.await.unwrap().unwrap().subscribers, 2);
+        }
+        let all: BTreeSet<_> = (0..200).map(|number| number.to_string()).collect();
+        for subscription in &mut subscriptions {
+            let mut received = BTreeSet::new();
+            for _ in 0..200 {
+                assert!(received.insert(text(subscription).await));
+            }
+            assert_eq!(received, all);
+        }
     }
 }
 
 #[tokio::test]
 async fn messages_of_every_origin_and_size_arrive_whole() {
-    let [_, _, hmac] = secrets();
-    let stage = Stage::new(hmac).await;
-    // Everything above 100 kB goes through files, at this end.
-    let spool = SpoolConfig {
-        memory_each_max: 100_000,
-        ..SpoolConfig::default()
-    };
-    let config = stage.builder().spool(spool).build().unwrap();
-    let client = Client::start(config).await.unwrap();
-    let mut subscription = client.subscribe_exact("t").await.unwrap();
-    let large: Vec<u8> = random_bytes::<4096>().repeat(12 * 256);
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("file");
-    std::fs::write(&path, &large).unwrap();
-    let mut at_offset = std::fs::File::open(&path).unwrap();
-    at_offset.seek(SeekFrom::Start(1_000)).unwrap();
-    let small = &large[..500];
-    let cases: [(NotifyBody, &[u8]); 6] = [
-        (NotifyBody::from(small), small),
-        (NotifyBody::from(large.clone()), &large),
-        (NotifyBody::path(&path), &large),
-        (NotifyBody::file(at_offset), &large[1_000..]),
-        (
-            NotifyBody::reader(std::io::Cursor::new(large.clone())),
-            &large,
-        ),
-        (
-            NotifyBody::reader_of(std::io::Cursor::new(large.clone()), large.len() as u64),
-            &large,
-        ),
-    ];
-    for (body, want) in cases {
-        let mut progress = Vec::new();
-        let told = |sent, all| progress.push((sent, all));
-        let notified = client.notify_with_progress("t", body, told).await.unwrap();
-        let bytes = want.len() as u64;
-        assert_eq!(
-            (notified.subscribers, notified.bytes, notified.sha512),
-            (1, bytes, Sha512::of(want))
+    for transport in BOTH {
+        let [_, _, hmac] = secrets();
+        let stage = Stage::new(hmac).await.over(transport);
+        // Everything above 100 kB goes through files, at this end.
+        let spool = SpoolConfig {
+            memory_each_max: 100_000,
+            ..SpoolConfig::default()
+        };
+        let config = stage.builder().spool(spool).build().unwrap();
+        let client = Client::start(config).await.unwrap();
+        let mut subscription = client.subscribe_exact("t").await.unwrap();
+        let large: Vec<u8> = random_bytes::<4096>().repeat(12 * 256);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, &large).unwrap();
+        let mut at_offset = std::fs::File::open(&path).unwrap();
+        at_offset.seek(SeekFrom::Start(1_000)).unwrap();
+        let small = &large[..500];
+        let cases: [(NotifyBody, &[u8]); 6] = [
+            (NotifyBody::from(small), small),
+            (NotifyBody::from(large.clone()), &large),
+            (NotifyBody::path(&path), &large),
+            (NotifyBody::file(at_offset), &large[1_000..]),
+            (
+                NotifyBody::reader(std::io::Cursor::new(large.clone())),
+                &large,
+            ),
+            (
+                NotifyBody::reader_of(std::io::Cursor::new(large.clone()), large.len() as u64),
+                &large,
+            ),
+        ];
+        for (body, want) in cases {
+            let mut progress = Vec::new();
+            let told = |sent, all| progress.push((sent, all));
+            let notified = client.notify_with_progress("t", body, told).await.unwrap();
+            let bytes = want.len() as u64;
+            assert_eq!(
+                (notified.subscribers, notified.bytes, notified.sha512),
+                (1, bytes, Sha512::of(want))
+            );
+            assert_eq!(progress.last(), Some(&(bytes, bytes)));
+            let message = next(&mut subscription).await;
+            assert_eq!(message.payload.in_memory().is_some(), bytes <= 100_000);
+            assert!(message.bytes().await.unwrap() == want);
+            let mut read = Vec::new();
+            message.reader().read_to_end(&mut read).await.unwrap();
+            assert!(read == want);
+        }
+        for announced in [499, 501] {
+            let body = NotifyBody::reader_of(std::io::Cursor::new(small.to_vec()), announced);
+            let error = client.notify("t", body).await.unwrap_err();
+            assert!(matches!(error, NotifyError::Length { .. }), "{error}");
+        }
+        let error = client
+            .notify("t", NotifyBody::path(folder.path().join("none")))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, NotifyError::Body(_)) && !error.is_ambiguous(),
+            "{error}"
         );
-        assert_eq!(progress.last(), Some(&(bytes, bytes)));
-        let message = next(&mut subscription).await;
-        assert_eq!(message.payload.in_memory().is_some(), bytes <= 100_000);
-        assert!(message.bytes().await.unwrap() == want);
-        let mut read = Vec::new();
-        message.reader().read_to_end(&mut read).await.unwrap();
-        assert!(read == want);
+        // Nothing of these was sent.
+        assert_eq!(client.notify("t", "last").await.unwrap().subscribers, 1);
+        assert_eq!(text(&mut subscription).await, "last");
     }
-    for announced in [499, 501] {
-        let body = NotifyBody::reader_of(std::io::Cursor::new(small.to_vec()), announced);
-        let error = client.notify("t", body).await.unwrap_err();
-        assert!(matches!(error, NotifyError::Length { .. }), "{error}");
-    }
-    let error = client
-        .notify("t", NotifyBody::path(folder.path().join("none")))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, NotifyError::Body(_)) && !error.is_ambiguous(),
-        "{error}"
-    );
-    // Nothing of these was sent.
-    assert_eq!(client.notify("t", "last").await.unwrap().subscribers, 1);
-    assert_eq!(text(&mut subscription).await, "last");
 }
 
 #[tokio::test]
@@ -872,31 +919,35 @@ async fn a_client_that_starts_again_at_the_same_place_keeps_one_set_of_rows() {
 
 #[tokio::test]
 async fn a_closed_client_yields_what_it_has_and_does_nothing_more() {
-    let [_, _, hmac] = secrets();
-    let stage = Stage::new(hmac).await;
-    let client = stage.client().await;
-    let mut subscription = client.subscribe_exact("t").await.unwrap();
-    let interests = subscription.interests();
-    assert_eq!(client.notify("t", "1").await.unwrap().subscribers, 1);
-    client.close().await.unwrap();
-    client.close().await.unwrap();
-    assert!(stage.holds(&client, &[]).await);
-    let address = client.local_addr().unwrap();
-    assert!(TcpStream::connect(address).await.is_err());
+    for transport in BOTH {
+        let [_, _, hmac] = secrets();
+        let stage = Stage::new(hmac).await.over(transport);
+        let client = stage.client().await;
+        let mut subscription = client.subscribe_exact("t").await.unwrap();
+        let interests = subscription.interests();
+        assert_eq!(client.notify("t", "1").await.unwrap().subscribers, 1);
+        client.close().await.unwrap();
+        client.close().await.unwrap();
+        if transport == Transport::Http {
+            assert!(stage.holds(&client, &[]).await);
+            let address = client.local_addr().unwrap();
+            assert!(TcpStream::connect(address).await.is_err());
+        }
 
-    assert_eq!(text(&mut subscription).await, "1");
-    assert!(subscription.next().await.is_none());
-    let ended = subscription.next_with_timeout(PATIENCE).await;
-    assert!(matches!(ended, Err(Ended)), "{ended:?}");
-    let error = client.notify("t", "x").await.unwrap_err();
-    assert!(matches!(error, NotifyError::Closed), "{error:?}");
-    let error = client.subscribe_exact("t").await.unwrap_err();
-    assert!(matches!(error, SubscribeError::Closed), "{error:?}");
-    let error = interests.add(exact("u")).await.unwrap_err();
-    assert!(matches!(error, SubscribeError::Closed), "{error:?}");
-    let error = interests.remove(&exact("t")).await.unwrap_err();
-    assert!(matches!(error, UnsubscribeError::Closed), "{error:?}");
-    subscription.close().await.unwrap();
+        assert_eq!(text(&mut subscription).await, "1");
+        assert!(subscription.next().await.is_none());
+        let ended = subscription.next_with_timeout(PATIENCE).await;
+        assert!(matches!(ended, Err(Ended)), "{ended:?}");
+        let error = client.notify("t", "x").await.unwrap_err();
+        assert!(matches!(error, NotifyError::Closed), "{error:?}");
+        let error = client.subscribe_exact("t").await.unwrap_err();
+        assert!(matches!(error, SubscribeError::Closed), "{error:?}");
+        let error = interests.add(exact("u")).await.unwrap_err();
+        assert!(matches!(error, SubscribeError::Closed), "{error:?}");
+        let error = interests.remove(&exact("t")).await.unwrap_err();
+        assert!(matches!(error, UnsubscribeError::Closed), "{error:?}");
+        subscription.close().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -467,6 +467,18 @@ impl Pair {
         }
     }
 
+    /// Something arrives that the other end did not send.
+    pub(crate) fn forge(&mut self, to: End, frame: impl Into<Bytes>) {
+        match to {
+            End::Broadcaster => self.broadcaster.arrives(&frame.into(), self.now),
+            End::Subscriber => {
+                let frame = frame.into();
+                self.subscriber.session.handle_message(&frame, self.now);
+            }
+        }
+        self.drive();
+    }
+
     /// The connection breaks, for these ends.
     pub(crate) fn cut(&mut self, end: End) {
         let gone = SessionError::Ended {
@@ -605,8 +617,9 @@ impl Broadcaster {
             );
             return;
         };
-        check_size(frame, sent, self.settings.message_bytes_max[1]);
         check_part(&mut self.sending, part);
+        let is_last = self.sending.is_none();
+        check_size(frame, sent, self.settings.message_bytes_max[1], is_last);
         self.unacknowledged += 1;
         self.unacknowledged_most = self.unacknowledged_most.max(self.unacknowledged);
         if let Some(max) = self.settings.unacknowledged_max {
@@ -726,8 +739,9 @@ impl Subscriber {
         self.sent.push(message.name());
         match &message {
             ToBroadcaster::NotifyStream(part) => {
-                check_size(frame, sent, self.settings.message_bytes_max[0]);
                 check_part(&mut self.sending, part);
+                let is_last = self.sending.is_none();
+                check_size(frame, sent, self.settings.message_bytes_max[0], is_last);
                 if self.sending.is_some() {
                     let part = (part.identifier.clone(), part.part.id());
                     self.parts_sent.push(part);
@@ -841,14 +855,16 @@ fn frame(message: &Outgoing<Bytes>) -> Bytes {
     [&message.head[..], &body].concat().into()
 }
 
-/// A part fills its websocket message, and exceeds it only to carry 512 bytes.
-fn check_size(frame: &Bytes, sent: &Outgoing<Bytes>, max: u64) {
-    let body = frame.len() - sent.head.len();
-    assert!(
-        frame.len() as u64 <= max || body <= 512,
-        "{} bytes",
-        frame.len()
-    );
+/// A part fills its websocket message, unless it is the last or there is too little room: then it
+/// carries 512 bytes.
+fn check_size(frame: &Bytes, sent: &Outgoing<Bytes>, max: u64, is_last: bool) {
+    let body = (frame.len() - sent.head.len()) as u64;
+    let room = max.saturating_sub(sent.head.len() as u64).max(512);
+    if is_last {
+        assert!(body <= room, "{body} bytes where {room} may be");
+    } else {
+        assert_eq!(body, room);
+    }
 }
 
 /// Parts are numbered, have their place, and end when all bytes are there.
