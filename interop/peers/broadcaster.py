@@ -61,9 +61,9 @@ def configuration(args: argparse.Namespace) -> ConfigFromParts:
             expo_factor=1, expo_base=2, expo_max=2, max_retries=2, constant=0, jitter=0
         ),
         compression=CompressionConfigFromParts(
-            compression_allowed=False,
+            compression_allowed=args.compression,
             compression_dictionary_by_id={},
-            outgoing_max_ws_message_size=16 * MIB,
+            outgoing_max_ws_message_size=args.max_message_size,
             allow_training=False,
             compression_min_size=32,
             compression_trained_max_size=16 * 1024,
@@ -136,6 +136,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--delivery-timeout", type=float, default=30, help="seconds")
     parser.add_argument("--sweep-interval", type=float, default=1, help="seconds")
+    parser.add_argument("--compression", action="store_true", help="over websockets")
+    parser.add_argument("--max-message-size", type=int, default=16 * MIB)
     return parser.parse_args()
 
 

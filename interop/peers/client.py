@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import socket
 
+import zstandard
 from auth import read_auth
 from fastapi import APIRouter, FastAPI
 from lonelypsc.config.http_config import make_http_pub_sub_config
+from lonelypsc.config.ws_config import make_websocket_pub_sub_config
 from lonelypsc.http_client import HttpPubSubClient
+from lonelypsc.ws_client import WebsocketPubSubClient
 from lonelypsp.tracing.impl.simple.config import SimpleTracingConfig
 from lonelypsp.tracing.impl.simple.db import SimpleTracingDBSidecar
 from lonelypsp.tracing.impl.simple.root import SimpleTracingSubscriberRoot
@@ -84,3 +87,48 @@ async def http_client(
         )
         async with HttpPubSubClient(config) as client:
             yield client
+
+
+def add_websocket_arguments(parser) -> None:
+    """Adds what makes a peer hold a websocket instead."""
+    parser.add_argument("--ws", action="store_true", help="over a websocket")
+    parser.add_argument("--max-message-size", type=int, default=3 * MIB + MIB // 2)
+    parser.add_argument("--no-compression", action="store_true")
+    parser.add_argument("--zstd-preset", metavar="ID:PATH", help="asked for at the start")
+
+
+@contextlib.asynccontextmanager
+async def websocket_client(args):
+    """Yields an entered client that holds a websocket."""
+    presets = {}
+    if args.zstd_preset is not None:
+        identifier, path = args.zstd_preset.split(":", 1)
+        with open(path, "rb") as file:
+            dictionary = zstandard.ZstdCompressionDict(file.read())
+        dictionary.precompute_compress(level=5)
+        presets[int(identifier)] = (dictionary, 5)
+    config = make_websocket_pub_sub_config(
+        broadcasters=[
+            {"host": url.replace("http://", "ws://")} for url in args.broadcaster
+        ],
+        outgoing_initial_connect_retries=2,
+        outgoing_min_reconnect_interval=1,
+        max_websocket_message_size=args.max_message_size,
+        websocket_open_timeout=5,
+        websocket_close_timeout=5,
+        websocket_heartbeat_interval=10,
+        websocket_minimal_headers=True,
+        max_sent_notifications=None,
+        max_unsent_notifications=None,
+        max_expected_acks=None,
+        max_received=None,
+        max_unsent_acks=None,
+        allow_compression=not args.no_compression,
+        compression_dictionary_by_id=presets,
+        initial_compression_dict_id=next(iter(presets), None),
+        allow_training_compression=not args.no_compression,
+        decompression_max_window_size=0,
+        auth=read_auth(args.secrets),
+    )
+    async with WebsocketPubSubClient(config) as client:
+        yield client

@@ -15,7 +15,12 @@ import asyncio  # noqa: E402
 import hashlib  # noqa: E402
 import random  # noqa: E402
 
-from client import Webhook, http_client  # noqa: E402
+from client import (  # noqa: E402
+    Webhook,
+    add_websocket_arguments,
+    http_client,
+    websocket_client,
+)
 from lines import jobs, tell  # noqa: E402
 
 
@@ -53,15 +58,19 @@ async def notify(client, job: dict) -> bool:
 
 
 async def run(args: argparse.Namespace) -> bool:
-    async with http_client(
-        broadcasters=args.broadcaster,
-        secrets=args.secrets,
-        # Never registered: a client that subscribes to nothing needs no address.
-        host="http://127.0.0.1:1",
-        webhook=Webhook(None),
-        resubscribe_interval=300,
-        timeout=args.request_timeout,
-    ) as client:
+    if args.ws:
+        entering = websocket_client(args)
+    else:
+        entering = http_client(
+            broadcasters=args.broadcaster,
+            secrets=args.secrets,
+            # Never registered: a client that subscribes to nothing needs no address.
+            host="http://127.0.0.1:1",
+            webhook=Webhook(None),
+            resubscribe_interval=300,
+            timeout=args.request_timeout,
+        )
+    async with entering as client:
         if args.topic_hex is None:
             tell("ready")
             async for job in jobs():
@@ -90,6 +99,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the random bytes")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--request-timeout", type=float, default=60, help="seconds")
+    add_websocket_arguments(parser)
     args = parser.parse_args()
     if args.topic is not None:
         args.topic_hex = args.topic.encode().hex()

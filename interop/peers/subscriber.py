@@ -14,7 +14,12 @@ import argparse  # noqa: E402
 import asyncio  # noqa: E402
 import hashlib  # noqa: E402
 
-from client import Webhook, http_client  # noqa: E402
+from client import (  # noqa: E402
+    Webhook,
+    add_websocket_arguments,
+    http_client,
+    websocket_client,
+)
 from lines import jobs, tell  # noqa: E402
 from serving import bind  # noqa: E402
 
@@ -93,15 +98,21 @@ async def run(args: argparse.Namespace) -> None:
             tell("receiving")
         begun = True
 
-    async with http_client(
-        broadcasters=args.broadcaster,
-        secrets=args.secrets,
-        host=address,
-        webhook=webhook,
-        resubscribe_interval=args.resubscribe_interval,
-        timeout=args.request_timeout,
-    ) as client:
-        await webhook.accepting.wait()
+    if args.ws:
+        address = "websocket:"
+        entering = websocket_client(args)
+    else:
+        entering = http_client(
+            broadcasters=args.broadcaster,
+            secrets=args.secrets,
+            host=address,
+            webhook=webhook,
+            resubscribe_interval=args.resubscribe_interval,
+            timeout=args.request_timeout,
+        )
+    async with entering as client:
+        if not args.ws:
+            await webhook.accepting.wait()
         exact = [bytes.fromhex(it) for it in args.exact_hex]
         exact += [it.encode() for it in args.exact]
         async with client.subscribe(
@@ -146,6 +157,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=60, help="seconds")
     parser.add_argument("--resubscribe-interval", type=float, default=300, help="seconds")
     parser.add_argument("--request-timeout", type=float, default=30, help="seconds")
+    add_websocket_arguments(parser)
     return parser.parse_args()
 
 

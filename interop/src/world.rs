@@ -20,6 +20,8 @@ pub struct World {
     dir: TempDir,
     auth: Auth,
     secrets: SecretsFiles,
+    /// Further flags of broadcasters, by side.
+    serving: Vec<(Side, String)>,
 }
 
 impl World {
@@ -27,7 +29,12 @@ impl World {
     pub fn new(auth: Auth) -> Self {
         let dir = new_dir();
         let secrets = SecretsFiles::write(dir.path(), auth);
-        Self { dir, auth, secrets }
+        Self {
+            dir,
+            auth,
+            secrets,
+            serving: Vec::new(),
+        }
     }
 
     /// A world whose secrets files were written by `httppubsub setup`.
@@ -42,7 +49,23 @@ impl World {
             .args(["--to-subscribers-auth", auth.to_subscriber.name()]);
         Process::spawn("our setup", command).end_well();
         let secrets = SecretsFiles::in_dir(dir.path());
-        Self { dir, auth, secrets }
+        Self {
+            dir,
+            auth,
+            secrets,
+            serving: Vec::new(),
+        }
+    }
+
+    /// The same, whose broadcasters of this side get a further flag.
+    pub fn serving_with(mut self, side: Side, flag: impl Into<String>) -> Self {
+        self.serving.push((side, flag.into()));
+        self
+    }
+
+    fn flags_of(&self, side: Side) -> impl Iterator<Item = &String> {
+        let flags = self.serving.iter();
+        flags.filter_map(move |(whose, flag)| (*whose == side).then_some(flag))
     }
 
     /// A path inside this world.
@@ -70,7 +93,8 @@ impl World {
                     .arg("--db")
                     .arg(store)
                     .arg("--secrets")
-                    .arg(&self.secrets.broadcaster);
+                    .arg(&self.secrets.broadcaster)
+                    .args(self.flags_of(side));
                 let process = Process::spawn("our broadcaster", command);
                 let line = process.line();
                 let Some(url) = line.strip_prefix("listening on ") else {
@@ -92,7 +116,8 @@ impl World {
                     .arg("--db")
                     .arg(db)
                     .arg("--secrets")
-                    .arg(&self.secrets.broadcaster);
+                    .arg(&self.secrets.broadcaster)
+                    .args(self.flags_of(side));
                 let process = Process::spawn("their broadcaster", command);
                 let url = text(&process, &process.event("ready"), "url");
                 Broadcaster { side, url, process }
@@ -120,7 +145,9 @@ impl World {
                     Side::Ours => process.event("listening"),
                     Side::Theirs => process.event("ready"),
                 };
-                let receive_url = text(&process, &event, "receive_url");
+                // One that holds a websocket has none.
+                let receive_url = event["receive_url"].as_str().unwrap_or("websocket:");
+                let receive_url = receive_url.to_owned();
                 Subscriber {
                     side,
                     receive_url,
@@ -140,12 +167,14 @@ impl World {
             Side::Ours => {
                 let mut command = httppubsub();
                 command.args(["listen", "--bind", "127.0.0.1:0", "--json"]);
+                command.args(wants.ours);
                 ("our subscriber", command)
             }
             Side::Theirs => {
                 let mut command = peer("subscriber.py");
                 let interval = wants.resubscribe_interval.as_secs_f64().to_string();
                 command.args(["--resubscribe-interval", &interval]);
+                command.args(wants.theirs);
                 ("their subscriber", command)
             }
         };
@@ -162,7 +191,13 @@ impl World {
     /// Starts a notifier. It may still be starting when this returns.
     #[track_caller]
     pub fn notifier(&self, broadcaster: &Broadcaster, side: Side) -> Notifier {
-        self.notifier_with(broadcaster, side, &self.secrets.subscriber)
+        self.notifier_with(broadcaster, side, &self.secrets.subscriber, &[])
+    }
+
+    /// Starts a notifier that gets these further flags.
+    #[track_caller]
+    pub fn notifier_told(&self, broadcaster: &Broadcaster, side: Side, flags: &[&str]) -> Notifier {
+        self.notifier_with(broadcaster, side, &self.secrets.subscriber, flags)
     }
 
     /// Starts a notifier that has got secrets of the right kind and the wrong content.
@@ -170,22 +205,30 @@ impl World {
     pub fn notifier_with_wrong_secrets(&self, broadcaster: &Broadcaster, side: Side) -> Notifier {
         let secrets = self.path("wrong-secrets.json");
         write_wrong(&secrets, self.auth);
-        self.notifier_with(broadcaster, side, &secrets)
+        self.notifier_with(broadcaster, side, &secrets, &[])
     }
 
-    fn notifier_with(&self, broadcaster: &Broadcaster, side: Side, secrets: &Path) -> Notifier {
+    fn notifier_with(
+        &self,
+        broadcaster: &Broadcaster,
+        side: Side,
+        secrets: &Path,
+        flags: &[&str],
+    ) -> Notifier {
         match side {
             Side::Ours => Notifier::Ours {
                 url: broadcaster.url.clone(),
                 secrets: secrets.to_owned(),
                 body: self.path("body"),
+                flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
             },
             Side::Theirs => {
                 let mut command = peer("notifier.py");
                 command
                     .args(["--broadcaster", &broadcaster.url])
                     .arg("--secrets")
-                    .arg(secrets);
+                    .arg(secrets)
+                    .args(flags);
                 Notifier::Theirs {
                     process: Process::spawn("their notifier", command),
                     ready: false,
@@ -287,6 +330,10 @@ pub struct Wants<'a> {
     pub count: usize,
     /// How often the published client looks whether its rows are still there.
     pub resubscribe_interval: Duration,
+    /// Further flags of ours.
+    pub ours: &'a [&'a str],
+    /// Further flags of theirs.
+    pub theirs: &'a [&'a str],
 }
 
 impl<'a> Wants<'a> {
@@ -296,6 +343,17 @@ impl<'a> Wants<'a> {
             rows,
             count,
             resubscribe_interval: Duration::from_secs(300),
+            ours: &[],
+            theirs: &[],
+        }
+    }
+
+    /// The same over a websocket, with these further flags of ours and of theirs.
+    pub fn over_a_websocket(self, ours: &'a [&'a str], theirs: &'a [&'a str]) -> Self {
+        Self {
+            ours,
+            theirs,
+            ..self
         }
     }
 }
@@ -459,6 +517,8 @@ pub enum Notifier {
         secrets: PathBuf,
         /// Where a body that is no text is put to be sent.
         body: PathBuf,
+        /// Further flags.
+        flags: Vec<String>,
     },
     /// The published client, which runs until it is dropped.
     Theirs {
@@ -478,18 +538,20 @@ impl Notifier {
                 url,
                 secrets,
                 body: path,
+                flags,
             } => {
                 let mut command = httppubsub();
                 command
                     .args(["notify", "--json", "--broadcaster", url])
                     .arg("--secrets")
-                    .arg(secrets);
+                    .arg(secrets)
+                    .args(&*flags);
                 match as_argument(topic) {
                     Some(text) => command.arg(text),
                     None => command.arg(format!("--topic-hex={}", hex(topic))),
                 };
                 match body {
-                    Body::Bytes(bytes) => match as_argument(bytes) {
+                    Body::Bytes(bytes) => match as_argument(bytes).filter(|it| it.len() < 65_536) {
                         Some(text) => command.arg(format!("--data={text}")),
                         None => {
                             std::fs::write(&*path, bytes)

@@ -24,3 +24,4 @@ mod missed;
 mod published;
 mod store;
 mod subscriptions;
+mod websockets;
