@@ -92,8 +92,9 @@ fn the_tour_in_the_readme_goes_as_it_says() {
         let mut process = shell(&terminal, &script, folder.path(), &address);
         match terminal.as_str() {
             "broadcaster" => assert_eq!(process.line(), format!("listening on http://{address}")),
-            "listener" => drop(process.log_line("listening at http://")),
+            "listener" | "websocket-listener" => drop(process.log_line("listening ")),
             "notifier" => assert_eq!(process.end_well(), ["1 subscriber confirmed"; 3]),
+            "websocket-notifier" => assert_eq!(process.end_well(), ["1 subscriber confirmed"]),
             other => panic!("what is to be seen in terminal {other}?"),
         }
         terminals.insert(terminal, process);
@@ -108,6 +109,8 @@ fn the_tour_in_the_readme_goes_as_it_says() {
             format!("cache/logo\t{}", host.trim_end_matches('\n')),
         ]
     );
+    let listener = terminals.get_mut("websocket-listener").unwrap();
+    assert_eq!(listener.end_well(), ["cache/logo\tdrop it"]);
     let broadcaster = terminals.get_mut("broadcaster").unwrap();
     broadcaster.interrupt();
     broadcaster.end_well();
@@ -214,7 +217,7 @@ fn what_the_documents_link_to_is_there() {
 }
 
 /// What the README says, and the tests that hold it.
-const PROMISES: [(&str, &[(&str, &str)]); 22] = [
+const PROMISES: [(&str, &[(&str, &str)]); 25] = [
     // What it is.
     (
         "Messages may be larger than memory",
@@ -229,14 +232,31 @@ const PROMISES: [(&str, &[(&str, &str)]); 22] = [
         &[(API, "a_gap_is_told_before_any_later_message")],
     ),
     (
-        "work with it over HTTP unchanged, in both directions",
+        "work with it unchanged, over HTTP and over websockets, in both directions",
         &[
+            (THEIR_WEBSOCKETS, "a_preset_dictionary_is_the_same_to_both"),
+            (
+                THEIR_WEBSOCKETS,
+                "our_websockets_take_parts_of_their_messages",
+            ),
             (THEIRS, "all_of_500_messages_arrive_behind_our_broadcaster"),
             (
                 THEIRS,
                 "all_of_500_messages_arrive_behind_their_broadcaster",
             ),
         ],
+    ),
+    (
+        "the same API runs over one websocket",
+        &[(API, "messages_of_every_origin_and_size_arrive_whole")],
+    ),
+    (
+        "Over a websocket it is one copy however many match",
+        &[(API, "what_is_notified_is_received_under_every_scheme")],
+    ),
+    (
+        "Outlasts a broadcaster that is away for long",
+        &[(WEBSOCKETS, "a_client_outlasts_a_broadcaster_that_is_killed")],
     ),
     // The tour.
     (
@@ -393,6 +413,8 @@ const DURABILITY: &str = "crates/e2e/tests/durability.rs";
 const MOUNT: &str = "crates/e2e/tests/mount.rs";
 const SERVING: &str = "crates/e2e/tests/serving.rs";
 const THEIRS: &str = "interop/tests/interop/large.rs";
+const THEIR_WEBSOCKETS: &str = "interop/tests/interop/websockets.rs";
+const WEBSOCKETS: &str = "crates/e2e/tests/websockets.rs";
 
 #[test]
 fn what_the_readme_promises_has_a_test() {
