@@ -322,6 +322,14 @@ impl Socket {
             self.heard = read;
             self.pinged_at = None;
         }
+        // A ping waits behind whatever the peer is still taking.
+        if self
+            .stuck
+            .is_some_and(|(_, until_then)| written != until_then)
+        {
+            self.heard_at = now;
+            self.pinged_at = None;
+        }
         let mut look = match self.pinged_at {
             Some(at) if at + self.config.pong_timeout <= now => {
                 return Err(SocketError::Silent(now - self.heard_at));
@@ -583,4 +591,221 @@ impl AsyncWrite for Metered {
 /// The value of `Sec-WebSocket-Accept` for this value of `Sec-WebSocket-Key`.
 pub fn accept_key(key: &[u8]) -> String {
     handshake::derive_accept_key(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server's end, and a client's.
+    async fn pair(server: SocketConfig, client: SocketConfig, bytes: usize) -> (Socket, Socket) {
+        let (one, other) = tokio::io::duplex(bytes);
+        let mut accepted = Socket::accepted(one, server).await;
+        accepted.trust();
+        let stream = Metered::new(Box::new(other), None);
+        let config = Some(settings(&client));
+        let stream = WebSocketStream::from_raw_socket(stream, Role::Client, config).await;
+        (accepted, Socket::new(stream, client))
+    }
+
+    fn small() -> SocketConfig {
+        SocketConfig {
+            message_bytes_max: 1_000,
+            ..SocketConfig::default()
+        }
+    }
+
+    fn message(head: impl Into<Bytes>) -> Outgoing<Payload> {
+        Outgoing {
+            head: head.into(),
+            body: OutgoingBody::Empty,
+        }
+    }
+
+    async fn next(socket: &mut Socket) -> Bytes {
+        loop {
+            match socket.event().await.unwrap() {
+                SocketEvent::Message(message) => return message,
+                SocketEvent::Writable => {}
+                SocketEvent::Closed(code) => panic!("closed with {code:?}"),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_keep_a_connection_that_says_nothing() {
+        let config = SocketConfig::default();
+        let (mut server, mut client) = pair(config.clone(), config, 1_024).await;
+        tokio::select! {
+            event = server.event() => panic!("{event:?}"),
+            event = client.event() => panic!("{event:?}"),
+            () = tokio::time::sleep(Duration::from_secs(3_600)) => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_answers_no_ping_is_given_up() {
+        let (stream, silent) = tokio::io::duplex(1_024);
+        let mut server = Socket::accepted(stream, SocketConfig::default()).await;
+        let began = Instant::now();
+        let error = server.event().await.unwrap_err();
+        assert!(matches!(error, SocketError::Silent(_)), "{error}");
+        assert_eq!(began.elapsed().as_secs(), 40);
+        drop(silent);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_is_given_up() {
+        let (stream, deaf) = tokio::io::duplex(1_024);
+        let mut server = Socket::accepted(stream, SocketConfig::default()).await;
+        server.send(message(vec![0; 10_000])).await.unwrap();
+        let error = server.event().await.unwrap_err();
+        assert!(matches!(error, SocketError::NotReading(_)), "{error}");
+        drop(deaf);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_reads_slowly_gets_all_of_it() {
+        use tokio::io::AsyncReadExt as _;
+        let (stream, mut slow) = tokio::io::duplex(1_024);
+        let mut server = Socket::accepted(stream, SocketConfig::default()).await;
+        server.send(message(vec![0; 30_000])).await.unwrap();
+        let reading = async {
+            let mut read = 0;
+            while read < 30_000 {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                let mut buffer = [0; 512];
+                read += slow.read(&mut buffer).await.unwrap();
+            }
+        };
+        tokio::select! {
+            event = server.event() => panic!("{event:?}"),
+            () = reading => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn both_ends_may_send_at_once_more_than_fits_between_them() {
+        let config = SocketConfig::default();
+        let (mut server, mut client) = pair(config.clone(), config, 1_024).await;
+        let body = Payload::from_bytes(vec![7; 12 << 20]);
+        for socket in [&mut server, &mut client] {
+            let part = Outgoing {
+                head: Bytes::from_static(b"head"),
+                body: OutgoingBody::Part {
+                    of: body.clone(),
+                    range: 0..body.len(),
+                },
+            };
+            socket.send(part).await.unwrap();
+            assert!(!socket.is_writable());
+        }
+        let (one, other) = tokio::join!(next(&mut server), next(&mut client));
+        for got in [one, other] {
+            assert_eq!(got.len(), 4 + (12 << 20));
+            assert!(got.starts_with(b"head\x07") && got.ends_with(b"\x07"));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_longer_than_allowed_is_not_read() {
+        let (mut server, mut client) = pair(small(), SocketConfig::default(), 65_536).await;
+        client.send(message(vec![0; 1_000])).await.unwrap();
+        let reading = async {
+            tokio::select! {
+                message = next(&mut server) => message,
+                event = client.event() => panic!("{event:?}"),
+            }
+        };
+        assert_eq!(reading.await.len(), 1_000);
+        client.send(message(vec![0; 1_001])).await.unwrap();
+        let refused = async {
+            tokio::select! {
+                event = server.event() => event,
+                event = client.event() => panic!("{event:?}"),
+            }
+        };
+        let error = refused.await.unwrap_err();
+        assert!(
+            matches!(error, SocketError::TooLong { max: 1_000 }),
+            "{error}"
+        );
+        assert_eq!(error.close_code(), Some(1009));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_not_trusted_sends_no_more_than_64_kib() {
+        let (one, other) = tokio::io::duplex(1 << 20);
+        let config = SocketConfig::default();
+        let mut server = Socket::accepted(one, config.clone()).await;
+        let stream = Metered::new(Box::new(other), None);
+        let settings = Some(settings(&config));
+        let stream = WebSocketStream::from_raw_socket(stream, Role::Client, settings).await;
+        let mut client = Socket::new(stream, config);
+        for _ in 0..70 {
+            client.send(message(vec![0; 1_000])).await.unwrap();
+            // What fits is sent at once.
+            tokio::select! {
+                biased;
+                event = client.event() => assert!(matches!(event, Ok(SocketEvent::Writable))),
+                () = std::future::ready(()) => {}
+            }
+        }
+        let mut messages = 0;
+        let error = loop {
+            match server.event().await {
+                Ok(_) => messages += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(
+            matches!(error, SocketError::TooLong { max: 65_536 }),
+            "{error}"
+        );
+        assert!((60..=65).contains(&messages), "{messages}");
+    }
+
+    #[tokio::test]
+    async fn a_text_is_refused_and_a_close_is_told_with_its_code() {
+        let config = SocketConfig::default();
+        let (mut server, mut client) = pair(config.clone(), config.clone(), 1_024).await;
+        client.push(Message::text("text")).unwrap();
+        let event = async {
+            tokio::select! {
+                event = server.event() => event,
+                event = client.event() => panic!("{event:?}"),
+            }
+        };
+        let error = event.await.unwrap_err();
+        assert!(matches!(error, SocketError::Text), "{error}");
+        let (mut server, client) = pair(config.clone(), config, 1_024).await;
+        let closing = client.close(1_001, Duration::from_secs(60));
+        let closed = async {
+            let event = server.event().await.unwrap();
+            drop(server);
+            event
+        };
+        let (event, ()) = tokio::join!(closed, closing);
+        assert!(
+            matches!(event, SocketEvent::Closed(Some(1_001))),
+            "{event:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_url_that_is_none_of_a_websocket_is_told_apart() {
+        for url in [
+            "http://h/",
+            "h:1",
+            "ws://",
+            "ws://u@h/",
+            "ws://h/#f",
+            "ftp://h/",
+        ] {
+            let timeout = Duration::from_secs(1);
+            let error = Socket::connect(url, timeout, SocketConfig::default()).await;
+            let error = error.unwrap_err();
+            assert!(matches!(error, ConnectError::Url { .. }), "{url}: {error}");
+        }
+    }
 }
