@@ -433,7 +433,7 @@ fn what_is_asked_wrongly_is_told_so() {
         assert_eq!(ask("POST", path).status, 404, "{path}");
         assert_eq!(ask("GET", path).status, 404, "{path}");
     }
-    assert_eq!(ask("GET", "/v1/websocket").status, 404, "a plain GET");
+    assert_eq!(ask("GET", "/v1/websocket").status, 426, "a plain GET");
     let check = home.signer().check(&url("http://127.0.0.1:9/"));
     assert_eq!(server.door.ask(&check).status, 200);
 }
