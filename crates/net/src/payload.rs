@@ -351,7 +351,8 @@ impl PayloadWriter {
         }
     }
 
-    /// The next part. Fails as soon as there is more than was announced.
+    /// The next part. Fails as soon as there is more than was announced. If it is dropped before it
+    /// is done, there will be no payload.
     pub async fn push(&mut self, part: Bytes) -> Result<(), FillError> {
         if self.filling.bytes + part.len() as u64 > self.announced {
             return Err(FillError::Length {
@@ -392,6 +393,9 @@ pub(crate) struct Filling {
     /// Arrived, not in the hasher and the file yet.
     waiting: Vec<Bytes>,
     waiting_bytes: usize,
+    /// Whether what arrived is elsewhere, from where it does not come back when a push is dropped
+    /// before it is done.
+    is_away: bool,
 }
 
 impl Filling {
@@ -404,73 +408,94 @@ impl Filling {
             file: None,
             waiting: Vec::new(),
             waiting_bytes: 0,
+            is_away: false,
         }
     }
 
     pub(crate) async fn push(&mut self, part: Bytes) -> io::Result<()> {
         self.bytes += part.len() as u64;
-        if self.file.is_none() {
-            if self.room.grow(part.len() as u64) {
+        if self.file.is_none() && self.room.grow(part.len() as u64) {
+            if part.len() <= CHUNK_BYTES {
                 self.hasher.update(&part);
-                self.memory.push(part);
-                return Ok(());
+            } else {
+                self.is_away = true;
+                let (mut hasher, hashed) = (std::mem::take(&mut self.hasher), part.clone());
+                let hashing = move || {
+                    hasher.update(&hashed);
+                    Ok(hasher)
+                };
+                self.hasher = blocking(hashing).await?;
+                self.is_away = false;
             }
-            self.spill().await?;
+            self.memory.push(part);
+            return Ok(());
         }
         self.waiting_bytes += part.len();
         self.waiting.push(part);
-        if self.waiting_bytes >= CHUNK_BYTES {
+        if self.file.is_none() || self.waiting_bytes >= CHUNK_BYTES {
             self.write_waiting().await?;
         }
         Ok(())
     }
 
-    /// Moves what is in memory to a file.
-    async fn spill(&mut self) -> io::Result<()> {
-        let folder = self.room.spool.0.config.folder.clone();
-        let memory = std::mem::take(&mut self.memory);
-        let file = blocking(move || {
-            let file = tempfile::tempfile_in(folder)?;
-            write_all(&file, &memory)?;
-            Ok(file)
-        });
-        self.file = Some(file.await?);
-        self.room = self.room.spool.room();
-        Ok(())
+    /// The next part, on a thread that may wait.
+    pub(crate) fn push_blocking(&mut self, part: &[u8]) -> io::Result<()> {
+        self.bytes += part.len() as u64;
+        if self.file.is_none() && self.room.grow(part.len() as u64) {
+            self.hasher.update(part);
+            self.memory.push(Bytes::copy_from_slice(part));
+            return Ok(());
+        }
+        if self.file.is_none() {
+            let written = self.unwritten().write();
+            self.written(written?);
+        }
+        self.hasher.update(part);
+        match &mut self.file {
+            Some(file) => io::Write::write_all(file, part),
+            None => Ok(()),
+        }
     }
 
     async fn write_waiting(&mut self) -> io::Result<()> {
-        let Some(file) = self.file.take() else {
-            return Ok(());
-        };
-        let parts = std::mem::take(&mut self.waiting);
-        self.waiting_bytes = 0;
-        let mut hasher = std::mem::take(&mut self.hasher);
-        let (file, hasher) = blocking(move || {
-            for part in &parts {
-                hasher.update(part);
-            }
-            write_all(&file, &parts)?;
-            Ok((file, hasher))
-        })
-        .await?;
-        self.file = Some(file);
-        self.hasher = hasher;
+        let unwritten = self.unwritten();
+        let written = blocking(move || unwritten.write()).await;
+        self.written(written?);
         Ok(())
     }
 
-    /// The payload, of whatever length and digest it has.
-    pub(crate) async fn payload(self) -> io::Result<Payload> {
-        let (bytes, sha512, kept) = self.finish().await?;
-        Ok(Payload(Arc::new(Inner {
-            bytes,
-            sha512,
-            kept,
-        })))
+    fn unwritten(&mut self) -> Unwritten {
+        self.is_away = true;
+        self.waiting_bytes = 0;
+        Unwritten {
+            folder: self.room.spool.0.config.folder.clone(),
+            file: self.file.take(),
+            hashed: std::mem::take(&mut self.memory),
+            waiting: std::mem::take(&mut self.waiting),
+            hasher: std::mem::take(&mut self.hasher),
+        }
     }
 
-    async fn finish(mut self) -> io::Result<(u64, Sha512, Kept)> {
-        self.write_waiting().await?;
+    fn written(&mut self, (file, hasher): (File, Sha512Hasher)) {
+        self.file = Some(file);
+        self.hasher = hasher;
+        self.room = self.room.spool.room();
+        self.is_away = false;
+    }
+
+    /// The payload, of whatever length and digest it has.
+    pub(crate) async fn payload(mut self) -> io::Result<Payload> {
+        if !self.waiting.is_empty() {
+            self.write_waiting().await?;
+        }
+        self.finish()
+    }
+
+    /// The same after nothing but [`Filling::push_blocking`], which leaves nothing waiting.
+    pub(crate) fn finish(self) -> io::Result<Payload> {
+        if self.is_away {
+            return Err(io::Error::other("a part of the body was given up"));
+        }
         let kept = match self.file {
             Some(file) => Kept::File { file, offset: 0 },
             None => {
@@ -484,14 +509,38 @@ impl Filling {
                 }
             }
         };
-        Ok((self.bytes, self.hasher.finish(), kept))
+        Ok(Payload(Arc::new(Inner {
+            bytes: self.bytes,
+            sha512: self.hasher.finish(),
+            kept,
+        })))
     }
 }
 
-fn write_all(mut file: &File, parts: &[Bytes]) -> io::Result<()> {
-    parts
-        .iter()
-        .try_for_each(|part| io::Write::write_all(&mut file, part))
+/// What of a body has still to go to its file.
+struct Unwritten {
+    folder: PathBuf,
+    file: Option<File>,
+    hashed: Vec<Bytes>,
+    waiting: Vec<Bytes>,
+    hasher: Sha512Hasher,
+}
+
+impl Unwritten {
+    fn write(mut self) -> io::Result<(File, Sha512Hasher)> {
+        let mut file = match self.file {
+            Some(file) => file,
+            None => tempfile::tempfile_in(self.folder)?,
+        };
+        for part in &self.hashed {
+            io::Write::write_all(&mut file, part)?;
+        }
+        for part in &self.waiting {
+            self.hasher.update(part);
+            io::Write::write_all(&mut file, part)?;
+        }
+        Ok((file, self.hasher))
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -729,6 +778,81 @@ mod tests {
             drop(payload);
             assert_eq!(spool.memory_used(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_in_parts_is_a_payload_whatever_the_parts() {
+        let source: Vec<u8> = (0..1_000_000_u32).map(|at| at.to_be_bytes()[2]).collect();
+        for spool in [small_spool(), Spool::default()] {
+            for part_bytes in [7, 100_000, CHUNK_BYTES + 1, 1_000_000] {
+                let mut writer =
+                    PayloadWriter::new(&spool, source.len() as u64, Sha512::of(&source));
+                for part in source.chunks(part_bytes) {
+                    writer.push(Bytes::copy_from_slice(part)).await.unwrap();
+                }
+                let error = writer.push(Bytes::from_static(b"!")).await.unwrap_err();
+                assert!(matches!(error, FillError::Length { more: true, .. }));
+                let payload = writer.finish().await.unwrap();
+                assert_eq!(payload.to_bytes().await.unwrap(), source, "{part_bytes}");
+            }
+            assert_eq!(spool.memory_used(), 0);
+        }
+    }
+
+    #[test]
+    fn a_part_that_was_given_up_is_not_left_out_unnoticed() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(parts_given_up());
+    }
+
+    async fn parts_given_up() {
+        let part = Bytes::from(vec![7; CHUNK_BYTES + 1]);
+        // Hashed elsewhere, and written to a file.
+        for spool in [Spool::default(), small_spool()] {
+            let announced = part.len() as u64 + 1;
+            let mut writer = PayloadWriter::new(&spool, announced, Sha512::of(b"!"));
+            // The only thread that may wait does.
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let held = tokio::task::spawn_blocking(move || released.recv());
+            tokio::select! {
+                biased;
+                pushed = writer.push(part.clone()) => panic!("{pushed:?}"),
+                () = std::future::ready(()) => {}
+            }
+            drop(release);
+            assert!(held.await.unwrap().is_err());
+            writer.push(Bytes::from_static(b"!")).await.unwrap();
+            let error = writer.finish().await.unwrap_err();
+            assert!(matches!(error, FillError::Spool(_)), "{error}");
+            assert_eq!(spool.memory_used(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_range_is_read_from_memory_and_from_files_alike() {
+        let source: Vec<u8> = (0..=255).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, b"before").unwrap();
+        io::Write::write_all(&mut file, &source).unwrap();
+        let in_file = Payload::from_file(file, 6).await.unwrap();
+        let in_memory = Payload::checked(source.clone().into(), *in_file.sha512());
+        for payload in [&in_file, &in_memory] {
+            for (start, end) in [(0, 0), (0, 256), (1, 2), (100, 256), (256, 256)] {
+                let read = payload.read_range(start..end).await.unwrap();
+                assert_eq!(read, source[start as usize..end as usize]);
+            }
+            for (start, end) in [(0, 257), (2, 1), (256, u64::MAX)] {
+                let error = payload.read_range(Range { start, end }).await.unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+            }
+        }
+        // Without a copy.
+        let read = in_memory.read_range(1..2).await.unwrap();
+        let kept = in_memory.in_memory().unwrap();
+        assert_eq!(read.as_ptr(), kept[1..].as_ptr());
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! A websocket with bounds on what it holds and on how long it waits.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Cursor};
 use std::pin::Pin;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
-use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
+use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, handshake};
 
@@ -126,20 +126,23 @@ impl SocketError {
 pub struct Socket {
     stream: WebSocketStream<Metered>,
     config: SocketConfig,
-    /// Frames that wait until those before are sent.
+    /// Frames that wait until those before are sent, and how long they are together, in bytes.
     frames: VecDeque<Message>,
+    frames_bytes: usize,
     /// What was handed on since everything was sent, in bytes.
     handed_on: usize,
     flushed: bool,
     /// Whether nobody was told yet that there is room again.
     was_full: bool,
     close_code: Option<u16>,
-    heard_at: Instant,
-    /// How much had been read when that was last looked at, in bytes.
-    heard: u64,
+    /// Whether the library reads no more although the peer may send more.
+    is_deaf: bool,
     pinged_at: Option<Instant>,
-    /// Since when nothing more was taken, and how much had been until then, in bytes.
-    stuck: Option<(Instant, u64)>,
+    /// Since when something waits to be sent.
+    stuck_since: Option<Instant>,
+    /// The last message, which keeps the library from making the buffer that it came in longer. A
+    /// long one has the buffer to itself and is kept until the library has another.
+    last: Bytes,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -154,18 +157,17 @@ impl std::fmt::Debug for Socket {
 /// What may wait unsent before [`Socket::is_writable`] turns false, in bytes.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
 
-/// Longer messages are sent in frames of this length, in bytes: what the library buffers for a
-/// connection, it keeps.
-const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// What is handed to the library to be sent together, in bytes, and how long the frames are in which
+/// longer messages are sent: what it buffers for a connection once, it keeps.
+const HANDED_ON_MAX: usize = 16 * 1024;
+const FRAME_BYTES_MAX: usize = 16 * 1024;
 
 /// What is read of a peer that has not shown who it is, in bytes.
 const UNTRUSTED_BYTES_MAX: u64 = 64 * 1024;
 
-/// The library allocates so much for each connection at once, in bytes.
+/// The library allocates so much for each connection at once, in bytes. What is no longer is copied
+/// out of it, so that a few bytes that somebody keeps do not keep all of it.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
-
-/// What is added between two calls of [`Socket::event`] is sent together up to this, in bytes.
-const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 
 impl Socket {
     /// Opens one at `url` (`ws://…` or `wss://…`, with its path), within `timeout` for connection,
@@ -176,7 +178,7 @@ impl Socket {
         config: SocketConfig,
     ) -> Result<Self, ConnectError> {
         let endpoint = endpoint(url)?;
-        match tokio::time::timeout(timeout, open(url, &endpoint, config)).await {
+        match tokio::time::timeout(timeout, open(&endpoint, config)).await {
             Ok(opened) => opened,
             Err(_) => Err(ConnectError::TooLate(timeout)),
         }
@@ -188,26 +190,27 @@ impl Socket {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         config: SocketConfig,
     ) -> Self {
-        let stream = Metered::new(Box::new(stream), Some(UNTRUSTED_BYTES_MAX));
+        let stream = Metered::accepted(Box::new(stream));
         let settings = Some(settings(&config));
         let stream = WebSocketStream::from_raw_socket(stream, Role::Server, settings).await;
         Self::new(stream, config)
     }
 
     fn new(stream: WebSocketStream<Metered>, config: SocketConfig) -> Self {
-        let now = Instant::now();
+        let first_look = Instant::now() + config.ping_interval;
         Self {
             stream,
             frames: VecDeque::new(),
+            frames_bytes: 0,
             handed_on: 0,
             flushed: true,
             was_full: false,
             close_code: None,
-            heard_at: now,
-            heard: 0,
+            is_deaf: false,
             pinged_at: None,
-            stuck: None,
-            timer: Box::pin(tokio::time::sleep_until(now + config.ping_interval)),
+            stuck_since: None,
+            last: Bytes::new(),
+            timer: Box::pin(tokio::time::sleep_until(first_look)),
             config,
         }
     }
@@ -229,14 +232,21 @@ impl Socket {
                 self.was_full = false;
                 return Poll::Ready(Ok(SocketEvent::Writable));
             }
-            match Pin::new(&mut self.stream).poll_next(cx) {
+            let read = Pin::new(&mut self.stream).poll_next(cx);
+            if self.last.len() > FRAME_BYTES_MAX {
+                self.last = Bytes::new();
+            }
+            match read {
+                Poll::Ready(Some(Ok(Message::Binary(bytes)))) => {
+                    let message = match bytes.len() {
+                        ..=READ_BUFFER_BYTES => Bytes::copy_from_slice(&bytes),
+                        _ => bytes.clone(),
+                    };
+                    self.last = bytes;
+                    return Poll::Ready(Ok(SocketEvent::Message(message)));
+                }
                 Poll::Ready(Some(Ok(message))) => {
-                    self.heard_at = Instant::now();
-                    self.pinged_at = None;
                     match message {
-                        Message::Binary(bytes) => {
-                            return Poll::Ready(Ok(SocketEvent::Message(bytes)));
-                        }
                         Message::Text(_) => return Poll::Ready(Err(SocketError::Text)),
                         // The library has queued the answer.
                         Message::Ping(_) | Message::Close(None) => self.flushed = false,
@@ -244,7 +254,7 @@ impl Socket {
                             self.close_code = Some(frame.code.into());
                             self.flushed = false;
                         }
-                        Message::Pong(_) | Message::Frame(_) => {}
+                        Message::Binary(_) | Message::Pong(_) | Message::Frame(_) => {}
                     }
                     continue;
                 }
@@ -260,42 +270,37 @@ impl Socket {
     /// Sends what waits, as far as the peer takes it.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), SocketError> {
         loop {
-            while self.handed_on < WAITING_BYTES_MAX {
+            while self.handed_on < HANDED_ON_MAX {
                 let Some(frame) = self.frames.pop_front() else {
                     break;
                 };
+                self.frames_bytes -= frame.len();
                 self.hand_on(frame)?;
             }
             if self.flushed {
                 return Ok(());
             }
-            match Pin::new(&mut self.stream).poll_flush(cx) {
-                Poll::Ready(Ok(())) => {
-                    self.flushed = true;
-                    self.handed_on = 0;
-                    self.stuck = None;
-                }
-                // Whatever it is, reading says it as well, after what was still received.
-                Poll::Ready(Err(_)) => {
-                    self.flushed = true;
-                    self.handed_on = 0;
-                    self.stuck = None;
-                    self.frames.clear();
-                    return Ok(());
-                }
-                Poll::Pending => {
-                    if self.stuck.is_none() {
-                        let now = Instant::now();
-                        self.stuck = Some((now, self.stream.get_ref().written));
-                        let look = now + self.config.write_timeout;
-                        if look < self.timer.deadline() {
-                            self.timer.as_mut().reset(look);
-                            // The timer must know whom to wake.
-                            let _ = self.timer.as_mut().poll(cx);
-                        }
+            let flushing = Pin::new(&mut self.stream).poll_flush(cx);
+            if flushing.is_pending() {
+                if self.stuck_since.is_none() {
+                    let now = Instant::now();
+                    self.stuck_since = Some(now);
+                    let look = now + self.config.write_timeout;
+                    if look < self.timer.deadline() {
+                        self.timer.as_mut().reset(look);
+                        // The timer must know whom to wake.
+                        let _ = self.timer.as_mut().poll(cx);
                     }
-                    return Ok(());
                 }
+                return Ok(());
+            }
+            self.flushed = true;
+            self.handed_on = 0;
+            self.stuck_since = None;
+            if let Poll::Ready(Err(_)) = flushing {
+                // Whatever it is, reading says it as well, after what was still received.
+                self.frames.clear();
+                self.frames_bytes = 0;
             }
         }
     }
@@ -313,49 +318,35 @@ impl Socket {
 
     fn look_at_the_clock(&mut self) -> Result<(), SocketError> {
         let now = Instant::now();
-        let Metered { read, written, .. } = *self.stream.get_ref();
-        if read != self.heard {
-            // A long message, perhaps, that is still on its way.
-            if self.heard_at + self.config.ping_interval <= now {
-                self.heard_at = now;
-            }
-            self.heard = read;
-            self.pinged_at = None;
-        }
-        // A ping waits behind whatever the peer is still taking.
-        if self
-            .stuck
-            .is_some_and(|(_, until_then)| written != until_then)
-        {
-            self.heard_at = now;
-            self.pinged_at = None;
-        }
-        let mut look = match self.pinged_at {
+        let Metered {
+            heard_at, taken_at, ..
+        } = *self.stream.get_ref();
+        let mut look = match self.pinged_at.filter(|at| *at > heard_at) {
             Some(at) if at + self.config.pong_timeout <= now => {
-                return Err(SocketError::Silent(now - self.heard_at));
+                return Err(SocketError::Silent(now - heard_at));
             }
             Some(at) => at + self.config.pong_timeout,
-            None if self.heard_at + self.config.ping_interval <= now => {
+            None if heard_at + self.config.ping_interval <= now => {
                 self.pinged_at = Some(now);
                 self.hand_on(Message::Ping(Bytes::new()))?;
                 now + self.config.pong_timeout
             }
-            None => self.heard_at + self.config.ping_interval,
+            None => heard_at + self.config.ping_interval,
         };
-        if let Some((since, until_then)) = &mut self.stuck {
-            if written != *until_then {
-                (*since, *until_then) = (now, written);
-            } else if *since + self.config.write_timeout <= now {
-                return Err(SocketError::NotReading(now - *since));
+        if let Some(since) = self.stuck_since {
+            let since = since.max(taken_at);
+            if since + self.config.write_timeout <= now {
+                return Err(SocketError::NotReading(now - since));
             }
-            look = look.min(*since + self.config.write_timeout);
+            look = look.min(since + self.config.write_timeout);
         }
         self.timer.as_mut().reset(look);
         Ok(())
     }
 
-    fn failed(&self, error: Error) -> Result<SocketEvent, SocketError> {
-        if self.stream.get_ref().read_left == Some(0) {
+    fn failed(&mut self, error: Error) -> Result<SocketEvent, SocketError> {
+        self.is_deaf = true;
+        if self.stream.get_ref().is_too_much {
             let max = usize::try_from(UNTRUSTED_BYTES_MAX).unwrap_or(usize::MAX);
             return Err(SocketError::TooLong { max });
         }
@@ -375,7 +366,7 @@ impl Socket {
 
     /// Whether little enough waits to be sent that more may be added.
     pub fn is_writable(&self) -> bool {
-        self.frames.is_empty() && self.handed_on < WAITING_BYTES_MAX
+        self.handed_on + self.frames_bytes < WAITING_BYTES_MAX
     }
 
     /// Adds a message to what waits to be sent, reading the part of the body it names. It is sent
@@ -420,12 +411,12 @@ impl Socket {
 
     /// In the order of the calls.
     fn push(&mut self, message: Message) -> Result<(), SocketError> {
-        if self.is_writable() {
-            self.hand_on(message)
-        } else {
-            self.frames.push_back(message);
-            Ok(())
+        if self.frames.is_empty() && self.handed_on < HANDED_ON_MAX {
+            return self.hand_on(message);
         }
+        self.frames_bytes += message.len();
+        self.frames.push_back(message);
+        Ok(())
     }
 
     /// Sends what waits and a close frame with this code, and waits at most `timeout` for the peer
@@ -435,12 +426,30 @@ impl Socket {
             code: code.into(),
             reason: "".into(),
         };
-        self.frames.push_back(Message::Close(Some(frame)));
         let closing = async {
-            while let Ok(SocketEvent::Message(_) | SocketEvent::Writable) = self.event().await {}
+            self.push(Message::Close(Some(frame)))?;
+            while let Ok(SocketEvent::Message(_) | SocketEvent::Writable) | Err(SocketError::Text) =
+                self.event().await
+            {}
+            if self.is_deaf {
+                std::future::poll_fn(|cx| self.poll_see_off(cx)).await?;
+            }
+            Ok::<_, SocketError>(())
         };
         // A peer that does not close is left.
         let _ = tokio::time::timeout(timeout, closing).await;
+    }
+
+    /// Sends what waits while whatever comes is thrown away, until the peer has closed: a connection
+    /// that is dropped before its end was read may take the close frame with it.
+    fn poll_see_off(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        self.poll_send(cx)?;
+        let is_sent = self.flushed && self.frames.is_empty();
+        let stream = self.stream.get_mut();
+        if is_sent {
+            let _ = Pin::new(&mut *stream).poll_shutdown(cx);
+        }
+        stream.poll_discard(cx).map(Ok)
     }
 }
 
@@ -461,11 +470,7 @@ fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
     Endpoint::parse_str(&as_http).map_err(|error| wrong(error.to_string()))
 }
 
-async fn open(
-    url: &str,
-    endpoint: &Endpoint,
-    config: SocketConfig,
-) -> Result<Socket, ConnectError> {
+async fn open(endpoint: &Endpoint, config: SocketConfig) -> Result<Socket, ConnectError> {
     static TLS: OnceLock<Tls> = OnceLock::new();
     let origin = endpoint.origin();
     let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await;
@@ -481,8 +486,14 @@ async fn open(
             Box::new(stream.map_err(ConnectError::Connect)?)
         }
     };
-    let stream = Metered::new(stream, None);
+    let stream = Metered::connected(stream);
     let settings = Some(settings(&config));
+    let scheme = match origin.scheme {
+        Scheme::Http => "ws",
+        Scheme::Https => "wss",
+    };
+    let (host, path) = (endpoint.host_header(), endpoint.path_and_query());
+    let url = format!("{scheme}://{host}{path}");
     match tokio_tungstenite::client_async_with_config(url, stream, settings).await {
         Ok((stream, _)) => Ok(Socket::new(stream, config)),
         Err(Error::Http(response)) => {
@@ -496,9 +507,9 @@ async fn open(
 fn settings(config: &SocketConfig) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        // Far more than is ever handed on.
-        .max_write_buffer_size(8 * (WAITING_BYTES_MAX + FRAME_BYTES_MAX))
+        .write_buffer_size(HANDED_ON_MAX)
+        // Far more than is ever handed on; answers to pings come on top.
+        .max_write_buffer_size(8 * (HANDED_ON_MAX + FRAME_BYTES_MAX))
         .max_message_size(Some(config.message_bytes_max))
         .max_frame_size(Some(config.message_bytes_max))
 }
@@ -507,30 +518,76 @@ trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
 
-/// A connection that knows how much went over it, in bytes.
+/// A connection that knows when something went over it.
 struct Metered {
     inner: Box<dyn Connection>,
-    read: u64,
-    written: u64,
     /// How much may still be read.
     read_left: Option<u64>,
+    /// Whether more came than might be read.
+    is_too_much: bool,
+    /// When something came, or when room was made for what waited to be sent.
+    heard_at: Instant,
+    /// When something was taken of what is sent.
+    taken_at: Instant,
+    is_full: bool,
+    /// Where in the frames of the peer the reading is, if what is read are frames only.
+    frames: Option<FrameHeads>,
+    /// Read already, and kept back.
+    ahead: Bytes,
 }
 
 impl Metered {
-    fn new(inner: Box<dyn Connection>, read_left: Option<u64>) -> Self {
+    /// Of a client, which reads an answer to its handshake first.
+    fn connected(inner: Box<dyn Connection>) -> Self {
+        let now = Instant::now();
         Self {
             inner,
-            read: 0,
-            written: 0,
-            read_left,
+            read_left: None,
+            is_too_much: false,
+            heard_at: now,
+            taken_at: now,
+            is_full: false,
+            frames: None,
+            ahead: Bytes::new(),
         }
     }
 
-    fn count_written(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &written {
-            self.written += *bytes as u64;
+    /// Of a server, which trusts nobody yet.
+    fn accepted(inner: Box<dyn Connection>) -> Self {
+        Self {
+            read_left: Some(UNTRUSTED_BYTES_MAX),
+            frames: Some(FrameHeads::default()),
+            ..Self::connected(inner)
         }
-        written
+    }
+
+    /// Reads what comes, as far as that is allowed at all, for nobody; ready at its end.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.frames = None;
+        let mut scratch = [0; READ_BUFFER_BYTES];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut *self).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
+    fn sent<T>(&mut self, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match &sent {
+            Poll::Ready(Ok(_)) => {
+                self.taken_at = Instant::now();
+                if self.is_full {
+                    // Only the peer can have made room.
+                    self.heard_at = self.taken_at;
+                }
+                self.is_full = false;
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.is_full = true,
+        }
+        sent
     }
 }
 
@@ -540,31 +597,43 @@ impl AsyncRead for Metered {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let left = self
-            .read_left
-            .map(|left| usize::try_from(left).unwrap_or(usize::MAX));
-        if left == Some(0) {
-            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        if !self.ahead.is_empty() {
+            let bytes = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead.split_to(bytes));
+            return Poll::Ready(Ok(()));
         }
-        let bytes = match left {
-            Some(left) if left < buffer.remaining() => {
-                let unfilled = buffer.initialize_unfilled_to(left);
-                let mut part = ReadBuf::new(unfilled);
-                ready!(Pin::new(&mut self.inner).poll_read(cx, &mut part))?;
-                let bytes = part.filled().len();
-                buffer.advance(bytes);
-                bytes
-            }
-            _ => {
-                let before = buffer.filled().len();
-                ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
-                buffer.filled().len() - before
-            }
-        };
-        self.read += bytes as u64;
+        let too_much = Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        if self.is_too_much {
+            return too_much;
+        }
+        let room = buffer.initialize_unfilled();
+        let left = self.read_left.map_or(usize::MAX, |left| {
+            usize::try_from(left).unwrap_or(usize::MAX)
+        });
+        // One more, to see whether there is more.
+        let end = room.len().min(left.saturating_add(1));
+        let mut part = ReadBuf::new(&mut room[..end]);
+        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut part))?;
+        let mut bytes = part.filled().len();
+        if bytes > 0 {
+            self.heard_at = Instant::now();
+        }
+        if bytes > left {
+            self.is_too_much = true;
+            bytes = left;
+        }
+        if bytes == 0 && self.is_too_much {
+            return too_much;
+        }
         if let Some(left) = &mut self.read_left {
             *left -= bytes as u64;
         }
+        let read = &room[..bytes];
+        if let Some(begin) = self.frames.as_mut().and_then(|it| it.long_payload_in(read)) {
+            self.ahead = Bytes::copy_from_slice(&read[begin..]);
+            bytes = begin;
+        }
+        buffer.advance(bytes);
         Poll::Ready(Ok(()))
     }
 }
@@ -575,16 +644,56 @@ impl AsyncWrite for Metered {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.count_written(written)
+        let sent = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.sent(sent)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let sent = Pin::new(&mut self.inner).poll_flush(cx);
+        self.sent(sent)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// Finds where long frames begin in what is read. The library makes its buffer as long as a frame
+/// and then keeps it, unless the frame has it to itself: so nothing of the payload may come together
+/// with the head, and nothing does come behind it.
+#[derive(Default)]
+struct FrameHeads {
+    head: Vec<u8>,
+    payload_left: u64,
+}
+
+impl FrameHeads {
+    /// Where the payload of the first long frame begins in these next bytes. What follows belongs to
+    /// that payload.
+    fn long_payload_in(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        loop {
+            let here = (bytes.len() - at) as u64;
+            let skipped = self.payload_left.min(here);
+            self.payload_left -= skipped;
+            if skipped == here {
+                return None;
+            }
+            at += usize::try_from(skipped).ok()?;
+            self.head.push(bytes[at]);
+            at += 1;
+            match FrameHeader::parse(&mut Cursor::new(&self.head)) {
+                Ok(None) => continue,
+                Ok(Some((_, length))) => self.payload_left = length,
+                // The library refuses it as well, and reads no more.
+                Err(_) => self.payload_left = u64::MAX,
+            }
+            self.head.clear();
+            if self.payload_left > FRAME_BYTES_MAX as u64 {
+                self.payload_left -= (bytes.len() - at) as u64;
+                return Some(at);
+            }
+        }
     }
 }
 
@@ -602,7 +711,7 @@ mod tests {
         let (one, other) = tokio::io::duplex(bytes);
         let mut accepted = Socket::accepted(one, server).await;
         accepted.trust();
-        let stream = Metered::new(Box::new(other), None);
+        let stream = Metered::connected(Box::new(other));
         let config = Some(settings(&client));
         let stream = WebSocketStream::from_raw_socket(stream, Role::Client, config).await;
         (accepted, Socket::new(stream, client))
@@ -659,9 +768,31 @@ mod tests {
         let (stream, deaf) = tokio::io::duplex(1_024);
         let mut server = Socket::accepted(stream, SocketConfig::default()).await;
         server.send(message(vec![0; 10_000])).await.unwrap();
+        let began = Instant::now();
         let error = server.event().await.unwrap_err();
         assert!(matches!(error, SocketError::NotReading(_)), "{error}");
+        assert_eq!(began.elapsed().as_secs(), 15);
         drop(deaf);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_stops_reading_is_given_up_from_then_on() {
+        use tokio::io::AsyncReadExt as _;
+        let (stream, mut peer) = tokio::io::duplex(1_024);
+        let mut server = Socket::accepted(stream, SocketConfig::default()).await;
+        server.send(message(vec![0; 10_000])).await.unwrap();
+        let began = Instant::now();
+        let reading = async {
+            tokio::time::sleep(Duration::from_secs(14)).await;
+            peer.read_exact(&mut [0; 1_024]).await.unwrap();
+            std::future::pending().await
+        };
+        let error = tokio::select! {
+            event = server.event() => event.unwrap_err(),
+            () = reading => unreachable!(),
+        };
+        assert!(matches!(error, SocketError::NotReading(_)), "{error}");
+        assert_eq!(began.elapsed().as_secs(), 14 + 15);
     }
 
     #[tokio::test(start_paused = true)]
@@ -681,29 +812,6 @@ mod tests {
         tokio::select! {
             event = server.event() => panic!("{event:?}"),
             () = reading => {}
-        }
-    }
-
-    #[tokio::test]
-    async fn both_ends_may_send_at_once_more_than_fits_between_them() {
-        let config = SocketConfig::default();
-        let (mut server, mut client) = pair(config.clone(), config, 1_024).await;
-        let body = Payload::from_bytes(vec![7; 12 << 20]);
-        for socket in [&mut server, &mut client] {
-            let part = Outgoing {
-                head: Bytes::from_static(b"head"),
-                body: OutgoingBody::Part {
-                    of: body.clone(),
-                    range: 0..body.len(),
-                },
-            };
-            socket.send(part).await.unwrap();
-            assert!(!socket.is_writable());
-        }
-        let (one, other) = tokio::join!(next(&mut server), next(&mut client));
-        for got in [one, other] {
-            assert_eq!(got.len(), 4 + (12 << 20));
-            assert!(got.starts_with(b"head\x07") && got.ends_with(b"\x07"));
         }
     }
 
@@ -738,7 +846,7 @@ mod tests {
         let (one, other) = tokio::io::duplex(1 << 20);
         let config = SocketConfig::default();
         let mut server = Socket::accepted(one, config.clone()).await;
-        let stream = Metered::new(Box::new(other), None);
+        let stream = Metered::connected(Box::new(other));
         let settings = Some(settings(&config));
         let stream = WebSocketStream::from_raw_socket(stream, Role::Client, settings).await;
         let mut client = Socket::new(stream, config);
@@ -763,6 +871,29 @@ mod tests {
             "{error}"
         );
         assert!((60..=65).contains(&messages), "{messages}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn exactly_64_kib_are_read_of_a_peer_that_is_not_trusted() {
+        use tokio::io::AsyncWriteExt as _;
+        // A masked frame with its length in two bytes, that many times.
+        let frame = [&[0x82, 0xfe, 0x07, 0xf8, 0, 0, 0, 0][..], &[7; 2_040]].concat();
+        for more in [false, true] {
+            let (stream, mut peer) = tokio::io::duplex(1 << 20);
+            let mut server = Socket::accepted(stream, SocketConfig::default()).await;
+            peer.write_all(&frame.repeat(32)).await.unwrap();
+            if more {
+                peer.write_all(&[0x82]).await.unwrap();
+            }
+            for _ in 0..32 {
+                assert_eq!(next(&mut server).await, vec![7; 2_040]);
+            }
+            let error = server.event().await.unwrap_err();
+            match more {
+                true => assert!(matches!(error, SocketError::TooLong { max: 65_536 })),
+                false => assert!(matches!(error, SocketError::Silent(_)), "{error}"),
+            }
+        }
     }
 
     #[tokio::test]

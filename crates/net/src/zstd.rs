@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, oneshot};
 use zstd::dict::{DecoderDictionary, EncoderDictionary};
 use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, Operation, OutBuffer};
 use zstd::zstd_safe::InBuffer;
@@ -22,10 +22,11 @@ struct Inner {
     dictionary: Option<Dictionary>,
 }
 
+/// Peers send dictionaries: `None` stands for what begins like a trained one and is none.
 struct Dictionary {
     bytes: Bytes,
-    encoder: OnceLock<EncoderDictionary<'static>>,
-    decoder: OnceLock<DecoderDictionary<'static>>,
+    encoder: OnceLock<Option<EncoderDictionary<'static>>>,
+    decoder: OnceLock<Option<DecoderDictionary<'static>>>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -41,7 +42,8 @@ impl std::fmt::Debug for Inner {
 /// What decompression may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecompressLimits {
-    /// Largest window of a frame, in bytes; 0: 128 MiB. Default 8 MiB.
+    /// Largest window of a frame, in bytes, rounded down to a power of two; 0: 128 MiB. Default
+    /// 8 MiB.
     pub window_bytes_max: u64,
     /// How much may come out whatever went in, in bytes. Default 8 MiB.
     pub free_bytes: u64,
@@ -139,18 +141,17 @@ impl Zstd {
 
     /// The body, compressed into one frame without content size, checksum and dictionary id.
     pub async fn compress(&self, plain: &Payload, spool: &Spool) -> io::Result<Payload> {
-        if plain.len() <= INLINE_BYTES_MAX {
+        if plain.in_memory().is_some() && plain.len() <= self.0.compressed_inline_max() {
             let mut wire = Vec::new();
             self.0.compress(plain, |part| {
                 wire.extend_from_slice(part);
                 Ok(())
             })?;
-            return Ok(Payload::from_bytes(wire));
+            return kept(wire, spool).await;
         }
         let (inner, plain) = (self.0.clone(), plain.clone());
         elsewhere(
             spool,
-            io::Error::other,
             |error| error,
             move |sink| inner.compress(&plain, sink),
         )
@@ -165,17 +166,17 @@ impl Zstd {
         limits: &DecompressLimits,
         spool: &Spool,
     ) -> Result<Payload, DecompressError> {
-        if wire.len() <= INLINE_BYTES_MAX && plain_bytes <= INLINE_BYTES_MAX {
+        let longest = wire.len().max(plain_bytes);
+        if wire.in_memory().is_some() && longest <= INLINE_BYTES_MAX {
             let mut plain = Vec::new();
             self.0.decompress(wire, plain_bytes, limits, |part| {
                 plain.extend_from_slice(part);
                 Ok(())
             })?;
-            return Ok(Payload::from_bytes(plain));
+            return kept(plain, spool).await.map_err(DecompressError::Spool);
         }
         let (inner, wire, limits) = (self.0.clone(), wire.clone(), *limits);
-        let failed = |error| DecompressError::Spool(io::Error::other(error));
-        elsewhere(spool, failed, DecompressError::Spool, move |sink| {
+        elsewhere(spool, DecompressError::Spool, move |sink| {
             inner.decompress(&wire, plain_bytes, &limits, |part| {
                 sink(part).map_err(DecompressError::Spool)
             })
@@ -184,33 +185,48 @@ impl Zstd {
     }
 }
 
-/// Bodies up to this length are worked on at once, in bytes; others on a thread that may wait.
+/// Bodies up to this length are decompressed at once, in bytes; others on a thread that may wait.
 const INLINE_BYTES_MAX: u64 = 64 * 1024;
 
 /// What is read and written at once, in bytes.
 const CHUNK_BYTES: u64 = 128 * 1024;
 
-/// Does the work on a thread that may wait; what it makes is kept as it comes.
+/// How many bodies are worked on elsewhere at once, each with some megabytes of tables.
+const ELSEWHERE_MAX: usize = 16;
+
+async fn kept(bytes: Vec<u8>, spool: &Spool) -> io::Result<Payload> {
+    let mut filling = Filling::new(spool.clone());
+    filling.push(bytes.into()).await?;
+    filling.payload().await
+}
+
+/// Does the work on a thread that may wait, which keeps what it makes as it comes. Nobody needs to
+/// look after it; once nobody waits for the result any more, it ends.
 async fn elsewhere<E: Send + 'static>(
     spool: &Spool,
-    failed: impl FnOnce(tokio::task::JoinError) -> E,
-    cannot_keep: impl Fn(io::Error) -> E,
+    ours: fn(io::Error) -> E,
     work: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<(), E> + Send + 'static,
 ) -> Result<Payload, E> {
-    let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
-    let work = tokio::task::spawn_blocking(move || {
-        work(&mut |part| {
-            // The receiver is gone when nobody waits for the result any more.
-            let sent = sender.blocking_send(Bytes::copy_from_slice(part));
-            sent.map_err(|_| io::ErrorKind::Interrupted.into())
-        })
-    });
+    static PLACES: Semaphore = Semaphore::const_new(ELSEWHERE_MAX);
+    let place = PLACES.acquire().await;
+    let place = place.expect("the semaphore is never closed");
+    let (sender, receiver) = oneshot::channel();
     let mut filling = Filling::new(spool.clone());
-    while let Some(part) = receiver.recv().await {
-        filling.push(part).await.map_err(&cannot_keep)?;
+    tokio::task::spawn_blocking(move || {
+        let worked = work(&mut |part| match sender.is_closed() {
+            true => Err(io::ErrorKind::Interrupted.into()),
+            false => filling.push_blocking(part),
+        });
+        let made = worked.and_then(|()| filling.finish().map_err(ours));
+        drop(place);
+        // Whoever wanted it may be gone.
+        let _ = sender.send(made);
+    });
+    match receiver.await {
+        Ok(made) => made,
+        // The runtime ends.
+        Err(_) => Err(ours(io::Error::other("the work was given up"))),
     }
-    work.await.map_err(failed)??;
-    filling.payload().await.map_err(cannot_keep)
 }
 
 /// The parts of a body, one behind the other.
@@ -222,7 +238,27 @@ fn parts(payload: &Payload) -> impl Iterator<Item = io::Result<Bytes>> {
     })
 }
 
+fn no_dictionary() -> io::Error {
+    let problem = "the dictionary is not one";
+    io::Error::new(io::ErrorKind::InvalidData, problem)
+}
+
 impl Inner {
+    /// Bodies up to this length are compressed at once, in bytes: half a millisecond of work, as
+    /// was measured.
+    fn compressed_inline_max(&self) -> u64 {
+        let is_prepared = |it: &Dictionary| it.encoder.get().is_some();
+        if !self.dictionary.as_ref().is_none_or(is_prepared) {
+            return 0;
+        }
+        match self.level {
+            ..=4 => INLINE_BYTES_MAX,
+            5..=9 => 16 * 1024,
+            10..=12 => 4 * 1024,
+            13.. => 1024,
+        }
+    }
+
     fn compress(
         &self,
         plain: &Payload,
@@ -231,10 +267,9 @@ impl Inner {
         let mut encoder = match &self.dictionary {
             None => Encoder::new(self.level)?,
             Some(it) => {
-                let prepared = it
-                    .encoder
-                    .get_or_init(|| EncoderDictionary::copy(&it.bytes, self.level));
-                Encoder::with_prepared_dictionary(prepared)?
+                let prepare = || EncoderDictionary::try_copy(&it.bytes, self.level).ok();
+                let prepared = it.encoder.get_or_init(prepare).as_ref();
+                Encoder::with_prepared_dictionary(prepared.ok_or_else(no_dictionary)?)?
             }
         };
         encoder.set_parameter(CParameter::ContentSizeFlag(false))?;
@@ -323,10 +358,9 @@ impl Inner {
         let mut decoder = match &self.dictionary {
             None => Decoder::new()?,
             Some(it) => {
-                let prepared = it
-                    .decoder
-                    .get_or_init(|| DecoderDictionary::copy(&it.bytes));
-                Decoder::with_prepared_dictionary(prepared)?
+                let prepare = || DecoderDictionary::try_copy(&it.bytes).ok();
+                let prepared = it.decoder.get_or_init(prepare).as_ref();
+                Decoder::with_prepared_dictionary(prepared.ok_or_else(no_dictionary)?)?
             }
         };
         if let Some(log) = limits.window_bytes_max.checked_ilog2() {
@@ -347,7 +381,7 @@ fn buffer_bytes(bytes: u64) -> usize {
 }
 
 /// Trains a dictionary of at most `dictionary_bytes` on `samples`, off the async threads, one at a
-/// time in this process.
+/// time in this process. It takes as much memory again as the samples, and some megabytes.
 pub async fn train(samples: Vec<Bytes>, dictionary_bytes: usize) -> Result<Bytes, TrainError> {
     static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
     let (count, bytes) = (samples.len(), samples.iter().map(Bytes::len).sum());
@@ -356,13 +390,15 @@ pub async fn train(samples: Vec<Bytes>, dictionary_bytes: usize) -> Result<Bytes
         bytes,
         source,
     };
-    let _turn = ONE_AT_A_TIME
-        .acquire()
-        .await
-        .expect("the semaphore is never closed");
-    let training = move || zstd::dict::from_samples(&samples, dictionary_bytes);
-    let trained = tokio::task::spawn_blocking(training).await;
-    match trained {
+    let turn = ONE_AT_A_TIME.acquire().await;
+    let turn = turn.expect("the semaphore is never closed");
+    let training = move || {
+        let trained = zstd::dict::from_samples(&samples, dictionary_bytes);
+        // Training goes on when nobody waits for it any more; so does the turn.
+        drop(turn);
+        trained
+    };
+    match tokio::task::spawn_blocking(training).await {
         Ok(dictionary) => Ok(dictionary.map_err(failed)?.into()),
         Err(error) => Err(failed(io::Error::other(error))),
     }
@@ -387,11 +423,19 @@ mod tests {
         text.into()
     }
 
-    fn every_kind() -> Vec<Zstd> {
+    async fn trained() -> Bytes {
+        let samples = (0..1_000).map(|seed| text(200, seed)).collect();
+        train(samples, 4_096).await.unwrap()
+    }
+
+    async fn every_kind() -> Vec<Zstd> {
         vec![
             Zstd::new(3),
-            Zstd::with_dictionary(text(2_000, 7), 5),
             Zstd::new(10),
+            Zstd::with_dictionary(text(2_000, 7), 5),
+            Zstd::with_dictionary(Bytes::new(), 3),
+            Zstd::with_dictionary(trained().await, 3),
+            Zstd::with_dictionary(trained().await, 10),
         ]
     }
 
@@ -408,7 +452,7 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_of_every_length_come_back() {
-        for zstd in every_kind() {
+        for zstd in every_kind().await {
             for bytes in [0, 1, 31, 65_535, 65_536, 65_537, 5 << 20] {
                 let plain = Payload::from_bytes(text(bytes, 1));
                 let wire = zstd.compress(&plain, &Spool::default()).await.unwrap();
@@ -439,6 +483,63 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_made_takes_room_of_the_spool() {
+        let spool = Spool::new(SpoolConfig {
+            memory_total_max: 100_000,
+            ..SpoolConfig::default()
+        });
+        let zstd = Zstd::new(3);
+        let plain = Payload::from_bytes(text(60_000, 1));
+        let wire = zstd.compress(&plain, &spool).await.unwrap();
+        assert_eq!(spool.memory_used(), wire.len());
+        let limits = DecompressLimits::default();
+        let decompress = || zstd.decompress(&wire, 60_000, &limits, &spool);
+        let (one, other) = (decompress().await.unwrap(), decompress().await.unwrap());
+        assert!(one.in_memory().is_some() && other.in_memory().is_none());
+        assert_eq!(spool.memory_used(), wire.len() + 60_000);
+        let again = zstd.compress(&other, &spool).await.unwrap();
+        assert_eq!(again.sha512(), wire.sha512());
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_leaves_nothing_behind() {
+        let spool = Spool::default();
+        let plain = Payload::from_bytes(text(20 << 20, 1));
+        let zstd = Zstd::new(3);
+        for _ in 0..2 * ELSEWHERE_MAX {
+            let mut work = Box::pin(zstd.compress(&plain, &spool));
+            tokio::select! {
+                biased;
+                _ = &mut work => {}
+                () = std::future::ready(()) => {}
+            }
+        }
+        // Nothing of it is in the way.
+        let wire = zstd.compress(&plain, &spool).await.unwrap();
+        drop(wire);
+        while Arc::strong_count(&zstd.0) > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(spool.memory_used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_dictionary_that_is_none_is_an_error_and_no_panic() {
+        let mut broken = b"\x37\xa4\x30\xec".to_vec();
+        broken.resize(500, 0xff);
+        for bytes in [100, 300_000] {
+            let zstd = Zstd::with_dictionary(broken.clone().into(), 3);
+            let plain = Payload::from_bytes(text(bytes, 1));
+            for _ in 0..2 {
+                let error = zstd.compress(&plain, &Spool::default()).await.unwrap_err();
+                assert_eq!(error.to_string(), "the dictionary is not one");
+                let error = decompress(&zstd, &text(bytes, 1), 1).await.unwrap_err();
+                assert!(matches!(error, DecompressError::Zstd(_)), "{error}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn several_frames_and_skippable_ones_are_one_body() {
         let zstd = Zstd::new(3);
         let plain = Payload::from_bytes(text(1_000, 1));
@@ -448,11 +549,40 @@ mod tests {
         let joined = [&wire[..], skippable, &wire[..]].concat();
         let both = decompress(&zstd, &joined, 2_000).await.unwrap();
         assert_eq!(both.to_bytes().await.unwrap(), text(1_000, 1).repeat(2));
+        let (first, last) = ([skippable, &wire[..]], [&wire[..], skippable]);
+        for joined in [first.concat(), last.concat()] {
+            let one = decompress(&zstd, &joined, 1_000).await.unwrap();
+            assert_eq!(one.sha512(), plain.sha512());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_other_encoders_say_in_frames_is_understood() {
+        let dictionary = trained().await;
+        let zstd = Zstd::with_dictionary(dictionary.clone(), 3);
+        let plain = text(5_000, 1);
+        let mut encoder = Encoder::with_dictionary(3, &dictionary).unwrap();
+        encoder
+            .set_parameter(CParameter::ChecksumFlag(true))
+            .unwrap();
+        encoder.set_pledged_src_size(Some(5_000)).unwrap();
+        let mut wire = vec![0; 10_000];
+        let (mut input, mut output) = (InBuffer::around(&plain), OutBuffer::around(&mut wire[..]));
+        encoder.run(&mut input, &mut output).unwrap();
+        assert_eq!(encoder.finish(&mut output, true).unwrap(), 0);
+        let mut wire = output.as_slice().to_vec();
+        assert_ne!(wire[4] & 0b100, 0, "it has a checksum");
+        assert_ne!(wire[4] & 0b11, 0, "it names the dictionary");
+        assert_ne!(wire[4] & 0b1110_0000, 0, "it says its length");
+        let back = decompress(&zstd, &wire, 5_000).await.unwrap();
+        assert_eq!(back.to_bytes().await.unwrap(), plain);
+        *wire.last_mut().unwrap() ^= 1;
+        assert!(decompress(&zstd, &wire, 5_000).await.is_err(), "checksum");
     }
 
     #[tokio::test]
     async fn what_is_cut_short_or_has_something_behind_it_is_refused() {
-        for zstd in every_kind() {
+        for zstd in every_kind().await {
             let plain = Payload::from_bytes(text(300, 1));
             let wire = zstd.compress(&plain, &Spool::default()).await.unwrap();
             let wire = wire.to_bytes().await.unwrap();
@@ -520,10 +650,14 @@ mod tests {
         let refused = zstd
             .decompress(&wire, 1 << 30, &limits, &Spool::default())
             .await;
-        match refused.unwrap_err() {
-            DecompressError::Bomb { written, .. } => assert!(written <= 8 << 20, "{written}"),
-            other => panic!("{other}"),
-        }
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, DecompressError::Bomb { .. }), "{refused}");
+        let mut written = 0;
+        let refused = zstd.0.decompress(&wire, 1 << 30, &limits, |part| {
+            written += part.len();
+            Ok(())
+        });
+        assert!(refused.is_err() && written <= 8 << 20, "{written}");
         // Up to there, anything goes.
         let zeros = Payload::from_bytes(vec![0; 8 << 20]);
         let wire = zstd.compress(&zeros, &Spool::default()).await.unwrap();
@@ -570,6 +704,12 @@ mod tests {
             error.to_string(),
             "cannot train a dictionary on 1 samples of 1 bytes"
         );
-        assert!(train(Vec::new(), 4_096).await.is_err());
+        for samples in [vec![], vec![Bytes::new(); 5], vec![text(100_000, 1)]] {
+            assert!(train(samples, 4_096).await.is_err());
+        }
+        for dictionary_bytes in [0, 10, 255] {
+            let samples = (0..1_000).map(|seed| text(100, seed)).collect();
+            assert!(train(samples, dictionary_bytes).await.is_err());
+        }
     }
 }

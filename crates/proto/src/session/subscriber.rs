@@ -114,8 +114,9 @@ struct Open<B> {
     /// The notification of which parts were sent, with the digest of its plain body.
     sending: Option<(Cut<B>, Sha512)>,
     expected: VecDeque<Expected>,
+    /// The message of which parts came, with the counter of its first part.
     stream: Option<Box<(Assembly, i64)>>,
-    /// Oldest first.
+    /// 1, then presets, then dictionaries; of each kind the oldest first.
     compressors: Vec<(u32, CompressorSizes)>,
 }
 
@@ -791,11 +792,11 @@ impl<B: Clone> Open<B> {
     ) -> Result<Option<SubscriberEvent>, SessionError> {
         const WHAT: &str = "ENABLE_ZSTD_PRESET";
         let counter = self.peers.take();
-        let (compressor, level) = signed_numbers(WHAT, it.compressor, it.compression_level)?;
+        let compressor = signed_id(WHAT, it.compressor)?;
         let claim = Claim::EnablePreset {
             url: &self.url(&*config.to_subscriber, counter),
             compressor,
-            level,
+            level: signed_level(it.compression_level),
             min_size: it.min_size.into(),
             max_size: it.max_size,
         };
@@ -830,11 +831,11 @@ impl<B: Clone> Open<B> {
     ) -> Result<SubscriberEvent, SessionError> {
         const WHAT: &str = "ENABLE_ZSTD_CUSTOM";
         let counter = self.peers.take();
-        let (compressor, level) = signed_numbers(WHAT, it.compressor, it.compression_level)?;
+        let compressor = signed_id(WHAT, it.compressor)?;
         let claim = Claim::EnableCustom {
             url: &self.url(&*config.to_subscriber, counter),
             compressor,
-            level,
+            level: signed_level(it.compression_level),
             min_size: it.min_size.into(),
             max_size: it.max_size,
             sha512: &it.sha512,
@@ -855,6 +856,10 @@ impl<B: Clone> Open<B> {
             max: it.max_size,
         };
         self.enable(WHAT, compressor, sizes)?;
+        let customs = self.compressors.iter().filter(|(id, _)| *id >= CUSTOM_MIN);
+        if customs.count() > CUSTOMS_MAX {
+            return Err(protocol(WHAT, "two dictionaries are enabled already"));
+        }
         Ok(SubscriberEvent::EnableCustom {
             compressor,
             level: it.compression_level,
@@ -872,7 +877,11 @@ impl<B: Clone> Open<B> {
         if self.compressors.iter().any(|(id, _)| *id == compressor) {
             return Err(protocol(what, "it is enabled already"));
         }
-        self.compressors.push((compressor, sizes));
+        // Which of two presets is ready first says nothing about which is better.
+        let rank = |id: u32| (id >= CUSTOM_MIN, id > 1);
+        let is_before = |(id, _): &(u32, CompressorSizes)| rank(*id) <= rank(compressor);
+        let at = self.compressors.partition_point(is_before);
+        self.compressors.insert(at, (compressor, sizes));
         Ok(())
     }
 
@@ -884,7 +893,7 @@ impl<B: Clone> Open<B> {
     ) -> Result<SubscriberEvent, SessionError> {
         const WHAT: &str = "DISABLE_ZSTD_CUSTOM";
         let counter = self.peers.take();
-        let (compressor, _) = signed_numbers(WHAT, it.compressor, 0)?;
+        let compressor = signed_id(WHAT, it.compressor)?;
         let claim = Claim::DisableCustom {
             compressor,
             url: &self.url(&*config.to_subscriber, counter),
@@ -1095,6 +1104,9 @@ impl<B: Clone> Open<B> {
     }
 }
 
+/// How many trained dictionaries are enabled at the same time (§12).
+const CUSTOMS_MAX: usize = 2;
+
 /// What NOTIFY is thought to have besides its body, in bytes (§8).
 const NOTIFY_HEAD_BYTES: u64 = 128;
 
@@ -1113,16 +1125,15 @@ fn authorize_notify<B>(
     Ok(config.to_broadcaster.authorize(&claim, &[], &stamp)?)
 }
 
-/// Id and level as they are signed.
-fn signed_numbers(
-    what: &'static str,
-    compressor: u64,
-    level: i16,
-) -> Result<(u32, u32), SessionError> {
-    let compressor =
-        u32::try_from(compressor).map_err(|_| protocol(what, "its id cannot be signed"))?;
-    let level = u32::try_from(level).map_err(|_| protocol(what, "its level cannot be signed"))?;
-    Ok((compressor, level))
+/// The id of a compressor as it is signed.
+fn signed_id(what: &'static str, compressor: u64) -> Result<u32, SessionError> {
+    u32::try_from(compressor).map_err(|_| protocol(what, "its id cannot be signed"))
+}
+
+/// A level as it is signed. Published ends can sign no negative one, but announce it with schemes
+/// that sign nothing (§4).
+fn signed_level(level: i16) -> u32 {
+    i32::from(level).cast_unsigned()
 }
 
 /// Nobody can use such an authorization again: it is bound to a counter of a connection whose nonce
