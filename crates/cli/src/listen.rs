@@ -137,10 +137,22 @@ impl Listen {
             }
         };
         let mut time_is_up = std::pin::pin!(time_is_up);
-        let mut subscription = tokio::select! {
-            subscription = client.subscribe(interests) => subscription?,
-            () = &mut time_is_up => return Ok(Ended::TimedOut),
-            () = stop.signalled() => return Ok(Ended::Stopped),
+        let mut subscribing = std::pin::pin!(client.subscribe(interests));
+        let mut still_trying = std::pin::pin!(tokio::time::sleep(STILL_TRYING_AFTER));
+        let mut told = !self.websocket.ws;
+        let mut subscription = loop {
+            tokio::select! {
+                subscription = &mut subscribing => break subscription?,
+                () = &mut time_is_up => return Ok(Ended::TimedOut),
+                () = stop.signalled() => return Ok(Ended::Stopped),
+                () = &mut still_trying, if !told => {
+                    told = true;
+                    if let Some(reason) = client.connection_failure() {
+                        let text = "no connection yet; trying on";
+                        self.tell_connection("disconnected", text, Some(reason))?;
+                    }
+                }
+            }
         };
         self.tell_listening(client)?;
         let json = self.json;
@@ -156,8 +168,8 @@ impl Listen {
             let message = tokio::select! {
                 message = subscription.next() => message,
                 Some(status) = statuses.next(), if self.websocket.ws => {
-                    if std::mem::replace(&mut shown, status) != status {
-                        self.tell_status(status)?;
+                    if shown != status && self.tell_status(client, status)? {
+                        shown = status;
                     }
                     continue;
                 }
@@ -186,18 +198,40 @@ impl Listen {
         }
     }
 
-    fn tell_status(&self, status: ConnectionStatus) -> std::io::Result<()> {
-        let (event, text) = match status {
-            ConnectionStatus::Ok => ("connected", "connected again"),
-            ConnectionStatus::Lost => ("disconnected", "the connection is lost; connecting anew"),
-            ConnectionStatus::Abandoned => ("abandoned", "the connection is given up"),
-        };
-        if self.json {
-            output::json([("event", event.into())])
-        } else {
-            eprintln!("{text}");
-            Ok(())
+    /// Whether it was worth telling.
+    fn tell_status(&self, client: &Client, status: ConnectionStatus) -> std::io::Result<bool> {
+        let reason = client.connection_failure();
+        match (status, reason) {
+            (ConnectionStatus::Ok, _) => {
+                self.tell_connection("connected", "connected again", None)?;
+            }
+            // Over in a moment: what it means for messages is told with the messages.
+            (ConnectionStatus::Lost, None) => return Ok(false),
+            (ConnectionStatus::Lost, reason) => {
+                let text = "the connection is lost; connecting anew";
+                self.tell_connection("disconnected", text, reason)?;
+            }
+            (ConnectionStatus::Abandoned, reason) => {
+                self.tell_connection("abandoned", "the connection is given up", reason)?;
+            }
         }
+        Ok(true)
+    }
+
+    fn tell_connection(
+        &self,
+        event: &str,
+        text: &str,
+        reason: Option<String>,
+    ) -> std::io::Result<()> {
+        if self.json {
+            return output::json([("event", event.into()), ("reason", reason.into())]);
+        }
+        match reason {
+            None => eprintln!("{text}"),
+            Some(reason) => eprintln!("{text} ({reason})"),
+        }
+        Ok(())
     }
 
     async fn tell(&self, message: &Message, file_number: &mut u64) -> anyhow::Result<()> {
@@ -242,6 +276,9 @@ impl Listen {
         Ok(output::line(&format!("{topic}\t{body}"))?)
     }
 }
+
+/// When a person wonders whether a websocket is being opened at all.
+const STILL_TRYING_AFTER: Duration = Duration::from_secs(2);
 
 fn tell_missed(json: bool) {
     let told = if json {

@@ -256,6 +256,12 @@ impl Client {
         })
     }
 
+    /// Where and why the websocket was lost or could not be opened, in words for people; `None`
+    /// while there is one, before that was tried, and if the client is reached by HTTP.
+    pub fn connection_failure(&self) -> Option<String> {
+        self.core.link.as_ref().and_then(Link::failure)
+    }
+
     /// The address that the client listens on itself.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addr
@@ -302,6 +308,10 @@ impl Client {
     }
 
     /// Tells all subscribers of `topic`. Returns when the broadcaster has their confirmations.
+    ///
+    /// Over a websocket it waits for a connection, and is made again on the next one if the
+    /// connection is lost before it was confirmed. If nobody waits for it any more it is not sent,
+    /// unless a broadcaster may have it already.
     pub async fn notify(
         &self,
         topic: impl AsRef<[u8]>,

@@ -1,6 +1,7 @@
 //! What can be set about a client.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,8 +94,8 @@ pub struct WebSocketOptions {
     pub received_message_bytes_max: usize,
     /// How long connection and handshake may take, and CONFIGURE after that. Default 5 s.
     pub open_timeout: Duration,
-    /// How long closing may take: what is on its way is finished, and the broadcaster closes too.
-    /// Default 5 s.
+    /// How long closing may take: so long for what is on its way, and so long again for the
+    /// broadcaster to close too. Default 5 s.
     pub close_timeout: Duration,
     /// After how long without a sign of the broadcaster it is asked for one; it has half as long
     /// to give it. Default 10 s.
@@ -106,6 +107,15 @@ pub struct WebSocketOptions {
     /// before the client gives up for good. Default 2, as published subscribers do; a program that
     /// is to outlast its broadcaster wants more, such as `u32::MAX`.
     pub connect_retries: u32,
+    /// How many notifications may wait to be sent, while there is no connection or it is slow;
+    /// further ones fail at once. Default: no limit, each caller waits for its own.
+    pub unsent_notifications_max: Option<NonZeroUsize>,
+    /// How many notifications may be unacknowledged; the next is sent when one is acknowledged.
+    /// Default: no limit.
+    pub sent_notifications_max: Option<NonZeroUsize>,
+    /// How many acknowledgements of requests and of parts of notifications may be awaited before a
+    /// further request or notification is sent. Default: no limit.
+    pub expected_acknowledgements_max: Option<NonZeroUsize>,
     /// Whether messages may be compressed. Default: yes.
     pub compression: bool,
     /// Whether the broadcaster may train dictionaries on what the connection carries. Default: yes.
@@ -138,6 +148,9 @@ impl Default for WebSocketOptions {
             heartbeat_interval: Duration::from_secs(10),
             reconnect_interval_min: Duration::from_secs(1),
             connect_retries: 2,
+            unsent_notifications_max: None,
+            sent_notifications_max: None,
+            expected_acknowledgements_max: None,
             compression: true,
             training: true,
             presets: Vec::new(),
@@ -388,12 +401,7 @@ impl ClientConfigBuilder {
             return Err(ConfigError::NoBroadcaster);
         }
         for broadcaster in &mut self.0.broadcasters {
-            // One server speaks both.
-            for (websocket, http) in [("ws://", "http://"), ("wss://", "https://")] {
-                if let Some(rest) = broadcaster.url.strip_prefix(websocket) {
-                    broadcaster.url = format!("{http}{rest}");
-                }
-            }
+            broadcaster.url = as_http(&broadcaster.url);
             check_broadcaster(&broadcaster.url)?;
             // The paths that are appended begin with a slash.
             let bytes = broadcaster.url.trim_end_matches('/').len();
@@ -427,6 +435,18 @@ impl ClientConfigBuilder {
     }
 }
 
+/// One server speaks both, whichever of the two is named.
+fn as_http(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    match scheme.to_ascii_lowercase().as_str() {
+        "ws" | "http" => format!("http://{rest}"),
+        "wss" | "https" => format!("https://{rest}"),
+        _ => url.to_owned(),
+    }
+}
+
 fn check_websocket(options: &WebSocketOptions) -> Result<(), ConfigError> {
     let WebSocketOptions {
         message_bytes_max,
@@ -434,6 +454,18 @@ fn check_websocket(options: &WebSocketOptions) -> Result<(), ConfigError> {
         initial_dict,
         ..
     } = options;
+    for (setting, zero) in [
+        (
+            "received_message_bytes_max",
+            options.received_message_bytes_max == 0,
+        ),
+        ("open_timeout", options.open_timeout.is_zero()),
+        ("heartbeat_interval", options.heartbeat_interval.is_zero()),
+    ] {
+        if zero {
+            return Err(ConfigError::Zero { setting });
+        }
+    }
     if !(1_024..=16 * 1024 * 1024).contains(message_bytes_max) {
         return Err(ConfigError::MessageBytes {
             bytes: *message_bytes_max,
@@ -528,9 +560,56 @@ mod tests {
 
     #[test]
     fn paths_are_appended_without_a_second_slash() {
-        let config = ClientConfig::builder(["http://b:1/prefix/"])
-            .build()
-            .unwrap();
-        assert_eq!(config.broadcasters[0].url, "http://b:1/prefix");
+        check_url("http://b:1/prefix/", "http://b:1/prefix");
+    }
+
+    #[test]
+    fn a_broadcaster_may_be_named_by_either_of_its_schemes() {
+        check_url("ws://b:1", "http://b:1");
+        check_url("WSS://b/prefix", "https://b/prefix");
+        check_url("HTTPS://b", "https://b");
+    }
+
+    #[track_caller]
+    fn check_url(url: &str, want: &str) {
+        let config = ClientConfig::builder([url]).build().unwrap();
+        assert_eq!(config.broadcasters[0].url, want);
+    }
+
+    #[test]
+    fn a_websocket_that_could_not_work_is_told_at_once() {
+        let websocket = |change: fn(&mut WebSocketOptions)| {
+            let mut options = WebSocketOptions::default();
+            change(&mut options);
+            builder().websocket(options)
+        };
+        assert!(websocket(|_| {}).build().is_ok());
+        refused(
+            websocket(|it| it.message_bytes_max = 16 * 1024 * 1024 + 1),
+            "websocket messages may have 1,024 to 16,777,216 bytes, not 16777217",
+        );
+        refused(
+            websocket(|it| it.initial_dict = 2),
+            "there is no preset dictionary 2 to ask for",
+        );
+        refused(
+            websocket(|it| it.heartbeat_interval = Duration::ZERO),
+            "`heartbeat_interval` must be at least 1",
+        );
+        let preset = |id| PresetDictionary {
+            id,
+            dictionary: Bytes::from_static(b"dictionary"),
+        };
+        for presets in [vec![preset(1)], vec![preset(2), preset(3), preset(2)]] {
+            let id = presets[0].id;
+            let options = WebSocketOptions {
+                presets,
+                ..WebSocketOptions::default()
+            };
+            refused(
+                builder().websocket(options),
+                &format!("a preset dictionary needs an id of its own from 2 on, not {id}"),
+            );
+        }
     }
 }

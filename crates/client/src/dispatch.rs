@@ -141,6 +141,15 @@ impl Dispatch {
         }
     }
 
+    /// Something was missed, whatever it was about. While messages are lost anyway, all are told
+    /// when they arrive again, and not before.
+    pub(crate) fn interrupted(&self) {
+        let registry = self.registry();
+        if !registry.lost {
+            registry.all.values().for_each(|entry| entry.inbox.missed());
+        }
+    }
+
     /// Messages may be missed from now on, whatever they are about.
     pub(crate) fn lost(&self) {
         let mut registry = self.registry();
@@ -320,6 +329,20 @@ mod tests {
         dispatch.found();
         assert_eq!(taken(&before), ["?"]);
         assert_eq!(taken(&meanwhile), ["!"]);
+    }
+
+    #[test]
+    fn an_interruption_is_told_to_all_at_once_unless_messages_are_lost_anyway() {
+        let dispatch = Dispatch::new(10);
+        let inbox = open(&dispatch, [exact("a")]);
+        assert_eq!(taken(&inbox), ["!"]);
+        dispatch.interrupted();
+        assert_eq!(taken(&inbox), ["?"]);
+        dispatch.lost();
+        dispatch.interrupted();
+        assert_eq!(taken(&inbox), [""; 0]);
+        dispatch.found();
+        assert_eq!(taken(&inbox), ["?"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 
 use http::StatusCode;
 use httppubsub_net::{PostError, chain};
@@ -53,16 +54,25 @@ pub enum RequestError {
         #[source]
         source: PostError,
     },
+    /// It was not done: too many notifications wait for the websocket already.
+    #[error("not done: {max} notifications wait already")]
+    TooMany {
+        /// The bound, [`unsent_notifications_max`].
+        ///
+        /// [`unsent_notifications_max`]: crate::WebSocketOptions::unsent_notifications_max
+        max: NonZeroUsize,
+    },
 }
 
 impl RequestError {
-    /// Url of the broadcaster that this is about.
+    /// Url of the broadcaster that this is about; empty if it is about none.
     pub fn broadcaster(&self) -> &str {
         match self {
             Self::Refused { broadcaster, .. }
             | Self::Ambiguous { broadcaster, .. }
             | Self::RetriesExhausted { broadcaster, .. }
             | Self::NotSent { broadcaster, .. } => broadcaster,
+            Self::TooMany { .. } => "",
         }
     }
 

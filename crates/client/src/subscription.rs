@@ -58,7 +58,8 @@ impl Subscription {
 
     /// Runs `callback` where this subscription begins to receive: at its start, and after every
     /// gap, that is when the broadcaster says that a message was missed, when the queue overflowed,
-    /// and when messages could not be checked for a while. It runs inside [`Subscription::next`],
+    /// when messages could not be checked for a while, and when the websocket was lost and everything
+    /// is subscribed again. It runs inside [`Subscription::next`],
     /// before any later message is yielded: the place to drop a cache, or to read anew what the
     /// messages are about.
     ///

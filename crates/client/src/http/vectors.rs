@@ -53,7 +53,7 @@ async fn every_list_of_answers_comes_to_what_is_expected() {
             Err(RequestError::Refused { .. }) => "refused",
             Err(RequestError::Ambiguous { .. }) => "ambiguous",
             Err(RequestError::RetriesExhausted { .. }) => "exhausted",
-            Err(RequestError::NotSent { .. }) => "not sent",
+            Err(RequestError::NotSent { .. } | RequestError::TooMany { .. }) => "not sent",
         };
         let expected = &case["expected"];
         assert_eq!(outcome, expected["outcome"], "{case}: {done:?}");

@@ -1,30 +1,33 @@
 //! One connection to one broadcaster, from the first byte to the last.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
 use httppubsub_net::{
-    Clock, DecompressLimits, FillError, Payload, PayloadWriter, ReplayGuard, Socket, SocketConfig,
-    SocketError, SocketEvent, Spool, Zstd, chain, random_bytes,
+    Clock, DecompressError, DecompressLimits, FillError, Payload, PayloadWriter, ReplayGuard,
+    Socket, SocketConfig, SocketError, SocketEvent, Spool, Zstd, chain, random_bytes,
 };
 use httppubsub_proto::session::{
     Nonces, Notification as ToSend, OutgoingBody, Output, ReceivePart, SessionError,
     SubscriberConfig, SubscriberEvent, SubscriberSession,
 };
 use httppubsub_proto::subscription::Interest;
-use httppubsub_proto::topic::Topic;
+use httppubsub_proto::topic::{Identifier, Topic};
 use httppubsub_proto::ws::{BodyHead, WEBSOCKET};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{ClientConfig, PresetDictionary, WebSocketOptions};
 use crate::dispatch::Dispatch;
 use crate::message::{ConnectionStatus, Message};
+use crate::ws::closing::Closing;
 use crate::ws::pending::{Command, Pending};
 
 /// What one connection after the other needs.
@@ -35,11 +38,26 @@ pub(crate) struct Connection {
     close_timeout: Duration,
     presets: Vec<PresetDictionary>,
     decompress: DecompressLimits,
+    sent_notifications_max: Option<NonZeroUsize>,
+    expected_acknowledgements_max: Option<NonZeroUsize>,
     guard: Arc<ReplayGuard>,
     spool: Spool,
     clock: Clock,
     dispatch: Arc<Dispatch>,
-    status: watch::Sender<ConnectionStatus>,
+    told: Told,
+}
+
+/// What is told of all connections.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) status: watch::Sender<ConnectionStatus>,
+    /// Where and why there is no connection, as far as that was tried.
+    pub(crate) failure: watch::Sender<Option<String>>,
+}
+
+/// A sum of moments must not overflow, however long somebody would wait.
+pub(crate) fn bounded(time: Duration) -> Duration {
+    time.min(Duration::from_secs(10 * 365 * 86_400))
 }
 
 /// How a connection ended.
@@ -58,12 +76,12 @@ impl Connection {
         guard: Arc<ReplayGuard>,
         spool: Spool,
         dispatch: Arc<Dispatch>,
-        status: watch::Sender<ConnectionStatus>,
+        told: Told,
     ) -> Self {
         let session = SubscriberConfig {
             headers: options.headers,
             message_bytes_max: options.message_bytes_max,
-            configure_timeout: options.open_timeout,
+            configure_timeout: bounded(options.open_timeout),
             enable_zstd: options.compression,
             enable_training: options.compression && options.training,
             initial_dict: options.initial_dict,
@@ -72,8 +90,8 @@ impl Connection {
         };
         let socket = SocketConfig {
             message_bytes_max: options.received_message_bytes_max,
-            ping_interval: options.heartbeat_interval,
-            pong_timeout: options.heartbeat_interval / 2,
+            ping_interval: bounded(options.heartbeat_interval),
+            pong_timeout: bounded(options.heartbeat_interval) / 2,
             ..SocketConfig::default()
         };
         Self {
@@ -83,11 +101,13 @@ impl Connection {
             close_timeout: options.close_timeout,
             presets: options.presets.clone(),
             decompress: options.decompress,
+            sent_notifications_max: options.sent_notifications_max,
+            expected_acknowledgements_max: options.expected_acknowledgements_max,
             guard,
             spool,
             clock: config.clock.clone(),
             dispatch,
-            status,
+            told,
         }
     }
 
@@ -96,26 +116,29 @@ impl Connection {
         self.tell(ConnectionStatus::Abandoned);
     }
 
+    /// Before the status is told: whoever hears of that may ask why.
+    fn tell_failure(&self, broadcaster: &str, why: Option<&str>) {
+        let failure = why.map(|why| format!("{broadcaster}: {why}"));
+        self.told.failure.send_replace(failure);
+    }
+
     fn tell(&self, status: ConnectionStatus) {
-        self.status.send_if_modified(|it| {
+        self.told.status.send_if_modified(|it| {
             let before = std::mem::replace(it, status);
             before != status
         });
     }
 
-    /// Connects to the broadcaster, and does what is pending and what is commanded until the
-    /// connection is lost, or `closing` is cancelled and everything is done.
+    /// Connects to the broadcaster at this url, of http or https, and does what is pending and what
+    /// is commanded until the connection is lost, or the client is closed.
     pub(crate) async fn run(
         &self,
         broadcaster: &str,
         commands: &mut mpsc::Receiver<Command>,
         pending: &mut Pending,
-        closing: &CancellationToken,
+        closing: &mut Closing,
     ) -> Ended {
-        let url = match broadcaster.strip_prefix("http") {
-            Some(rest) => format!("ws{rest}{WEBSOCKET}"),
-            None => format!("{broadcaster}{WEBSOCKET}"),
-        };
+        let url = format!("{}{WEBSOCKET}", broadcaster.replacen("http", "ws", 1));
         let socket = {
             let connecting = Socket::connect(&url, self.open_timeout, self.socket.clone());
             let mut connecting = std::pin::pin!(connecting);
@@ -123,17 +146,20 @@ impl Connection {
                 tokio::select! {
                     connected = &mut connecting => break connected,
                     Some(command) = commands.recv() => pending.take_in(command),
+                    () = closing.change() => {}
+                }
+                if closing.is_over(pending.is_notifying()) {
+                    let (open_for, why) = (None, None);
+                    return Ended { open_for, why };
                 }
             }
         };
         let socket = match socket {
             Ok(socket) => socket,
             Err(error) => {
-                let why = Some(chain(&error));
-                return Ended {
-                    open_for: None,
-                    why,
-                };
+                let (open_for, why) = (None, Some(chain(&error)));
+                self.tell_failure(broadcaster, why.as_deref());
+                return Ended { open_for, why };
             }
         };
         let now = self.clock.now();
@@ -145,14 +171,30 @@ impl Connection {
             pending,
             opened_at: None,
             unconfirmed: BTreeSet::new(),
+            resubscribing: VecDeque::new(),
             incoming: None,
+            arriving: FuturesOrdered::new(),
             preparing: None,
             compressors: Vec::new(),
         };
         let over = running.run(commands, closing).await;
+        // What was acknowledged is handed out, whatever became of the connection.
+        while let Some(message) = running.arriving.next().await {
+            running.hand(message);
+        }
         let open_for = running.opened_at.map(|at| at.elapsed());
         let (code, why) = match over {
-            Over::Closed => (None, Some("the broadcaster closed it".to_owned())),
+            Over::Closed(code) => {
+                let code = code.map_or_else(String::new, |code| format!(" with code {code}"));
+                let why = match open_for {
+                    Some(_) => "the broadcaster closed the websocket",
+                    None => {
+                        "the broadcaster closed the websocket instead of confirming CONFIGURE \
+                        (are the secrets the same?)"
+                    }
+                };
+                (None, Some(format!("{why}{code}")))
+            }
             Over::Lost(error) => (error.close_code(), Some(chain(&error))),
             Over::Here(SessionError::Ended {
                 code: NORMAL_CLOSURE,
@@ -163,6 +205,7 @@ impl Connection {
         if !running.pending.subscribed.is_empty() {
             self.dispatch.lost();
         }
+        self.tell_failure(broadcaster, why.as_deref());
         self.tell(ConnectionStatus::Lost);
         if let Some(code) = code {
             running.socket.close(code, self.close_timeout).await;
@@ -175,13 +218,17 @@ const NORMAL_CLOSURE: u16 = 1000;
 
 /// Why a connection is over.
 enum Over {
-    Closed,
+    /// By the broadcaster, with this code.
+    Closed(Option<u16>),
     Lost(SocketError),
     Here(SessionError),
 }
 
-/// Which compressor, and what it made of the next notification.
-type Prepared = (u32, std::io::Result<Payload>);
+/// Something that is waited for beside everything else.
+type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Which compressor, and what it made of which notification.
+type Prepared = (u32, Identifier, std::io::Result<Payload>);
 
 /// A connection that is there.
 struct Running<'a> {
@@ -192,13 +239,20 @@ struct Running<'a> {
     opened_at: Option<Instant>,
     /// What the broadcaster has still to confirm.
     unconfirmed: BTreeSet<Interest>,
+    /// Those of them that were subscribed on the connection before and not asked for here yet.
+    resubscribing: VecDeque<Interest>,
     /// The message that arrives in parts.
     incoming: Option<(PayloadWriter, Topic, BodyHead)>,
+    /// Messages that are here whole and acknowledged, while they are decompressed, in their order.
+    arriving: FuturesOrdered<Work<Result<Message, SessionError>>>,
     /// A notification that is being compressed.
-    preparing: Option<Pin<Box<dyn Future<Output = Prepared> + Send>>>,
+    preparing: Option<Work<Prepared>>,
     /// Oldest first.
     compressors: Vec<(u32, Zstd)>,
 }
+
+/// How many messages may be decompressed before nothing more is read.
+const ARRIVING_MAX: usize = 16;
 
 fn ended(code: u16, reason: impl Into<String>) -> SessionError {
     let reason = reason.into();
@@ -206,34 +260,30 @@ fn ended(code: u16, reason: impl Into<String>) -> SessionError {
 }
 
 impl Running<'_> {
-    async fn run(
-        &mut self,
-        commands: &mut mpsc::Receiver<Command>,
-        closing: &CancellationToken,
-    ) -> Over {
-        let mut close_at: Option<Instant> = None;
+    async fn run(&mut self, commands: &mut mpsc::Receiver<Command>, closing: &mut Closing) -> Over {
         loop {
+            while let Ok(command) = commands.try_recv() {
+                self.pending.take_in(command);
+            }
             if let Some(over) = self.act().await {
                 return over;
             }
-            if let Some(at) = close_at
-                && (self.pending.is_done() && self.preparing.is_none() || at <= Instant::now())
-            {
+            if closing.is_over(self.pending.is_notifying()) {
                 self.machine
                     .end(ended(NORMAL_CLOSURE, "the client was closed"));
                 continue;
             }
-            let wake_at = self.wake_at().into_iter().chain(close_at).min();
+            let wake_at = self.wake_at();
             tokio::select! {
-                biased;
-                event = self.socket.event() => match event {
+                event = self.socket.event(), if self.arriving.len() < ARRIVING_MAX => match event {
                     Ok(SocketEvent::Message(message)) => {
                         self.machine.handle_message(&message, self.own.clock.now());
                     }
                     Ok(SocketEvent::Writable) => {}
-                    Ok(SocketEvent::Closed(_)) => return Over::Closed,
+                    Ok(SocketEvent::Closed(code)) => return Over::Closed(code),
                     Err(error) => return Over::Lost(error),
                 },
+                Some(message) = self.arriving.next() => self.hand(message),
                 prepared = async { self.preparing.as_mut().expect("there is one").await },
                     if self.preparing.is_some() =>
                 {
@@ -246,9 +296,7 @@ impl Running<'_> {
                 {
                     self.machine.handle_timeout(self.own.clock.now());
                 }
-                () = closing.cancelled(), if close_at.is_none() => {
-                    close_at = Some(Instant::now() + self.own.close_timeout);
-                }
+                () = closing.change() => {}
             }
         }
     }
@@ -269,6 +317,7 @@ impl Running<'_> {
                 continue;
             }
             if !self.socket.is_writable() && !self.machine.is_over() {
+                self.tell();
                 return None;
             }
             match self.machine.poll_output() {
@@ -314,6 +363,14 @@ impl Running<'_> {
     /// Hands the machine what is next; whether there was something.
     fn give_something_to_do(&mut self) -> bool {
         let now = self.own.clock.now();
+        let expected_max = self.own.expected_acknowledgements_max;
+        if expected_max.is_some_and(|max| self.machine.unacknowledged() >= max.get()) {
+            return false;
+        }
+        if let Some(interest) = self.resubscribing.pop_front() {
+            self.machine.subscribe(&interest, now);
+            return true;
+        }
         if let Some(request) = self.pending.requests.pop_front() {
             let interest = &request.interest;
             if request.subscribe {
@@ -323,33 +380,45 @@ impl Running<'_> {
                 self.pending.subscribed.remove(interest);
                 self.machine.unsubscribe(interest, now);
             }
-            self.pending.asked.push(request);
+            self.pending.asked.push_back(request);
             return true;
         }
         if self.preparing.is_some() || !self.machine.is_ready_to_notify() {
             return false;
         }
+        let sent_max = self.own.sent_notifications_max;
+        if sent_max.is_some_and(|max| self.pending.sent.len() >= max.get()) {
+            return false;
+        }
         // It stays where it is while it is compressed, so that it is not lost with the connection.
-        let Some(notification) = self.pending.notifications.front() else {
+        let Some(notification) = self.pending.next_notification() else {
             return false;
         };
-        let plain = notification.payload.clone();
+        let (plain, identifier) = (
+            notification.payload.clone(),
+            notification.identifier.clone(),
+        );
         let id = self.machine.compressor_for(plain.len());
         match self.compressor(id.into()) {
             None => self.notify_next(0, None),
             Some(zstd) => {
                 let spool = self.own.spool.clone();
                 self.preparing = Some(Box::pin(async move {
-                    (id, zstd.compress(&plain, &spool).await)
+                    let wire = zstd.compress(&plain, &spool).await;
+                    (id, identifier, wire)
                 }));
             }
         }
         true
     }
 
-    fn prepared(&mut self, (id, wire): Prepared) {
+    fn prepared(&mut self, (id, identifier, wire): Prepared) {
         let next = self.pending.notifications.front();
-        let plain_bytes = next.map_or(0, |it| it.payload.len());
+        // Nobody may wait for it any more: then another is the next.
+        let Some(next) = next.filter(|it| it.identifier == identifier) else {
+            return;
+        };
+        let plain_bytes = next.payload.len();
         match wire {
             // So few bytes would not be believed to be so many.
             Ok(wire) if DecompressLimits::default().refuse(wire.len(), plain_bytes) => {
@@ -403,10 +472,10 @@ impl Running<'_> {
                 let spent = self.own.guard.spend(unspent, now).await;
                 let _ = spent.map_err(|source| SessionError::Auth { what, source })?;
                 self.opened_at = Some(Instant::now());
+                self.own.told.failure.send_replace(None);
                 self.unconfirmed = self.pending.subscribed.clone();
-                for interest in &self.unconfirmed {
-                    self.machine.subscribe(interest, now);
-                }
+                // Topics before globs.
+                self.resubscribing = self.unconfirmed.iter().cloned().collect();
             }
             SubscriberEvent::Subscribed(interest) => {
                 self.unconfirmed.remove(&interest);
@@ -444,14 +513,13 @@ impl Running<'_> {
             SubscriberEvent::Missed(topic) => {
                 tracing::debug!(%topic, "the broadcaster says that something was missed");
                 self.own.tell(ConnectionStatus::Lost);
-                self.own.dispatch.lost();
-                self.own.dispatch.found();
+                self.own.dispatch.interrupted();
             }
         }
         Ok(())
     }
 
-    /// Takes a part of a message in; the last hands it to those who want it.
+    /// Takes a part of a message in; with the last it is handed on.
     async fn receive(&mut self, part: ReceivePart) -> Result<(), SessionError> {
         let cannot_take = |error: FillError| {
             let code = match &error {
@@ -483,21 +551,48 @@ impl Running<'_> {
         let wire = writer.finish().await.map_err(cannot_take)?;
         let received = self.own.clock.now();
         self.machine.confirm_receive(ticket, received);
-        let payload = match self.compressor(head.compressor) {
-            None => wire,
-            Some(zstd) => {
-                let (limits, spool) = (&self.own.decompress, &self.own.spool);
-                let plain = zstd.decompress(&wire, head.decompressed_length, limits, spool);
-                plain
-                    .await
-                    .map_err(|error| ended(1002, format!("RECEIVE_STREAM: {}", chain(&error))))?
-            }
-        };
-        self.own.dispatch.hand(&Message {
+        let message = move |payload| Message {
             topic,
             payload,
             received,
-        });
+        };
+        match self.compressor(head.compressor) {
+            None if self.arriving.is_empty() => self.hand(Ok(message(wire))),
+            None => {
+                let message = message(wire);
+                self.arriving.push_back(Box::pin(async { Ok(message) }));
+            }
+            Some(zstd) => {
+                let (limits, spool) = (self.own.decompress, self.own.spool.clone());
+                let decompressing = async move {
+                    let plain = zstd.decompress(&wire, head.decompressed_length, &limits, &spool);
+                    match plain.await {
+                        Ok(payload) => Ok(message(payload)),
+                        Err(error) => {
+                            let code = match &error {
+                                DecompressError::Spool(_) => 1011,
+                                DecompressError::Zstd(_)
+                                | DecompressError::Length { .. }
+                                | DecompressError::Bomb { .. } => 1002,
+                            };
+                            Err(ended(code, format!("RECEIVE_STREAM: {}", chain(&error))))
+                        }
+                    }
+                };
+                self.arriving.push_back(Box::pin(decompressing));
+            }
+        }
         Ok(())
+    }
+
+    /// Hands a message to those who want it.
+    fn hand(&mut self, message: Result<Message, SessionError>) {
+        match message {
+            // One that nobody wants was on its way when that was unsubscribed.
+            Ok(message) => {
+                self.own.dispatch.hand(&message);
+            }
+            Err(reason) => self.machine.end(reason),
+        }
     }
 }

@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use httppubsub_net::{Payload, ReplayGuard, Spool, random_bytes};
-use httppubsub_proto::backoff::before_pass;
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::topic::{Identifier, Topic};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{BroadcasterAddress, ClientConfig, WebSocketOptions};
 use crate::dispatch::Dispatch;
 use crate::error::{AttemptError, RequestError};
-use crate::http::pass;
 use crate::message::ConnectionStatus;
-use crate::ws::connection::{Connection, Ended};
+use crate::ws::closing::Closing;
+use crate::ws::connection::{Connection, Ended, Told, bounded};
+use crate::ws::passes::{Next, Passes};
 use crate::ws::pending::{Command, Notification, Pending, Request};
 
 /// The way to the task that holds the websocket.
@@ -27,6 +27,7 @@ use crate::ws::pending::{Command, Notification, Pending, Request};
 pub(crate) struct Link {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<ConnectionStatus>,
+    failure: watch::Receiver<Option<String>>,
     /// The first broadcaster, for errors that none caused.
     broadcaster: String,
 }
@@ -48,24 +49,42 @@ impl Link {
         stopped: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let (sender, status) = watch::channel(ConnectionStatus::Lost);
-        let connection = Connection::new(config, options, guard, spool, dispatch.clone(), sender);
+        let (status_sender, status) = watch::channel(ConnectionStatus::Lost);
+        let (failure_sender, failure) = watch::channel(None);
+        let own = Told {
+            status: status_sender,
+            failure: failure_sender,
+        };
+        let connection = Connection::new(config, options, guard, spool, dispatch.clone(), own);
+        let priorities = config.broadcasters.iter().map(|it| it.priority).collect();
+        let passes = Passes::new(
+            priorities,
+            options.connect_retries,
+            options.reconnect_interval_min,
+            rand::random,
+        );
         let keeper = Keeper {
             connection,
             broadcasters: config.broadcasters.clone(),
-            options: options.clone(),
+            passes,
             commands: receiver,
-            pending: Pending::default(),
+            pending: Pending::new(options.unsent_notifications_max),
             dispatch,
-            closing,
+            closing: Closing::new(closing, bounded(options.close_timeout)),
             stopped,
         };
         let link = Self {
             commands,
             status,
+            failure,
             broadcaster: config.broadcasters[0].url.clone(),
         };
         (link, keeper.keep())
+    }
+
+    /// Where and why there is no connection, as far as that was tried.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
     }
 
     pub(crate) fn status(&self) -> watch::Receiver<ConnectionStatus> {
@@ -146,28 +165,37 @@ impl Link {
 struct Keeper {
     connection: Connection,
     broadcasters: Vec<BroadcasterAddress>,
-    options: WebSocketOptions,
+    passes: Passes,
     commands: mpsc::Receiver<Command>,
     pending: Pending,
     dispatch: Arc<Dispatch>,
-    closing: CancellationToken,
+    closing: Closing,
     stopped: CancellationToken,
 }
 
-/// The longest pause between two passes over the broadcasters.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Why nothing more is tried.
+struct GivenUp {
+    attempts: u32,
+    broadcaster: String,
+    why: String,
+}
 
 impl Keeper {
     async fn keep(mut self) {
         let stopped = self.stopped.clone();
-        let why = tokio::select! {
+        let given_up = tokio::select! {
             biased;
             () = stopped.cancelled() => None,
-            why = self.connect_until_it_is_over() => why,
+            given_up = self.connect_until_it_is_over() => given_up,
         };
-        let (attempts, broadcaster, why) = why.unwrap_or_else(|| {
-            let broadcaster = self.broadcasters[0].url.clone();
-            (0, broadcaster, "the client was closed".to_owned())
+        let GivenUp {
+            attempts,
+            broadcaster,
+            why,
+        } = given_up.unwrap_or_else(|| GivenUp {
+            attempts: 0,
+            broadcaster: self.broadcasters[0].url.clone(),
+            why: "the client was closed".to_owned(),
         });
         self.connection.abandoned();
         self.commands.close();
@@ -179,55 +207,56 @@ impl Keeper {
     }
 
     /// Goes over the broadcasters until the client is closed, or none could be reached often
-    /// enough: then it says how often, which was the last, and what went wrong there.
-    async fn connect_until_it_is_over(&mut self) -> Option<(u32, String, String)> {
-        let priorities: Vec<_> = self.broadcasters.iter().map(|it| it.priority).collect();
-        'anew: loop {
-            let (mut attempts, mut last) = (0, None);
-            for number in 0..=self.options.connect_retries {
-                if number > 0 && !self.pause(number).await {
-                    return None;
+    /// enough.
+    async fn connect_until_it_is_over(&mut self) -> Option<GivenUp> {
+        let mut last = None;
+        loop {
+            let at = match self.passes.next() {
+                Next::Connect(at) => at,
+                Next::Pause(pause) => {
+                    self.pause(pause).await?;
+                    continue;
                 }
-                for at in pass(&priorities, rand::random) {
-                    if self.closing.is_cancelled() && self.pending.is_done() {
-                        return None;
-                    }
-                    let broadcaster = self.broadcasters[at].url.clone();
-                    let Ended { open_for, why } = self
-                        .connection
-                        .run(
-                            &broadcaster,
-                            &mut self.commands,
-                            &mut self.pending,
-                            &self.closing,
-                        )
-                        .await;
-                    self.pending.connection_lost();
-                    let why = why?;
-                    tracing::debug!(broadcaster, why, "no websocket");
-                    if open_for.is_some_and(|it| it >= self.options.reconnect_interval_min) {
-                        tracing::info!(broadcaster, why, "the websocket was lost; connecting anew");
-                        continue 'anew;
-                    }
-                    attempts += 1;
-                    last = Some((broadcaster, why));
+                Next::GiveUp { attempts } => {
+                    let (broadcaster, why) = last?;
+                    tracing::error!(broadcaster, why, attempts, "giving up the websocket");
+                    return Some(GivenUp {
+                        attempts,
+                        broadcaster,
+                        why,
+                    });
                 }
+            };
+            let broadcaster = self.broadcasters[at].url.clone();
+            let connection = self.connection.run(
+                &broadcaster,
+                &mut self.commands,
+                &mut self.pending,
+                &mut self.closing,
+            );
+            let Ended { open_for, why } = connection.await;
+            self.pending.connection_lost();
+            let why = why?;
+            if self.passes.ended(open_for) {
+                tracing::info!(broadcaster, why, "the websocket was lost; connecting anew");
+            } else {
+                tracing::debug!(broadcaster, why, "no websocket");
             }
-            let (broadcaster, why) = last?;
-            tracing::error!(broadcaster, why, attempts, "giving up the websocket");
-            return Some((attempts, broadcaster, why));
+            last = Some((broadcaster, why));
         }
     }
 
-    /// Waits before a further pass; whether the client goes on.
-    async fn pause(&mut self, number: u32) -> bool {
-        // The exact number makes no difference where the longest pause is reached.
-        let pause = before_pass(number.min(16), rand::random()).min(PAUSE_MAX);
+    /// Waits before a further pass; `None` if the client was closed in the meantime.
+    async fn pause(&mut self, pause: Duration) -> Option<()> {
         let until = Instant::now() + pause;
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(until) => return true,
-                () = self.closing.cancelled() => return false,
+                () = tokio::time::sleep_until(until) => return Some(()),
+                () = self.closing.change() => {
+                    if self.closing.is_over(self.pending.is_notifying()) {
+                        return None;
+                    }
+                }
                 Some(command) = self.commands.recv() => self.pending.take_in(command),
             }
         }

@@ -1,6 +1,7 @@
 //! What is carried from one connection to the next (`docs/protocol/stateful.md` §15).
 
 use std::collections::{BTreeSet, VecDeque};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -26,6 +27,13 @@ pub(crate) struct Request {
     pub(crate) reply: oneshot::Sender<Result<(), RequestError>>,
 }
 
+impl Request {
+    fn done(self) {
+        // Nobody may be waiting any more.
+        let _ = self.reply.send(Ok(()));
+    }
+}
+
 /// A notification on its way.
 #[derive(Debug)]
 pub(crate) struct Notification {
@@ -39,35 +47,84 @@ pub(crate) struct Notification {
     pub(crate) reply: oneshot::Sender<Result<u32, RequestError>>,
 }
 
+impl Notification {
+    /// Whether nobody waits for it any more, and no broadcaster has it: it need not be sent.
+    fn is_moot(&self) -> bool {
+        !self.was_sent && self.reply.is_closed()
+    }
+}
+
 /// All that is not done yet, and what was done already.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
+    /// How many notifications may wait that no broadcaster has yet.
+    unsent_max: Option<NonZeroUsize>,
+    /// How many notifications may wait before the moot ones are looked for.
+    swept_to: usize,
     /// Confirmed, or asked for, and not asked to be ended.
     pub(crate) subscribed: BTreeSet<Interest>,
     /// Not asked for yet.
     pub(crate) requests: VecDeque<Request>,
-    /// Asked for, not confirmed.
-    pub(crate) asked: Vec<Request>,
+    /// Asked for, not confirmed; in this order on the connection it was asked on.
+    pub(crate) asked: VecDeque<Request>,
     /// Not sent on this connection yet.
     pub(crate) notifications: VecDeque<Notification>,
     /// Sent on this connection, not acknowledged.
     pub(crate) sent: VecDeque<Notification>,
 }
 
+/// Fewer notifications than this are not worth looking through.
+const SWEPT_TO_MIN: usize = 64;
+
 impl Pending {
-    pub(crate) fn take_in(&mut self, command: Command) {
-        match command {
-            Command::Request(request) => self.requests.push_back(request),
-            Command::Notify(notification) => self.notifications.push_back(notification),
+    /// Nothing yet; at most so many notifications may wait that no broadcaster has.
+    pub(crate) fn new(unsent_max: Option<NonZeroUsize>) -> Self {
+        Self {
+            unsent_max,
+            ..Self::default()
         }
     }
 
-    /// Whether nothing is left to be done.
-    pub(crate) fn is_done(&self) -> bool {
-        self.requests.is_empty()
-            && self.asked.is_empty()
-            && self.notifications.is_empty()
-            && self.sent.is_empty()
+    pub(crate) fn take_in(&mut self, command: Command) {
+        match command {
+            Command::Request(request) => self.requests.push_back(request),
+            Command::Notify(notification) => self.take_in_notification(notification),
+        }
+    }
+
+    fn take_in_notification(&mut self, notification: Notification) {
+        // However often callers give up while there is no connection, what they leave behind is
+        // at most as much as what is waited for.
+        if self.notifications.len() >= self.swept_to {
+            self.notifications.retain(|it| !it.is_moot());
+            self.swept_to = SWEPT_TO_MIN.max(2 * self.notifications.len());
+        }
+        if let Some(max) = self.unsent_max {
+            let unsent = self.notifications.iter();
+            let unsent = unsent.filter(|it| !it.was_sent && !it.is_moot()).count();
+            if unsent >= max.get() {
+                let _ = notification.reply.send(Err(RequestError::TooMany { max }));
+                return;
+            }
+        }
+        self.notifications.push_back(notification);
+    }
+
+    /// The next notification to send; the moot ones before it are dropped.
+    pub(crate) fn next_notification(&mut self) -> Option<&Notification> {
+        while self
+            .notifications
+            .front()
+            .is_some_and(Notification::is_moot)
+        {
+            self.notifications.pop_front();
+        }
+        self.notifications.front()
+    }
+
+    /// Whether a notification is still to be sent, or to be acknowledged.
+    pub(crate) fn is_notifying(&self) -> bool {
+        !self.sent.is_empty() || self.notifications.iter().any(|it| !it.is_moot())
     }
 
     /// Of the next connection nothing is known: what was sent is sent again, in its order and
@@ -77,21 +134,23 @@ impl Pending {
             self.notifications.push_front(notification);
         }
         // The next connection is subscribed to what is wanted, and to nothing else.
-        self.settle(|request| !request.subscribe);
+        for request in std::mem::take(&mut self.asked) {
+            if request.subscribe {
+                self.asked.push_back(request);
+            } else {
+                request.done();
+            }
+        }
     }
 
     /// The broadcaster has subscribed this, or unsubscribed.
     pub(crate) fn confirmed(&mut self, interest: &Interest, subscribe: bool) {
-        self.settle(|request| request.interest == *interest && request.subscribe == subscribe);
-    }
-
-    fn settle(&mut self, is_done: impl Fn(&Request) -> bool) {
-        let asked = std::mem::take(&mut self.asked);
-        let (done, waiting): (Vec<_>, Vec<_>) = asked.into_iter().partition(is_done);
-        self.asked = waiting;
-        for request in done {
-            // Nobody may be waiting any more.
-            let _ = request.reply.send(Ok(()));
+        // Confirmations come in the order of the requests, so it is the first but after a
+        // connection was lost.
+        let is_it = |it: &Request| it.interest == *interest && it.subscribe == subscribe;
+        let at = self.asked.iter().position(is_it);
+        if let Some(request) = at.and_then(|at| self.asked.remove(at)) {
+            request.done();
         }
     }
 
@@ -113,7 +172,12 @@ impl Pending {
             last: last(),
         };
         for request in self.requests.drain(..).chain(self.asked.drain(..)) {
-            let _ = request.reply.send(Err(not_done()));
+            if request.subscribe {
+                let _ = request.reply.send(Err(not_done()));
+            } else {
+                // What is subscribed over a websocket ends with it.
+                request.done();
+            }
         }
         for notification in self.sent.drain(..).chain(self.notifications.drain(..)) {
             let error = if notification.was_sent {
@@ -188,13 +252,13 @@ mod tests {
         let mut pending = Pending::default();
         let (subscribe, mut subscribed) = request("t", true);
         let (unsubscribe, mut unsubscribed) = request("u", false);
-        pending.asked = vec![subscribe, unsubscribe];
+        pending.asked.extend([subscribe, unsubscribe]);
         pending.connection_lost();
         assert!(matches!(unsubscribed.try_recv(), Ok(Ok(()))));
         assert!(subscribed.try_recv().is_err());
         pending.confirmed(&Interest::Exact(Topic::new("t").unwrap()), true);
         assert!(matches!(subscribed.try_recv(), Ok(Ok(()))));
-        assert!(pending.is_done());
+        assert!(pending.asked.is_empty());
     }
 
     #[test]
@@ -202,12 +266,15 @@ mod tests {
         let mut pending = Pending::default();
         let (sent, mut of_sent) = notification("a", true);
         let (unsent, mut of_unsent) = notification("b", false);
+        let (unsubscribe, mut of_unsubscribe) = request("u", false);
         let (request, mut of_request) = request("t", true);
         pending.notifications.extend([sent, unsent]);
         pending.take_in(Command::Request(request));
+        pending.take_in(Command::Request(unsubscribe));
         pending.give_up(3, "http://b", "gone");
         assert!(of_sent.try_recv().unwrap().unwrap_err().is_ambiguous());
         assert!(!of_unsent.try_recv().unwrap().unwrap_err().is_ambiguous());
+        assert!(of_unsubscribe.try_recv().unwrap().is_ok());
         let error = of_request.try_recv().unwrap().unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -224,5 +291,50 @@ mod tests {
         pending.acknowledged(&Identifier::new("b").unwrap(), 7);
         assert_eq!(of_second.try_recv().unwrap().unwrap(), 7);
         assert!(of_first.try_recv().is_err());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_sent_and_not_kept() {
+        let mut pending = Pending::default();
+        let (sent, of_sent) = notification("a", true);
+        drop(of_sent);
+        pending.sent.push_back(sent);
+        pending.connection_lost();
+        for _ in 0..10 * SWEPT_TO_MIN {
+            pending.take_in(Command::Notify(notification("b", false).0));
+        }
+        assert!(pending.notifications.len() <= SWEPT_TO_MIN + 1);
+        let (wanted, _reply) = notification("c", false);
+        pending.take_in(Command::Notify(wanted));
+        let mut identifiers = Vec::new();
+        while let Some(next) = pending.next_notification() {
+            identifiers.push(next.identifier.as_bytes().to_vec());
+            pending.notifications.pop_front();
+        }
+        // The broadcaster may have the first already: it hears of it to the end.
+        assert_eq!(identifiers, [b"a", b"c"]);
+        assert!(!pending.is_notifying());
+    }
+
+    #[test]
+    fn beyond_the_limit_a_notification_fails_at_once() {
+        let mut pending = Pending::new(NonZeroUsize::new(2));
+        let (resent, _of_resent) = notification("a", true);
+        pending.notifications.push_back(resent);
+        let (first, of_first) = notification("b", false);
+        let (second, mut of_second) = notification("c", false);
+        let (third, mut of_third) = notification("d", false);
+        for it in [first, second, third] {
+            pending.take_in(Command::Notify(it));
+        }
+        assert!(of_second.try_recv().is_err());
+        let error = of_third.try_recv().unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "not done: 2 notifications wait already");
+        assert!(!error.is_ambiguous());
+        drop(of_first);
+        let (fourth, mut of_fourth) = notification("e", false);
+        pending.take_in(Command::Notify(fourth));
+        assert!(of_fourth.try_recv().is_err());
+        assert_eq!(pending.notifications.len(), 4);
     }
 }
