@@ -278,7 +278,7 @@ async fn bare_turn(order: &bare::Order, sinks: &Sinks, setting: &Setting) -> any
 }
 
 /// Fails unless each subscriber received exactly what it should have.
-fn check_counts(
+pub(crate) fn check_counts(
     received: &[Received],
     wanted: &[Published],
     message_bytes: u64,
@@ -300,7 +300,7 @@ fn check_counts(
     Ok(())
 }
 
-const HEADINGS: [&str; 11] = [
+pub(crate) const HEADINGS: [&str; 11] = [
     "auth",
     "who",
     "deliveries/s",
@@ -314,7 +314,7 @@ const HEADINGS: [&str; 11] = [
     "peak MiB",
 ];
 
-fn row(auth: Auth, who: &str, turns: Turns<'_>, ratio: f64) -> Vec<String> {
+pub(crate) fn row(auth: Auth, who: &str, turns: Turns<'_>, ratio: f64) -> Vec<String> {
     vec![
         auth.name().to_owned(),
         who.to_owned(),

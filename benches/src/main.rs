@@ -13,6 +13,7 @@ mod publish;
 mod report;
 mod setting;
 mod sinks;
+mod websocket;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -47,9 +48,13 @@ enum Bench {
     Fanout(fanout::Fanout),
     Large(large::Large),
     Isolation(isolation::Isolation),
+    Websocket(websocket::Websocket),
     /// The yardstick: started by `fanout`, reads what to do from stdin.
     #[command(name = bare::SUBCOMMAND, hide = true)]
     Bare,
+    /// The yardstick of `websocket`.
+    #[command(name = websocket::ECHO, hide = true)]
+    Echo,
 }
 
 fn main() -> ExitCode {
@@ -64,8 +69,10 @@ fn main() -> ExitCode {
 
 impl Arguments {
     fn run(self) -> anyhow::Result<()> {
-        if let Bench::Bare = self.bench {
-            return print(&format!("{}\n", bare::main()?));
+        match self.bench {
+            Bench::Bare => return print(&format!("{}\n", bare::main()?)),
+            Bench::Echo => return print(&format!("{}\n", websocket::echo()?)),
+            Bench::Fanout(_) | Bench::Large(_) | Bench::Isolation(_) | Bench::Websocket(_) => {}
         }
         let cores = Cores::claim();
         let program = broadcaster::program(self.broadcaster)?;
@@ -75,7 +82,8 @@ impl Arguments {
                 Bench::Fanout(fanout) => fanout.run(&setting).await,
                 Bench::Large(large) => large.run(&setting).await,
                 Bench::Isolation(isolation) => isolation.run(&setting).await,
-                Bench::Bare => unreachable!("it has returned already"),
+                Bench::Websocket(websocket) => websocket.run(&setting).await,
+                Bench::Bare | Bench::Echo => unreachable!("it has returned already"),
             }
         })?;
         if self.json {
