@@ -22,7 +22,7 @@ impl Setting {
                 measured,
                 measuring,
             }) => format!(
-                "broadcaster and bare hyper on core {measured}, subscribers and publishers on core \
+                "broadcaster and yardstick on core {measured}, subscribers and publishers on core \
                  {measuring}"
             ),
             None => {

@@ -53,7 +53,7 @@ def configuration(args: argparse.Namespace) -> ConfigFromParts:
             websocket_max_unprocessed_receives=255,
             websocket_large_direct_send_timeout=0.3,
             websocket_send_max_unacknowledged=3,
-            websocket_minimal_headers=True,
+            websocket_minimal_headers=not args.expanded_headers,
             sweep_missed_interval=args.sweep_interval,
         ),
         # Small, because of workaround e.
@@ -136,6 +136,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--delivery-timeout", type=float, default=30, help="seconds")
     parser.add_argument("--sweep-interval", type=float, default=1, help="seconds")
+    parser.add_argument("--expanded-headers", action="store_true", help="over websockets")
     parser.add_argument("--compression", action="store_true", help="over websockets")
     parser.add_argument("--max-message-size", type=int, default=16 * MIB)
     return parser.parse_args()

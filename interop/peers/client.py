@@ -94,6 +94,8 @@ def add_websocket_arguments(parser) -> None:
     parser.add_argument("--ws", action="store_true", help="over a websocket")
     parser.add_argument("--max-message-size", type=int, default=3 * MIB + MIB // 2)
     parser.add_argument("--no-compression", action="store_true")
+    parser.add_argument("--expanded-headers", action="store_true")
+    parser.add_argument("--connect-retries", type=int, default=2)
     parser.add_argument("--zstd-preset", metavar="ID:PATH", help="asked for at the start")
 
 
@@ -111,13 +113,13 @@ async def websocket_client(args):
         broadcasters=[
             {"host": url.replace("http://", "ws://")} for url in args.broadcaster
         ],
-        outgoing_initial_connect_retries=2,
+        outgoing_initial_connect_retries=args.connect_retries,
         outgoing_min_reconnect_interval=1,
         max_websocket_message_size=args.max_message_size,
         websocket_open_timeout=5,
         websocket_close_timeout=5,
         websocket_heartbeat_interval=10,
-        websocket_minimal_headers=True,
+        websocket_minimal_headers=not args.expanded_headers,
         max_sent_notifications=None,
         max_unsent_notifications=None,
         max_expected_acks=None,

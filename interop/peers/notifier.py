@@ -3,7 +3,8 @@
 With `--topic` or `--topic-hex` it sends that notification `--repeat` times and ends. Without, it
 tells `ready` and takes one job a line from standard input:
 `{"topic_hex": "...", "data_hex": "..."}`, or `"file": path`, or `"size": n, "seed": n` in the
-place of `data_hex`. Either way it tells `notified` for each, or `failed` with the error's name.
+place of `data_hex`, or `"count": n` there, which sends `0`, `1` and so on, all at once. Either
+way it tells `notified` for each, or `failed` with the error's name.
 """
 
 from workarounds import use_a_sqlite_that_globs_blobs
@@ -74,7 +75,13 @@ async def run(args: argparse.Namespace) -> bool:
         if args.topic_hex is None:
             tell("ready")
             async for job in jobs():
-                await notify(client, job)
+                if "count" in job:
+                    numbers = [str(number).encode() for number in range(job["count"])]
+                    await asyncio.gather(
+                        *(notify(client, {**job, "data_hex": it.hex()}) for it in numbers)
+                    )
+                else:
+                    await notify(client, job)
             return True
         job = {"topic_hex": args.topic_hex, "seed": args.seed}
         if args.file is not None:

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use httppubsub_e2e::{PATIENCE, Process, hex, httppubsub, unhex};
+use httppubsub_e2e::{Door, PATIENCE, Process, hex, httppubsub, unhex};
+use httppubsub_proto::auth::Secrets;
+use httppubsub_proto::http::MISSED_FOR_WEBSOCKETS;
+use httppubsub_proto::topic::Topic;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -82,13 +85,32 @@ impl World {
     /// Starts a broadcaster on that SQLite file.
     #[track_caller]
     pub fn broadcaster_on(&self, side: Side, db: &Path) -> Broadcaster {
+        self.broadcaster_at(side, db, 0)
+    }
+
+    /// Kills the broadcaster, which gets no chance to do anything, and starts it again at the same
+    /// address with the same store.
+    #[track_caller]
+    pub fn kill_and_restart(&self, broadcaster: &mut Broadcaster) {
+        let port = broadcaster.url.rsplit_once(':').map(|(_, port)| port);
+        let port = port.and_then(|it| it.parse().ok());
+        let port = port.expect("broadcasters of this kit say their port");
+        broadcaster.process.kill();
+        *broadcaster = self.broadcaster_at(broadcaster.side, &self.path("subscriptions.db"), port);
+    }
+
+    /// With port 0, on a free port.
+    #[track_caller]
+    fn broadcaster_at(&self, side: Side, db: &Path, port: u16) -> Broadcaster {
         match side {
             Side::Ours => {
                 let mut store = std::ffi::OsString::from("sqlite:");
                 store.push(db);
                 let mut command = httppubsub();
                 command
-                    .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+                    .arg("serve")
+                    .args(["--listen", &format!("127.0.0.1:{port}")])
+                    .arg("--data")
                     .arg(self.path("ours"))
                     .arg("--db")
                     .arg(store)
@@ -111,6 +133,7 @@ impl World {
             Side::Theirs => {
                 let mut command = peer("broadcaster.py");
                 command
+                    .args(["--port", &port.to_string()])
                     .arg("--data")
                     .arg(self.path("theirs"))
                     .arg("--db")
@@ -378,6 +401,23 @@ impl Broadcaster {
         self.process.end_well();
     }
 
+    /// Plays another broadcaster that could not deliver something about `topic` to the websockets of
+    /// this one, which checks no authorization.
+    #[track_caller]
+    pub fn missed_for_websockets(&self, topic: &str) {
+        let address = self.url.strip_prefix("http://");
+        let address = address.and_then(|it| it.parse().ok());
+        let door = Door {
+            address: address.expect("broadcasters of this kit have an address"),
+            prefix: String::new(),
+            signer: (&Secrets::NONE).into(),
+        };
+        let topic = Topic::new(topic.to_owned()).expect("it is short");
+        let url = format!("{}{MISSED_FOR_WEBSOCKETS}", self.url);
+        let answer = door.ask(&door.signer.missed_for_websockets(&url, &topic));
+        assert_eq!(answer.status, 200, "{}", self.log());
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.process.log()
@@ -473,10 +513,38 @@ impl Subscriber {
         self.process.event("refusing");
     }
 
-    /// Waits until one of theirs was told that it missed something.
+    /// Waits until it was told that it missed something.
     #[track_caller]
     pub fn was_told_that_it_missed_something(&self) {
-        self.process.event("receiving");
+        match self.side {
+            Side::Ours => self.process.event("missed"),
+            Side::Theirs => self.process.event("receiving"),
+        };
+    }
+
+    /// Waits until one that holds a websocket has lost it, has another, and was told that it may
+    /// have missed something.
+    #[track_caller]
+    pub fn is_connected_again(&self) {
+        match self.side {
+            // The connection and what arrives over it are told apart.
+            Side::Ours => {
+                self.process.event("disconnected");
+                self.tells_in_any_order(&["connected", "missed"]);
+            }
+            Side::Theirs => self.was_told_that_it_missed_something(),
+        }
+    }
+
+    /// Waits for one event of each of these names.
+    #[track_caller]
+    pub fn tells_in_any_order(&self, names: &[&str]) {
+        let mut told: Vec<_> = names.iter().map(|_| self.process.json()).collect();
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        told.sort_by_key(|it| it["event"].to_string());
+        let told: Vec<_> = told.iter().map(|it| it["event"].as_str()).collect();
+        assert_eq!(told, names.into_iter().map(Some).collect::<Vec<_>>());
     }
 
     /// Waits until it has left by itself, having seen all it wanted and nothing more.
@@ -603,6 +671,22 @@ impl Notifier {
         let sent = self.accepted(topic, &Body::from(body));
         assert_eq!((sent.bytes, sent.sha512), (body.len() as u64, sha512(body)));
         sent.subscribers
+    }
+
+    /// Has one of theirs send `0`, `1` and so on to `count`, all at once; says how many rows confirmed
+    /// them all together.
+    #[track_caller]
+    pub fn reach_at_once(&mut self, topic: &[u8], count: usize) -> u64 {
+        let Self::Theirs { process, ready } = self else {
+            panic!("our binary sends one")
+        };
+        if !*ready {
+            process.event("ready");
+            *ready = true;
+        }
+        process.tell(&json!({ "topic_hex": hex(topic), "count": count }));
+        let answers = (0..count).map(|_| sent(process, &process.event("notified")));
+        answers.map(|it| it.subscribers).sum()
     }
 
     /// Sends a notification that must be accepted.

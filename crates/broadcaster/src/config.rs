@@ -87,9 +87,9 @@ pub struct WebSocketConfig {
     /// How many messages may wait to be sent to one; one for which there are more is cut off.
     /// Default 255.
     pub pending_sends_max: NonZeroUsize,
-    /// How many requests and notifications of one may wait while another is worked on; one that
-    /// sends more is cut off. Default 255.
-    pub unprocessed_max: usize,
+    /// How many requests and notifications of one may wait while another is worked on; then no more
+    /// is read of it until that is done. Default 255.
+    pub unprocessed_max: NonZeroUsize,
     /// How many parts of messages may be sent to one before it acknowledges the first of them.
     /// Default 3; `None` is no limit.
     pub unacknowledged_max: Option<NonZeroUsize>,
@@ -150,7 +150,7 @@ impl Default for WebSocketConfig {
             unauthenticated_max: 1_024,
             configure_timeout: Duration::from_secs(5),
             pending_sends_max: NonZeroUsize::new(255).expect("it is not zero"),
-            unprocessed_max: 255,
+            unprocessed_max: NonZeroUsize::new(255).expect("it is not zero"),
             unacknowledged_max: NonZeroUsize::new(3),
             outgoing_message_bytes_max: 4_194_303,
             socket: SocketConfig::default(),

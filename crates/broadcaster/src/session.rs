@@ -169,6 +169,9 @@ impl Session {
                 return ended;
             }
             self.take_up_a_job();
+            // Whoever asks for more than can be worked on has to wait.
+            let unprocessed_max = self.core.config.websockets.unprocessed_max;
+            self.socket.hold(self.jobs.len() >= unprocessed_max.get());
             let wants_deliveries = self.wants_delivery();
             let wake_at = self.wake_at();
             tokio::select! {
@@ -301,7 +304,10 @@ impl Session {
                 spend(&self.core, "CONFIGURE", unspent).await?;
                 self.accept(enable_zstd, enable_training, initial_dict)
             }
-            BroadcasterEvent::Interest(ticket) => self.queue(Job::Interest(ticket)),
+            BroadcasterEvent::Interest(ticket) => {
+                self.queue(Job::Interest(ticket));
+                Ok(())
+            }
             BroadcasterEvent::Notify(part) => self.notify(part).await,
             BroadcasterEvent::Delivered(_) => {
                 self.compressors
@@ -413,7 +419,8 @@ impl Session {
             wire: payload,
             head,
             zstd,
-        })))
+        })));
+        Ok(())
     }
 
     fn compressor(&self, id: u64) -> Option<Zstd> {
@@ -421,15 +428,9 @@ impl Session {
         found.map(|(_, zstd)| zstd.clone())
     }
 
-    fn queue(&mut self, job: Job) -> Result<(), SessionError> {
-        let max = self.core.config.websockets.unprocessed_max;
-        if self.job.is_some() && self.jobs.len() >= max {
-            let reason = format!("more than {max} of its requests wait to be worked on");
-            return Err(ended(POLICY, reason));
-        }
+    fn queue(&mut self, job: Job) {
         self.jobs.push_back(job);
         self.take_up_a_job();
-        Ok(())
     }
 
     fn take_up_a_job(&mut self) {

@@ -114,7 +114,8 @@ pub struct WebSocketOptions {
     /// Default: no limit.
     pub sent_notifications_max: Option<NonZeroUsize>,
     /// How many acknowledgements of requests and of parts of notifications may be awaited before a
-    /// further request or notification is sent. Default: no limit.
+    /// further request or notification is sent. Default 128: published broadcasters close a websocket
+    /// from which 255 wait to be worked on.
     pub expected_acknowledgements_max: Option<NonZeroUsize>,
     /// Whether messages may be compressed. Default: yes.
     pub compression: bool,
@@ -150,7 +151,7 @@ impl Default for WebSocketOptions {
             connect_retries: 2,
             unsent_notifications_max: None,
             sent_notifications_max: None,
-            expected_acknowledgements_max: None,
+            expected_acknowledgements_max: NonZeroUsize::new(128),
             compression: true,
             training: true,
             presets: Vec::new(),

@@ -14,7 +14,9 @@ use httppubsub_client::{
     Client, ClientConfig, ClientConfigBuilder, ConnectionStatus, NotifyError, PresetDictionary,
     Receiving, RequestError, Subscription, WebSocketOptions,
 };
-use httppubsub_e2e::{Home, InProcess, PATIENCE, Server, eventually, exact, httppubsub};
+use httppubsub_e2e::{
+    Delivery, Gate, Home, InProcess, PATIENCE, Server, Subscriber, eventually, exact, httppubsub,
+};
 use httppubsub_net::{ServeConfig, Socket, SocketConfig, SocketEvent, SpoolConfig, random_bytes};
 use httppubsub_proto::auth::Secrets;
 use httppubsub_proto::http::MISSED_FOR_WEBSOCKETS;
@@ -392,6 +394,40 @@ async fn a_websocket_that_does_not_keep_up_is_cut_off_and_delays_no_other() {
     };
     let code = tokio::time::timeout(PATIENCE, closed).await.unwrap();
     assert_eq!(code, Some(1008));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_that_asks_for_more_than_can_be_done_waits_and_loses_nothing() {
+    let server = in_process(WebSocketConfig {
+        unprocessed_max: NonZeroUsize::new(4).unwrap(),
+        ..WebSocketConfig::default()
+    });
+    let slow = Subscriber::start(&server.door.signer);
+    let (url, gate) = (slow.url("/slow"), Gate::default());
+    slow.confirm_behind(&url, &gate);
+    server.door.subscribe(&url, exact("t"), None);
+    let options = WebSocketOptions {
+        expected_acknowledgements_max: None,
+        ..WebSocketOptions::default()
+    };
+    let eager = start(builder(server.door.address, &Secrets::NONE).websocket(options)).await;
+    let notifying = (0..100).map(|number| eager.notify("t", number.to_string()));
+    let asking = futures_util::future::join_all(notifying);
+    let opening = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(slow.deliveries().len(), 1);
+        gate.open();
+    };
+    let (notified, ()) = tokio::join!(asking, opening);
+    for it in notified {
+        assert_eq!(it.unwrap().subscribers, 1);
+    }
+    let told: Vec<_> = slow.deliveries().iter().map(Delivery::message).collect();
+    let sent: Vec<_> = (0..100).map(|it| it.to_string().into_bytes()).collect();
+    assert_eq!(told, sent, "once each, in order");
+    let topics: Vec<_> = (0..1_000).map(|it| exact(&it.to_string())).collect();
+    let _subscription = eager.subscribe(topics).await.unwrap();
+    assert_eq!(server.door.notify("999", b"body"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

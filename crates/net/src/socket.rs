@@ -137,6 +137,7 @@ pub struct Socket {
     close_code: Option<u16>,
     /// Whether the library reads no more although the peer may send more.
     is_deaf: bool,
+    is_held: bool,
     pinged_at: Option<Instant>,
     /// Since when something waits to be sent.
     stuck_since: Option<Instant>,
@@ -207,6 +208,7 @@ impl Socket {
             was_full: false,
             close_code: None,
             is_deaf: false,
+            is_held: false,
             pinged_at: None,
             stuck_since: None,
             last: Bytes::new(),
@@ -220,6 +222,15 @@ impl Socket {
         self.stream.get_mut().read_left = None;
     }
 
+    /// Whether nothing more is read for now: the peer has to wait, and may be silent meanwhile. What
+    /// waits to be sent is sent nevertheless.
+    pub fn hold(&mut self, is_held: bool) {
+        if self.is_held && !is_held {
+            self.stream.get_mut().heard_at = Instant::now();
+        }
+        self.is_held = is_held;
+    }
+
     /// What happens next. May be dropped at any time without losing anything.
     pub async fn event(&mut self) -> Result<SocketEvent, SocketError> {
         std::future::poll_fn(|cx| self.poll_event(cx)).await
@@ -231,6 +242,11 @@ impl Socket {
             if self.was_full && self.is_writable() {
                 self.was_full = false;
                 return Poll::Ready(Ok(SocketEvent::Writable));
+            }
+            if self.is_held {
+                ready!(self.timer.as_mut().poll(cx));
+                self.look_at_the_clock()?;
+                continue;
             }
             let read = Pin::new(&mut self.stream).poll_next(cx);
             if self.last.len() > FRAME_BYTES_MAX {
@@ -321,6 +337,7 @@ impl Socket {
         let Metered {
             heard_at, taken_at, ..
         } = *self.stream.get_ref();
+        let heard_at = if self.is_held { now } else { heard_at };
         let mut look = match self.pinged_at.filter(|at| *at > heard_at) {
             Some(at) if at + self.config.pong_timeout <= now => {
                 return Err(SocketError::Silent(now - heard_at));
@@ -761,6 +778,26 @@ mod tests {
         assert!(matches!(error, SocketError::Silent(_)), "{error}");
         assert_eq!(began.elapsed().as_secs(), 40);
         drop(silent);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_is_held_reads_nothing_sends_and_gives_nobody_up_for_being_silent() {
+        let (config, hour) = (SocketConfig::default(), Duration::from_secs(3_600));
+        let (mut server, mut client) = pair(config.clone(), config, 1_024).await;
+        client.send(message("up")).await.unwrap();
+        server.send(message("down")).await.unwrap();
+        server.hold(true);
+        let down = async {
+            tokio::select! {
+                event = server.event() => panic!("{event:?}"),
+                message = next(&mut client) => message,
+            }
+        };
+        assert_eq!(down.await, "down");
+        let held = tokio::time::timeout(hour, server.event()).await;
+        assert!(held.is_err(), "{held:?}");
+        server.hold(false);
+        assert_eq!(next(&mut server).await, "up");
     }
 
     #[tokio::test(start_paused = true)]
