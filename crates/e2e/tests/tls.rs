@@ -1,28 +1,24 @@
-//! Deliveries to `https` urls: only to those whose certificate is trusted for their name.
+//! Deliveries to `https` urls, and websockets over TLS: only with those whose certificate is trusted
+//! for their name.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 
-use httppubsub_e2e::{Process, http_answer, httppubsub};
+use httppubsub_broadcaster::Config;
+use httppubsub_e2e::{InProcess, Process, http_answer, httppubsub};
+use httppubsub_net::ServeConfig;
 use httppubsub_proto::http::{ConfirmReceive, ReceiveHead};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use tokio_rustls::TlsAcceptor;
 
 /// A subscriber that confirms over TLS, and the port it listens on.
 fn subscriber(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> u16 {
-    let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
-    let config =
-        ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.cert.der().clone()], key)
-            .unwrap();
-    let config = Arc::new(config);
+    let config = server_config(certificate);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -33,6 +29,18 @@ fn subscriber(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> u16 {
         }
     });
     port
+}
+
+fn server_config(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Arc<ServerConfig> {
+    let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+    let config =
+        ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.cert.der().clone()], key)
+            .unwrap();
+    Arc::new(config)
 }
 
 fn confirm(mut stream: StreamOwned<ServerConnection, std::net::TcpStream>) -> std::io::Result<()> {
@@ -127,4 +135,70 @@ fn only_a_certificate_that_is_trusted_for_the_name_is_delivered_to() {
             "{log}"
         );
     }
+}
+
+/// Ends TLS in front of a broadcaster, as a reverse proxy does, and says at which port.
+async fn ending_tls(
+    certificate: &rcgen::CertifiedKey<rcgen::KeyPair>,
+    broadcaster: SocketAddr,
+) -> u16 {
+    let acceptor = TlsAcceptor::from(server_config(certificate));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // A client that does not trust the certificate breaks off, which is the point.
+                let mut outside = acceptor.accept(stream).await?;
+                let mut inside = tokio::net::TcpStream::connect(broadcaster).await?;
+                tokio::io::copy_bidirectional(&mut outside, &mut inside).await
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_over_tls_is_only_opened_to_whom_is_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let certify = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (right, other) = (certify(), certify());
+    let roots = folder.path().join("roots.pem");
+    std::fs::write(&roots, right.cert.pem()).unwrap();
+    let server = InProcess::start(Config::default(), ServeConfig::default());
+    let trusted = ending_tls(&right, server.door.address).await;
+    let distrusted = ending_tls(&other, server.door.address).await;
+    let program = move |verb: &str, url: String| {
+        let mut command = httppubsub();
+        command.args([verb, "--ws", "--json", "--broadcaster", &url]);
+        command.env("SSL_CERT_FILE", &roots);
+        command
+    };
+    tokio::task::spawn_blocking(move || {
+        let mut command = program("listen", format!("wss://localhost:{trusted}"));
+        command.args(["--exact", "t", "--count", "1"]);
+        let mut listening = Process::spawn("the subscriber", command);
+        listening.event("listening");
+        let notify = |url| {
+            let mut command = program("notify", url);
+            command.args(["t", "--data", MESSAGE]).output().unwrap()
+        };
+        let told = notify(format!("https://localhost:{trusted}"));
+        assert!(told.status.success(), "{told:?}");
+        assert_eq!(listening.event("message")["bytes"], MESSAGE.len());
+        listening.end_well();
+        for url in [
+            format!("wss://localhost:{distrusted}"),
+            format!("wss://127.0.0.1:{trusted}"),
+        ] {
+            let told = notify(url);
+            let log = String::from_utf8(told.stderr).unwrap();
+            assert_eq!(told.status.code(), Some(1), "{log}");
+            assert!(log.contains("certificate"), "{log}");
+        }
+    })
+    .await
+    .unwrap();
 }
