@@ -2,6 +2,7 @@
 
 mod body;
 mod clock;
+mod http1;
 mod nonce;
 mod payload;
 mod peer;
@@ -17,9 +18,7 @@ mod zstd;
 pub use body::{BodyError, BodyLimits, BodyReader, HeadError};
 pub use clock::Clock;
 pub use nonce::{random_bytes, stamp};
-pub use payload::{
-    FillError, Payload, PayloadBody, PayloadReader, PayloadWriter, Spool, SpoolConfig,
-};
+pub use payload::{FillError, Payload, PayloadReader, PayloadWriter, Spool, SpoolConfig};
 pub use post::{Answer, Post, PostConfig, PostError, Poster, Target, repr_digest};
 pub use reason::chain;
 pub use receive::{Judge, Received, Rejected, first_that_verifies, receive};

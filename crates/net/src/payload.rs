@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use httppubsub_proto::digest::{Sha512, Sha512Hasher};
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
@@ -300,15 +300,6 @@ impl Payload {
         }
     }
 
-    /// A body that sends `head` and then the payload. Any number of them may be sent at once.
-    pub fn to_body(&self, head: Bytes) -> PayloadBody {
-        PayloadBody {
-            head,
-            rest: self.reader(),
-            sent: None,
-        }
-    }
-
     /// Reads the payload from its start. Any number of readers may be used at once.
     pub fn reader(&self) -> PayloadReader {
         PayloadReader {
@@ -587,6 +578,12 @@ impl PayloadReader {
     }
 
     /// The next part, not empty; `None` at the end.
+    pub(crate) async fn part(&mut self) -> io::Result<Option<Bytes>> {
+        std::future::poll_fn(|cx| self.poll_part(cx))
+            .await
+            .transpose()
+    }
+
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let left = self.payload.0.bytes - self.at;
         loop {
@@ -662,56 +659,11 @@ impl AsyncRead for PayloadReader {
     }
 }
 
-/// A head and a payload, being sent.
-#[derive(Debug)]
-pub struct PayloadBody {
-    head: Bytes,
-    rest: PayloadReader,
-    /// Told how many bytes of the payload were handed to the connection.
-    sent: Option<Arc<AtomicU64>>,
-}
-
-impl PayloadBody {
-    /// Counts in `sent` how many bytes of the payload were handed to the connection.
-    pub fn counting(mut self, sent: Arc<AtomicU64>) -> Self {
-        self.sent = Some(sent);
-        self
-    }
-}
-
-impl Body for PayloadBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if !self.head.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.head)))));
-        }
-        let part = ready!(self.rest.poll_part(cx));
-        if let Some(sent) = &self.sent {
-            sent.store(self.rest.position(), Ordering::Relaxed);
-        }
-        Poll::Ready(part.map(|part| part.map(Frame::data)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.head.is_empty() && self.rest.at == self.rest.payload.0.bytes
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let left = self.rest.payload.0.bytes - self.rest.at;
-        SizeHint::with_exact(self.head.len() as u64 + left)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::body::BodyLimits;
-    use http_body_util::{BodyExt as _, Full};
+    use http_body_util::Full;
 
     fn small_spool() -> Spool {
         Spool::new(SpoolConfig {
@@ -770,10 +722,11 @@ mod tests {
             assert_eq!(*payload.sha512(), Sha512::of(&source));
             assert_eq!(payload.to_bytes().await.unwrap(), source);
             for _ in 0..2 {
-                let body = payload.to_body(Bytes::from_static(b"head"));
-                assert_eq!(body.size_hint().exact(), Some(u64::from(size) + 4));
-                let sent = body.collect().await.unwrap().to_bytes();
-                assert_eq!((&sent[..4], &sent[4..]), (&b"head"[..], &source[..]));
+                let (mut reader, mut read) = (payload.reader(), Vec::new());
+                while let Some(part) = reader.part().await.unwrap() {
+                    read.extend_from_slice(&part);
+                }
+                assert_eq!(read, source);
             }
             drop(payload);
             assert_eq!(spool.memory_used(), 0);

@@ -8,19 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
 use httppubsub_proto::auth::CannotAuthorize;
 use httppubsub_proto::digest::{Sha512, encode_repr_digest};
 use httppubsub_proto::url::{Endpoint, EndpointError, Origin, Scheme, SubscriberUrl};
-use hyper::body::Incoming;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::http1::{Broken, Connection, Exchanged};
 use crate::payload::Payload;
-use crate::peer::{Connection, Peer, PostBody, Waiting, connect_tcp, hand_over};
+use crate::peer::{Peer, Waiting, connect_tcp};
 use crate::tls::Tls;
 
 /// Bounds on what is posted.
@@ -154,7 +152,7 @@ pub enum PostError {
         origin: Origin,
         /// How.
         #[source]
-        source: hyper::Error,
+        source: io::Error,
     },
     /// The answer took too long.
     #[error("no whole answer from {origin} within {} s", .timeout.as_secs())]
@@ -213,8 +211,7 @@ struct Peers {
 #[derive(Clone, Debug)]
 pub struct Target {
     peer: Arc<Peer>,
-    uri: Uri,
-    host: HeaderValue,
+    path: Arc<str>,
 }
 
 impl Target {
@@ -248,18 +245,9 @@ impl Poster {
     /// The target that the url spelled `url` names.
     pub fn target_str(&self, url: &str) -> Result<Target, EndpointError> {
         let endpoint = Endpoint::parse_str(url)?;
-        let uri = endpoint
-            .path_and_query()
-            .parse()
-            .map_err(|_| EndpointError::Control)?;
-        let host = endpoint
-            .host_header()
-            .parse()
-            .map_err(|_| EndpointError::Control)?;
         Ok(Target {
-            peer: self.0.peer(endpoint.origin()),
-            uri,
-            host,
+            peer: self.0.peer(&endpoint),
+            path: endpoint.path_and_query().into(),
         })
     }
 
@@ -306,22 +294,17 @@ impl Poster {
         sent: &Arc<AtomicU64>,
         make: &mut impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
-        if let Some(kept) = target
-            .peer
-            .kept_connection(self.0.config.idle_timeout)
-            .await
-        {
-            match self
-                .exchange_over(kept, target, message_bytes, sent, make()?)
-                .await
-            {
-                Err(PostError::Broken { source, .. }) if broke_before_the_answer(&source) => {}
-                done => return done,
+        let kept = target.peer.kept_connection(self.0.config.idle_timeout);
+        if let Some(kept) = kept {
+            let exchange = self.exchange_over(kept, target, message_bytes, sent, make()?);
+            match exchange.await {
+                Err(NotDone::Broken(broken)) if broken.before_the_answer => {}
+                done => return done.map_err(|error| error.at(target)),
             }
         }
         let fresh = self.0.connect(&target.peer.origin).await?;
-        self.exchange_over(fresh, target, message_bytes, sent, make()?)
-            .await
+        let exchange = self.exchange_over(fresh, target, message_bytes, sent, make()?);
+        exchange.await.map_err(|error| error.at(target))
     }
 
     async fn exchange_over(
@@ -329,50 +312,51 @@ impl Poster {
         mut connection: Connection,
         target: &Target,
         message_bytes: u64,
-        sent: &Arc<AtomicU64>,
+        sent: &AtomicU64,
         post: Post,
-    ) -> Result<Answer, PostError> {
-        let origin = || target.origin().clone();
+    ) -> Result<Answer, NotDone> {
         sent.store(0, Ordering::Relaxed);
-        let request = request(target, post, sent).map_err(|source| PostError::Malformed {
-            origin: origin(),
-            source,
-        })?;
-        let streamed = matches!(request.body(), PostBody::Streamed(_));
-        let broken = |source| PostError::Broken {
-            origin: origin(),
-            source,
-        };
-        let exchange = async {
-            let response = connection
-                .requests
-                .send_request(request)
-                .await
-                .map_err(broken)?;
-            let status = response.status();
-            let read = read_answer(response.into_body(), self.0.config.answer_bytes_max).await;
-            let (body, whole) = read.map_err(broken)?;
-            Ok::<_, PostError>((Answer { status, body }, whole))
-        };
-        let (answer, whole) = if message_bytes > WATCHED_BYTES_MIN {
-            let timeout = self.0.config.stall_timeout;
+        let streamed = write(target, &post, connection.output()).map_err(NotDone::Malformed)?;
+        let streamed = streamed.map(|payload| (payload.reader(), sent));
+        let config = &self.0.config;
+        let exchange = connection.exchange(streamed, config.answer_bytes_max);
+        let exchanged = if message_bytes > WATCHED_BYTES_MIN {
             tokio::select! {
-                done = exchange => done?,
-                () = stalled(sent, message_bytes, timeout) => {
-                    return Err(PostError::Stalled { origin: origin(), timeout });
+                exchanged = exchange => exchanged,
+                () = stalled(sent, message_bytes, config.stall_timeout) => {
+                    return Err(NotDone::Stalled(config.stall_timeout));
                 }
             }
         } else {
-            exchange.await?
+            exchange.await
         };
-        // A peer may answer before it has taken all; nobody else should wait for the rest.
-        let all_sent = !streamed || sent.load(Ordering::Relaxed) == message_bytes;
-        if whole && all_sent {
-            target
-                .peer
-                .keep(connection, self.0.config.idle_per_peer_max);
+        let Exchanged {
+            status,
+            body,
+            is_open,
+        } = exchanged.map_err(NotDone::Broken)?;
+        if is_open {
+            target.peer.keep(connection, config.idle_per_peer_max);
         }
-        Ok(answer)
+        Ok(Answer { status, body })
+    }
+}
+
+/// How an exchange over one connection ended without an answer.
+enum NotDone {
+    Malformed(http::Error),
+    Broken(Broken),
+    Stalled(Duration),
+}
+
+impl NotDone {
+    fn at(self, target: &Target) -> PostError {
+        let origin = target.origin().clone();
+        match self {
+            Self::Malformed(source) => PostError::Malformed { origin, source },
+            Self::Broken(Broken { source, .. }) => PostError::Broken { origin, source },
+            Self::Stalled(timeout) => PostError::Stalled { origin, timeout },
+        }
     }
 }
 
@@ -396,87 +380,70 @@ async fn stalled(sent: &AtomicU64, message_bytes: u64, timeout: Duration) {
     }
 }
 
-/// Whether a connection was gone before the peer answered: the peer closed it while it was idle, or
-/// broke it off without a word.
-fn broke_before_the_answer(error: &hyper::Error) -> bool {
-    if error.is_canceled() || error.is_closed() || error.is_incomplete_message() {
-        return true;
-    }
-    let source = std::error::Error::source(error).and_then(|it| it.downcast_ref::<io::Error>());
-    source.is_some_and(|error| {
-        matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-        )
-    })
-}
-
-fn request(target: &Target, post: Post, sent: &Arc<AtomicU64>) -> http::Result<Request<PostBody>> {
+/// Writes a request into `output`, and gives its payload where that has still to follow.
+fn write<'a>(
+    target: &Target,
+    post: &'a Post,
+    output: &mut Vec<u8>,
+) -> http::Result<Option<&'a Payload>> {
     let Post {
         authorization,
         repr_digest,
         head,
         payload,
     } = post;
-    let body = match payload {
-        None => PostBody::Whole(Full::new(head)),
-        Some(payload) => match payload.in_memory() {
-            Some(bytes) if bytes.len() <= JOINED_BYTES_MAX => {
-                let mut joined = BytesMut::with_capacity(head.len() + bytes.len());
-                joined.extend_from_slice(&head);
-                joined.extend_from_slice(bytes);
-                PostBody::Whole(Full::new(joined.freeze()))
-            }
-            _ => PostBody::Streamed(payload.to_body(head).counting(sent.clone())),
-        },
+    let joined = match payload {
+        None => Some(&[][..]),
+        Some(payload) => payload
+            .in_memory()
+            .map(|bytes| &bytes[..])
+            .filter(|bytes| bytes.len() <= JOINED_BYTES_MAX),
     };
-    let mut request = Request::new(body);
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = target.uri.clone();
-    let headers = request.headers_mut();
-    headers.insert(HOST, target.host.clone());
-    headers.insert(CONTENT_TYPE, OCTET_STREAM);
+    let body_bytes = head.len() as u64 + payload.as_ref().map_or(0, Payload::len);
+    output.reserve(HEADERS_BYTES + target.path.len() + head.len() + joined.map_or(0, <[u8]>::len));
+    for part in [
+        "POST ",
+        &target.path,
+        " HTTP/1.1\r\nhost: ",
+        &target.peer.host,
+        "\r\ncontent-type: application/octet-stream\r\ncontent-length: ",
+    ] {
+        output.extend_from_slice(part.as_bytes());
+    }
+    let _ = io::Write::write_fmt(output, format_args!("{body_bytes}"));
     if let Some(authorization) = authorization {
-        let mut value = HeaderValue::from_maybe_shared(Bytes::from(authorization))?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
+        // Nothing may end the header but we.
+        let value = authorization.as_str();
+        if value.bytes().any(|byte| byte.is_ascii_control()) {
+            HeaderValue::from_str(value)?;
+        }
+        output.extend_from_slice(b"\r\nauthorization: ");
+        output.extend_from_slice(authorization.as_bytes());
     }
     if let Some(digest) = repr_digest {
-        headers.insert(REPR_DIGEST, digest);
+        output.extend_from_slice(b"\r\nrepr-digest: ");
+        output.extend_from_slice(digest.as_bytes());
     }
-    Ok(request)
+    output.extend_from_slice(b"\r\n\r\n");
+    output.extend_from_slice(head);
+    match joined {
+        Some(joined) => {
+            output.extend_from_slice(joined);
+            Ok(None)
+        }
+        None => Ok(payload.as_ref()),
+    }
 }
 
-const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octet-stream");
-const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+/// What the headers of a request take besides its path, about, in bytes.
+const HEADERS_BYTES: usize = 512;
 
 /// Up to this size one copy costs less than a second write.
 const JOINED_BYTES_MAX: usize = 16 * 1024;
 
-/// The answer's body up to `bytes_max`, and whether that is all of it.
-async fn read_answer(mut body: Incoming, bytes_max: usize) -> hyper::Result<(Bytes, bool)> {
-    let mut all = Bytes::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(part) = frame?.into_data() else {
-            continue;
-        };
-        if all.is_empty() {
-            all = part;
-        } else {
-            let mut longer = BytesMut::from(all);
-            longer.extend_from_slice(&part);
-            all = longer.freeze();
-        }
-        if all.len() > bytes_max {
-            all.truncate(bytes_max);
-            return Ok((all, false));
-        }
-    }
-    Ok((all, true))
-}
-
 impl Inner {
-    fn peer(&self, origin: &Origin) -> Arc<Peer> {
+    fn peer(&self, endpoint: &Endpoint) -> Arc<Peer> {
+        let origin = endpoint.origin();
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(peer) = peers.by_origin.get(origin).and_then(Weak::upgrade) {
             return peer;
@@ -485,7 +452,7 @@ impl Inner {
             peers.by_origin.retain(|_, peer| peer.strong_count() > 0);
             peers.forget_at = (peers.by_origin.len() * 2).max(64);
         }
-        let peer = Arc::new(Peer::new(origin, self.config.in_flight_per_peer_max));
+        let peer = Arc::new(Peer::new(endpoint, self.config.in_flight_per_peer_max));
         peers
             .by_origin
             .insert(origin.clone(), Arc::downgrade(&peer));
@@ -542,11 +509,12 @@ impl Inner {
             };
             stream.set_nodelay(true)?;
             match origin.scheme {
-                Scheme::Http => hand_over(stream).await,
+                Scheme::Http => Ok(Connection::plain(stream)),
                 Scheme::Https => {
                     let name = rustls::pki_types::ServerName::try_from(origin.host.clone())
                         .map_err(io::Error::other)?;
-                    hand_over(self.tls.connector().connect(name, stream).await?).await
+                    let stream = self.tls.connector().connect(name, stream).await?;
+                    Ok(Connection::tls(stream))
                 }
             }
         };

@@ -148,6 +148,152 @@ async fn redirects_are_answers_like_any_other() {
     );
 }
 
+/// What a peer says to two posts, and what of it comes back each time; whether over one connection.
+async fn says(said: &'static [u8], status: u16, body: &str, is_kept: bool) {
+    let (url, connections) = peer(move |_, mut stream| async move {
+        while read_request(&mut stream).await {
+            // However it is cut.
+            for byte in said {
+                if stream.write_all(&[*byte]).await.is_err() {
+                    return;
+                }
+            }
+            if !is_kept {
+                return;
+            }
+        }
+    })
+    .await;
+    let poster = Poster::new(PostConfig::default());
+    let _target = poster.target_str(&url).expect("a url");
+    let shown = String::from_utf8_lossy(said);
+    for _ in 0..2 {
+        let answer = post(&poster, &url).await.expect(&shown);
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body[..]),
+            (status, body.as_bytes()),
+            "{shown}"
+        );
+    }
+    let connections = connections.load(Ordering::SeqCst);
+    assert_eq!(connections, if is_kept { 1 } else { 2 }, "{shown}");
+}
+
+#[tokio::test]
+async fn an_answer_ends_where_http_says() {
+    for (said, status, body, is_kept) in [
+        (OK, 200, "ok", true),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, "", true),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", 204, "", true),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nok", 200, "ok", true),
+        (b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", 200, "ok", false),
+        (b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", 200, "ok", false),
+        (b"HTTP/1.0 200 OK\r\nconnection: Keep-Alive\r\ncontent-length: 2\r\n\r\nok", 200, "ok", true),
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", 200, "until the end", false),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nraw", 200, "raw", false),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3;a=b\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n",
+            200,
+            "abc0123456789",
+            true,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n2\r\nok\r\n0\r\nx-trailer: 1\r\n\r\n",
+            200,
+            "ok",
+            true,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            200,
+            "ok",
+            false,
+        ),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\na: b\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", 200, "ok", true),
+        (b"HTTP/1.1 413 No\r\ncontent-length: 2\r\n\r\nno", 413, "no", true),
+    ] as [(&'static [u8], u16, &str, bool); 14] {
+        says(said, status, body, is_kept).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_told_as_such_and_tried_once() {
+    for said in [
+        &b"SMTP ready\r\n\r\n"[..],
+        b"HTTP/2.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 99 Low\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 101 Switching\r\nupgrade: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: two\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2,2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok!",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nokay\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n",
+        b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n",
+        b"HTTP/1.1 200",
+        b"",
+    ] {
+        let (url, connections) = peer(move |_, mut stream| async move {
+            read_request(&mut stream).await;
+            answer(&mut stream, said).await;
+        })
+        .await;
+        let error = post(&Poster::new(PostConfig::default()), &url).await;
+        let shown = String::from_utf8_lossy(said);
+        let error = error.expect_err(&shown);
+        assert!(
+            matches!(error, PostError::Broken { .. }),
+            "{shown}: {error}"
+        );
+        assert_eq!(connections.load(Ordering::SeqCst), 1, "{shown}");
+    }
+    // A head without end is not read to its end.
+    let (url, _) = peer(|_, mut stream| async move {
+        read_request(&mut stream).await;
+        answer(&mut stream, b"HTTP/1.1 200 OK\r\n").await;
+        while stream.write_all(b"x: y\r\n").await.is_ok() {}
+    })
+    .await;
+    let error = post(&Poster::new(PostConfig::default()), &url).await;
+    assert!(matches!(error, Err(PostError::Broken { .. })));
+}
+
+#[tokio::test]
+async fn a_connection_with_something_unasked_on_it_is_not_used_again() {
+    const TWICE: &[u8] =
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno";
+    let (url, connections) = peer(|_, mut stream| async move {
+        read_request(&mut stream).await;
+        answer(&mut stream, TWICE).await;
+        std::future::pending().await
+    })
+    .await;
+    let poster = Poster::new(PostConfig::default());
+    let _target = poster.target_str(&url).expect("a url");
+    for number in 1..4 {
+        assert_eq!(post(&poster, &url).await.expect("answered").body, "ok");
+        assert_eq!(connections.load(Ordering::SeqCst), number);
+    }
+}
+
+#[tokio::test]
+async fn nothing_but_we_ends_a_header() {
+    let poster = Poster::new(PostConfig::default());
+    let (url, connections) = peer(|_, stream| answer_all(stream, OK)).await;
+    let target = poster.target_str(&url).expect("a url");
+    let make = || {
+        Ok(Post {
+            authorization: Some("Bearer a\r\nx: y".to_owned()),
+            ..small()
+        })
+    };
+    let error = poster.post(&target, 0, make).await.expect_err("refused");
+    assert!(matches!(error, PostError::Malformed { .. }) && error.nothing_sent());
+    assert!(connections.load(Ordering::SeqCst) <= 1);
+}
+
 #[tokio::test]
 async fn an_endless_answer_is_cut_where_it_is_long_enough() {
     let (url, connections) = peer(|_, mut stream| async move {

@@ -1,0 +1,389 @@
+//! One HTTP/1.1 connection to a peer, for one exchange at a time.
+//!
+//! Of our own, because it is what a delivery costs: hyper's client wants a task for each connection,
+//! two hops between it and the caller for each exchange, and a map of headers each way.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::StatusCode;
+use httparse::{Header, ParserConfig, Response, Status};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
+
+use crate::payload::PayloadReader;
+
+/// A connection to a peer. When it is dropped it is cut, whatever is under way on it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
+    /// What was read and not used yet.
+    input: BytesMut,
+    /// What is to be sent first.
+    output: Vec<u8>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Exchanged {
+    pub(crate) status: StatusCode,
+    /// As much of it as is read.
+    pub(crate) body: Bytes,
+    /// Whether everything was sent and read, so that another exchange may follow.
+    pub(crate) is_open: bool,
+}
+
+/// How an exchange broke off.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) source: io::Error,
+    /// Whether nothing of an answer had come.
+    pub(crate) before_the_answer: bool,
+}
+
+/// Longest head of an answer, and longest head of one of its chunks, in bytes.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// How many headers an answer may have.
+const HEADERS_MAX: usize = 100;
+
+/// How much is read at once, in bytes.
+const READ_BYTES: usize = 4 * 1024;
+
+/// What is kept of a buffer between exchanges, in bytes.
+const KEPT_BYTES: usize = 4 * 1024;
+
+impl Connection {
+    pub(crate) fn plain(stream: TcpStream) -> Self {
+        Self::new(Either::Left(stream))
+    }
+
+    pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
+        Self::new(Either::Right(Box::new(stream)))
+    }
+
+    fn new(stream: Either<TcpStream, Box<TlsStream<TcpStream>>>) -> Self {
+        Self {
+            stream,
+            input: BytesMut::new(),
+            output: Vec::new(),
+        }
+    }
+
+    /// Whether the peer has neither closed it nor said something unasked.
+    pub(crate) fn is_open(&mut self) -> bool {
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        let mut context = Context::from_waker(Waker::noop());
+        let read = Pin::new(&mut self.stream).poll_read(&mut context, &mut buffer);
+        self.input.is_empty() && read.is_pending()
+    }
+
+    /// Where the beginning of a request is put: its head, and its body unless that is streamed.
+    pub(crate) fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Sends what was put into [`Connection::output`], then `body`, and reads the answer, of whose
+    /// body so many bytes. What the peer has taken of `body` is counted.
+    pub(crate) async fn exchange(
+        &mut self,
+        body: Option<(PayloadReader, &AtomicU64)>,
+        answer_bytes_max: usize,
+    ) -> Result<Exchanged, Broken> {
+        let sent = match body {
+            None => {
+                let sent = send(&mut self.stream, &self.output, None).await;
+                read_head(&mut self.stream, &mut self.input)
+                    .await
+                    .map(|head| (head, sent.is_ok()))
+                    .map_err(|error| sent.err().unwrap_or(error))
+            }
+            Some(body) => {
+                let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
+                let mut head = std::pin::pin!(read_head(&mut reader, &mut self.input));
+                tokio::select! {
+                    // A peer may answer before it has taken all; the rest is not sent.
+                    head = &mut head => head.map(|head| (head, false)),
+                    sent = send(&mut writer, &self.output, Some(body)) => {
+                        // It may have answered before it broke off.
+                        head.await
+                            .map(|head| (head, sent.is_ok()))
+                            .map_err(|error| sent.err().unwrap_or(error))
+                    }
+                }
+            }
+        };
+        self.output.clear();
+        self.output.shrink_to(KEPT_BYTES);
+        let broken = |source, before_the_answer| Broken {
+            source,
+            before_the_answer,
+        };
+        let (head, all_sent) = sent.map_err(|error| broken(error, self.input.is_empty()))?;
+        let read = self.read_body(head.framing, answer_bytes_max).await;
+        let (body, all_read) = read.map_err(|error| broken(error, false))?;
+        Ok(Exchanged {
+            status: head.status,
+            body,
+            is_open: all_sent && all_read && head.keeps_alive && self.input.is_empty(),
+        })
+    }
+
+    /// The body up to so many bytes, and whether that is all of it and where it ends is known.
+    async fn read_body(&mut self, framing: Framing, max: usize) -> io::Result<(Bytes, bool)> {
+        let mut body = BytesMut::new();
+        match framing {
+            Framing::Length(length) => {
+                let wanted = usize::try_from(length).unwrap_or(usize::MAX).min(max);
+                while self.input.len() < wanted {
+                    self.fill().await?;
+                }
+                let body = Bytes::copy_from_slice(&self.input[..wanted]);
+                self.input.advance(wanted);
+                self.forget_long_input();
+                return Ok((body, wanted as u64 == length));
+            }
+            Framing::ToEnd => loop {
+                body.extend_from_slice(&self.input);
+                self.input.clear();
+                if body.len() > max || read_some(&mut self.stream, &mut self.input).await? == 0 {
+                    break;
+                }
+            },
+            Framing::Chunked => loop {
+                let left = self.chunk_head().await?;
+                if left == 0 {
+                    self.trailers().await?;
+                    self.forget_long_input();
+                    let is_whole = body.len() <= max;
+                    body.truncate(max);
+                    return Ok((body.freeze(), is_whole));
+                }
+                let mut left = left;
+                while left > 0 && body.len() <= max {
+                    if self.input.is_empty() {
+                        self.fill().await?;
+                    }
+                    let bytes = usize::try_from(left)
+                        .map_or(self.input.len(), |left| left.min(self.input.len()));
+                    body.extend_from_slice(&self.input.split_to(bytes));
+                    left -= bytes as u64;
+                }
+                if body.len() > max {
+                    break;
+                }
+                while self.input.len() < 2 {
+                    self.fill().await?;
+                }
+                if self.input.split_to(2) != "\r\n" {
+                    return Err(invalid(
+                        "a chunk of the answer does not end where it should",
+                    ));
+                }
+            },
+        }
+        body.truncate(max);
+        Ok((body.freeze(), false))
+    }
+
+    async fn chunk_head(&mut self) -> io::Result<u64> {
+        loop {
+            match httparse::parse_chunk_size(&self.input) {
+                Ok(Status::Complete((bytes, length))) => {
+                    self.input.advance(bytes);
+                    return Ok(length);
+                }
+                Ok(Status::Partial) if self.input.len() < HEAD_BYTES_MAX => self.fill().await?,
+                Ok(Status::Partial) | Err(_) => {
+                    return Err(invalid("a chunk of the answer has no length"));
+                }
+            }
+        }
+    }
+
+    async fn trailers(&mut self) -> io::Result<()> {
+        loop {
+            let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+            match httparse::parse_headers(&self.input, &mut headers) {
+                Ok(Status::Complete((bytes, _))) => {
+                    self.input.advance(bytes);
+                    return Ok(());
+                }
+                Ok(Status::Partial) if self.input.len() < HEAD_BYTES_MAX => self.fill().await?,
+                Ok(Status::Partial) => {
+                    return Err(invalid("the trailers of the answer are too long"));
+                }
+                Err(error) => return Err(invalid(error)),
+            }
+        }
+    }
+
+    async fn fill(&mut self) -> io::Result<()> {
+        match read_some(&mut self.stream, &mut self.input).await? {
+            0 => Err(cut_short()),
+            _ => Ok(()),
+        }
+    }
+
+    fn forget_long_input(&mut self) {
+        if self.input.is_empty() && self.input.capacity() > KEPT_BYTES {
+            self.input = BytesMut::new();
+        }
+    }
+}
+
+fn cut_short() -> io::Error {
+    let problem = "the peer closed the connection before its answer was whole";
+    io::Error::new(io::ErrorKind::UnexpectedEof, problem)
+}
+
+fn invalid(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem)
+}
+
+async fn send(
+    writer: &mut (impl AsyncWrite + Unpin),
+    output: &[u8],
+    body: Option<(PayloadReader, &AtomicU64)>,
+) -> io::Result<()> {
+    writer.write_all(output).await?;
+    if let Some((mut body, sent)) = body {
+        while let Some(mut part) = body.part().await? {
+            while !part.is_empty() {
+                let bytes = writer.write(&part).await?;
+                if bytes == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                part.advance(bytes);
+                sent.fetch_add(bytes as u64, Ordering::Relaxed);
+            }
+        }
+    }
+    writer.flush().await
+}
+
+async fn read_some(
+    reader: &mut (impl AsyncRead + Unpin),
+    input: &mut BytesMut,
+) -> io::Result<usize> {
+    input.reserve(READ_BYTES);
+    reader.read_buf(input).await
+}
+
+/// What of the head of an answer matters here.
+struct Head {
+    status: StatusCode,
+    framing: Framing,
+    keeps_alive: bool,
+}
+
+/// How long the body of an answer is (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    Length(u64),
+    Chunked,
+    ToEnd,
+}
+
+/// The head of the answer; those of interim ones before it are skipped.
+async fn read_head(
+    reader: &mut (impl AsyncRead + Unpin),
+    input: &mut BytesMut,
+) -> io::Result<Head> {
+    loop {
+        while let Some((bytes, head)) = parse_head(input)? {
+            input.advance(bytes);
+            if !head.status.is_informational() {
+                return Ok(head);
+            }
+            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(invalid("the peer wants to speak another protocol"));
+            }
+        }
+        if input.len() >= HEAD_BYTES_MAX {
+            return Err(invalid("the head of the answer is too long"));
+        }
+        if read_some(reader, input).await? == 0 {
+            return Err(cut_short());
+        }
+    }
+}
+
+fn parse_head(input: &[u8]) -> io::Result<Option<(usize, Head)>> {
+    if input.is_empty() {
+        return Ok(None);
+    }
+    let mut headers = [const { MaybeUninit::<Header<'_>>::uninit() }; HEADERS_MAX];
+    let mut response = Response::new(&mut []);
+    let parsed = ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut response, input, &mut headers)
+        .map_err(invalid)?;
+    let Status::Complete(bytes) = parsed else {
+        return Ok(None);
+    };
+    let status = StatusCode::from_u16(response.code.unwrap_or(0)).map_err(invalid)?;
+    let mut length = None;
+    let mut chunked = None;
+    let mut keeps_alive = response.version == Some(1);
+    for Header { name, value } in response.headers {
+        if name.eq_ignore_ascii_case("content-length") {
+            let said = parse_length(value)?;
+            if length.is_some_and(|it| it != said) {
+                return Err(invalid("the answer has two lengths"));
+            }
+            length = Some(said);
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            let last = tokens(value).last();
+            chunked = Some(last.is_some_and(|it| it.eq_ignore_ascii_case(b"chunked")));
+        } else if name.eq_ignore_ascii_case("connection") {
+            for token in tokens(value) {
+                if token.eq_ignore_ascii_case(b"close") {
+                    keeps_alive = false;
+                } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                    keeps_alive = true;
+                }
+            }
+        }
+    }
+    let has_no_body = status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED;
+    let framing = match (chunked, length) {
+        _ if has_no_body => Framing::Length(0),
+        (Some(is_chunked), said) => {
+            // With both, somebody on the way may have taken the other for the end.
+            keeps_alive &= is_chunked && said.is_none();
+            if is_chunked {
+                Framing::Chunked
+            } else {
+                Framing::ToEnd
+            }
+        }
+        (None, Some(length)) => Framing::Length(length),
+        (None, None) => Framing::ToEnd,
+    };
+    let head = Head {
+        status,
+        framing,
+        keeps_alive,
+    };
+    Ok(Some((bytes, head)))
+}
+
+fn parse_length(value: &[u8]) -> io::Result<u64> {
+    let digits = std::str::from_utf8(value).ok().map(str::trim);
+    let digits = digits.filter(|it| it.bytes().all(|byte| byte.is_ascii_digit()));
+    let length = digits.and_then(|it| it.parse().ok());
+    length.ok_or_else(|| invalid("the answer has a length that is none"))
+}
+
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
+}
