@@ -1,12 +1,13 @@
 //! Hands a notification to every subscriber that matches, and accounts for each.
 
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::{Stream, StreamExt as _};
-use httppubsub_net::{Payload, chain};
+use futures_util::StreamExt as _;
+use httppubsub_net::{Payload, Target, chain};
 use httppubsub_proto::http::RECEIVE_FOR_WEBSOCKETS;
 use httppubsub_proto::topic::Topic;
-use httppubsub_proto::url::{Origin, SubscriberUrl};
+use httppubsub_proto::url::SubscriberUrl;
 use httppubsub_store::{StoreError, Unsubscribed};
 use rustc_hash::FxHashMap;
 
@@ -77,24 +78,31 @@ async fn deliver_to_all(
     rows: Vec<Arc<Row>>,
     message: Arc<Message>,
 ) -> Result<Reached, StoreError> {
-    let mut reached = Reached::default();
-    let mut failed = None;
-    let peers_at_once = core.config.post.in_flight_max;
-    let mut outcomes = futures_util::stream::iter(by_peer(addressees(rows)))
-        .map(|addressees| deliver_to_peer(&core, addressees, &message))
-        .flatten_unordered(peers_at_once);
-    while let Some(outcome) = outcomes.next().await {
-        match outcome {
-            Ok((Outcome::Confirmed(subscribers), rows)) => {
-                reached.confirmed += rows;
-                reached.subscribers = reached.subscribers.saturating_add(subscribers);
-            }
-            Ok((Outcome::Unsubscribed, rows)) => reached.unsubscribed += rows,
-            Ok((Outcome::Missed, rows)) => reached.missed += rows,
-            Ok((Outcome::Dropped, rows)) => reached.dropped += rows,
-            Err(error) => failed = Some(error),
+    let mut peers = by_peer(addressees(rows));
+    let in_flight_max = core.config.post.in_flight_max;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let parts = (peers.len() / PART_PEERS_MIN).clamp(1, cores);
+    let reached = if parts == 1 {
+        deliver_to_peers(core, peers, message, in_flight_max).await
+    } else {
+        let (each, at_once) = (peers.len().div_ceil(parts), in_flight_max.div_ceil(parts));
+        let mut running = Vec::with_capacity(parts);
+        while !peers.is_empty() {
+            let part = peers.split_off(peers.len().saturating_sub(each));
+            let part = deliver_to_peers(core.clone(), part, message.clone(), at_once);
+            running.push(core.tasks.spawn(part));
         }
-    }
+        let mut all = Tally::default();
+        for part in running {
+            match part.await {
+                Ok(part) => all.add(part),
+                // It is not known what became of its rows.
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+        }
+        all
+    };
+    let Tally { reached, failed } = reached;
     metrics::counter!("httppubsub_deliveries_total", "outcome" => "confirmed")
         .increment(reached.confirmed);
     metrics::counter!("httppubsub_deliveries_total", "outcome" => "unsubscribed")
@@ -104,6 +112,97 @@ async fn deliver_to_all(
     metrics::counter!("httppubsub_deliveries_total", "outcome" => "dropped")
         .increment(reached.dropped);
     failed.map_or(Ok(reached), Err)
+}
+
+/// Fewer peers than this are not worth another core.
+const PART_PEERS_MIN: usize = 128;
+
+/// What became of some rows, and what could not be written down about others.
+#[derive(Default)]
+struct Tally {
+    reached: Reached,
+    failed: Option<StoreError>,
+}
+
+impl Tally {
+    fn count(&mut self, outcome: Result<Outcome, StoreError>, rows: u64) {
+        let reached = &mut self.reached;
+        match outcome {
+            Ok(Outcome::Confirmed(subscribers)) => {
+                reached.confirmed += rows;
+                reached.subscribers = reached.subscribers.saturating_add(subscribers);
+            }
+            Ok(Outcome::Unsubscribed) => reached.unsubscribed += rows,
+            Ok(Outcome::Missed) => reached.missed += rows,
+            Ok(Outcome::Dropped) => reached.dropped += rows,
+            Err(error) => self.failed = Some(error),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        let Reached {
+            subscribers,
+            confirmed,
+            unsubscribed,
+            missed,
+            dropped,
+        } = other.reached;
+        let reached = &mut self.reached;
+        reached.subscribers = reached.subscribers.saturating_add(subscribers);
+        reached.confirmed += confirmed;
+        reached.unsubscribed += unsubscribed;
+        reached.missed += missed;
+        reached.dropped += dropped;
+        self.failed = self.failed.take().or(other.failed);
+    }
+}
+
+/// Those of one peer that are still to be delivered to.
+type Waiting = Arc<Mutex<std::vec::IntoIter<Addressee>>>;
+
+/// Delivers to these peers, to as many subscribers of each at once as it may have, and to at most
+/// `at_once` of all. Each peer has its turn before any has a second one: those that wait for a peer
+/// that hangs do not keep the others waiting.
+async fn deliver_to_peers(
+    core: Arc<Core>,
+    peers: Vec<Vec<Addressee>>,
+    message: Arc<Message>,
+    at_once: usize,
+) -> Tally {
+    let per_peer = core.config.post.in_flight_per_peer_max;
+    let mut turns = Vec::with_capacity(peers.len());
+    let mut further = Vec::new();
+    for peer in peers {
+        let turns_there = peer.len().min(per_peer);
+        let waiting = Arc::new(Mutex::new(peer.into_iter()));
+        further.extend(std::iter::repeat_n(&waiting, turns_there - 1).cloned());
+        turns.push(waiting);
+    }
+    turns.append(&mut further);
+    let lanes = turns
+        .into_iter()
+        .map(|waiting: Waiting| deliver_in_turn(core.clone(), waiting, message.clone()));
+    let mut lanes = futures_util::stream::iter(lanes).buffer_unordered(at_once);
+    let mut tally = Tally::default();
+    while let Some(lane) = lanes.next().await {
+        tally.add(lane);
+    }
+    tally
+}
+
+async fn deliver_in_turn(core: Arc<Core>, waiting: Waiting, message: Arc<Message>) -> Tally {
+    let mut tally = Tally::default();
+    loop {
+        let next = waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .next();
+        let Some(addressee) = next else {
+            return tally;
+        };
+        let outcome = deliver_to_one(&core, &addressee, &message).await;
+        tally.count(outcome, 1 + addressee.others.len() as u64);
+    }
 }
 
 /// A row, and those that the same delivery is for.
@@ -135,34 +234,21 @@ fn addressees(rows: Vec<Arc<Row>>) -> Vec<Addressee> {
     all
 }
 
-/// Those of each peer together: those that wait for a turn at one peer must not take the place
-/// of those that need not.
-fn by_peer(addressees: Vec<Addressee>) -> impl Iterator<Item = Vec<Addressee>> {
-    let mut peers: FxHashMap<Option<Origin>, Vec<Addressee>> = FxHashMap::default();
+/// Those of each peer together.
+fn by_peer(addressees: Vec<Addressee>) -> Vec<Vec<Addressee>> {
+    let mut peers: Vec<Vec<Addressee>> = Vec::new();
+    let mut known: FxHashMap<Option<usize>, usize> = FxHashMap::default();
     for addressee in addressees {
         let target = addressee.row.subscriber.target.as_ref().ok();
-        let peer = target.map(|target| target.origin().clone());
-        peers.entry(peer).or_default().push(addressee);
-    }
-    peers.into_values()
-}
-
-/// What becomes of those of one peer, as many at once as it may have, and of how many rows.
-fn deliver_to_peer(
-    core: &Arc<Core>,
-    addressees: Vec<Addressee>,
-    message: &Arc<Message>,
-) -> impl Stream<Item = Result<(Outcome, u64), StoreError>> + use<> {
-    let at_once = core.config.post.in_flight_per_peer_max;
-    let (core, message) = (core.clone(), message.clone());
-    let outcomes = addressees.into_iter().map(move |addressee| {
-        let (core, message) = (core.clone(), message.clone());
-        async move {
-            let outcome = deliver_to_one(&core, &addressee, &message).await?;
-            Ok((outcome, 1 + addressee.others.len() as u64))
+        let at = *known
+            .entry(target.map(Target::peer_id))
+            .or_insert(peers.len());
+        match peers.get_mut(at) {
+            Some(peer) => peer.push(addressee),
+            None => peers.push(vec![addressee]),
         }
-    });
-    futures_util::stream::iter(outcomes).buffer_unordered(at_once)
+    }
+    peers
 }
 
 /// What became of one row.

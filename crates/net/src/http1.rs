@@ -99,26 +99,11 @@ impl Connection {
     ) -> Result<Exchanged, Broken> {
         let sent = match body {
             None => {
-                let sent = send(&mut self.stream, &self.output, None).await;
-                read_head(&mut self.stream, &mut self.input)
-                    .await
-                    .map(|head| (head, sent.is_ok()))
-                    .map_err(|error| sent.err().unwrap_or(error))
+                let sent = send(&mut self.stream, &self.output).await;
+                heard(sent, read_head(&mut self.stream, &mut self.input)).await
             }
-            Some(body) => {
-                let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
-                let mut head = std::pin::pin!(read_head(&mut reader, &mut self.input));
-                tokio::select! {
-                    // A peer may answer before it has taken all; the rest is not sent.
-                    head = &mut head => head.map(|head| (head, false)),
-                    sent = send(&mut writer, &self.output, Some(body)) => {
-                        // It may have answered before it broke off.
-                        head.await
-                            .map(|head| (head, sent.is_ok()))
-                            .map_err(|error| sent.err().unwrap_or(error))
-                    }
-                }
-            }
+            // Boxed, so that the others need no room for it.
+            Some((body, taken)) => Box::pin(self.exchange_streamed(body, taken)).await,
         };
         self.output.clear();
         self.output.shrink_to(KEPT_BYTES);
@@ -136,58 +121,85 @@ impl Connection {
         })
     }
 
+    async fn exchange_streamed(
+        &mut self,
+        mut body: PayloadReader,
+        taken: &AtomicU64,
+    ) -> io::Result<(Head, bool)> {
+        let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
+        let mut head = std::pin::pin!(read_head(&mut reader, &mut self.input));
+        let sending = async {
+            send(&mut writer, &self.output).await?;
+            while let Some(mut part) = body.part().await? {
+                while !part.is_empty() {
+                    let bytes = writer.write(&part).await?;
+                    if bytes == 0 {
+                        return Err(io::ErrorKind::WriteZero.into());
+                    }
+                    part.advance(bytes);
+                    taken.fetch_add(bytes as u64, Ordering::Relaxed);
+                }
+            }
+            writer.flush().await
+        };
+        tokio::select! {
+            // A peer may answer before it has taken all; the rest is not sent.
+            head = &mut head => head.map(|head| (head, false)),
+            sent = sending => heard(sent, head).await,
+        }
+    }
+
     /// The body up to so many bytes, and whether that is all of it and where it ends is known.
     async fn read_body(&mut self, framing: Framing, max: usize) -> io::Result<(Bytes, bool)> {
+        let length = match framing {
+            Framing::Length(length) => length,
+            Framing::Chunked => return Box::pin(self.read_chunks(max)).await,
+            Framing::ToEnd => return Box::pin(self.read_to_end(max)).await,
+        };
+        let wanted = usize::try_from(length).unwrap_or(usize::MAX).min(max);
+        while self.input.len() < wanted {
+            self.fill().await?;
+        }
+        let body = Bytes::copy_from_slice(&self.input[..wanted]);
+        self.input.advance(wanted);
+        self.forget_long_input();
+        Ok((body, wanted as u64 == length))
+    }
+
+    async fn read_to_end(&mut self, max: usize) -> io::Result<(Bytes, bool)> {
+        let mut body = self.input.split();
+        while body.len() <= max && read_some(&mut self.stream, &mut body).await? > 0 {}
+        body.truncate(max);
+        Ok((body.freeze(), false))
+    }
+
+    async fn read_chunks(&mut self, max: usize) -> io::Result<(Bytes, bool)> {
         let mut body = BytesMut::new();
-        match framing {
-            Framing::Length(length) => {
-                let wanted = usize::try_from(length).unwrap_or(usize::MAX).min(max);
-                while self.input.len() < wanted {
+        while body.len() <= max {
+            let mut left = self.chunk_head().await?;
+            if left == 0 {
+                self.trailers().await?;
+                self.forget_long_input();
+                return Ok((body.freeze(), true));
+            }
+            while left > 0 && body.len() <= max {
+                if self.input.is_empty() {
                     self.fill().await?;
                 }
-                let body = Bytes::copy_from_slice(&self.input[..wanted]);
-                self.input.advance(wanted);
-                self.forget_long_input();
-                return Ok((body, wanted as u64 == length));
+                let here = self.input.len();
+                let bytes = usize::try_from(left).map_or(here, |left| left.min(here));
+                body.extend_from_slice(&self.input.split_to(bytes));
+                left -= bytes as u64;
             }
-            Framing::ToEnd => loop {
-                body.extend_from_slice(&self.input);
-                self.input.clear();
-                if body.len() > max || read_some(&mut self.stream, &mut self.input).await? == 0 {
-                    break;
-                }
-            },
-            Framing::Chunked => loop {
-                let left = self.chunk_head().await?;
-                if left == 0 {
-                    self.trailers().await?;
-                    self.forget_long_input();
-                    let is_whole = body.len() <= max;
-                    body.truncate(max);
-                    return Ok((body.freeze(), is_whole));
-                }
-                let mut left = left;
-                while left > 0 && body.len() <= max {
-                    if self.input.is_empty() {
-                        self.fill().await?;
-                    }
-                    let bytes = usize::try_from(left)
-                        .map_or(self.input.len(), |left| left.min(self.input.len()));
-                    body.extend_from_slice(&self.input.split_to(bytes));
-                    left -= bytes as u64;
-                }
-                if body.len() > max {
-                    break;
-                }
+            if left == 0 {
                 while self.input.len() < 2 {
                     self.fill().await?;
                 }
                 if self.input.split_to(2) != "\r\n" {
-                    return Err(invalid(
-                        "a chunk of the answer does not end where it should",
-                    ));
+                    let problem = "a chunk of the answer does not end where it should";
+                    return Err(invalid(problem));
                 }
-            },
+            }
         }
         body.truncate(max);
         Ok((body.freeze(), false))
@@ -248,25 +260,21 @@ fn invalid(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::
     io::Error::new(io::ErrorKind::InvalidData, problem)
 }
 
-async fn send(
-    writer: &mut (impl AsyncWrite + Unpin),
-    output: &[u8],
-    body: Option<(PayloadReader, &AtomicU64)>,
-) -> io::Result<()> {
-    writer.write_all(output).await?;
-    if let Some((mut body, sent)) = body {
-        while let Some(mut part) = body.part().await? {
-            while !part.is_empty() {
-                let bytes = writer.write(&part).await?;
-                if bytes == 0 {
-                    return Err(io::ErrorKind::WriteZero.into());
-                }
-                part.advance(bytes);
-                sent.fetch_add(bytes as u64, Ordering::Relaxed);
-            }
-        }
-    }
+async fn send(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    writer.write_all(bytes).await?;
     writer.flush().await
+}
+
+/// The head of the answer, and whether everything was sent: a peer may have answered before it broke
+/// off.
+async fn heard(
+    sent: io::Result<()>,
+    head: impl Future<Output = io::Result<Head>>,
+) -> io::Result<(Head, bool)> {
+    match (head.await, sent) {
+        (Ok(head), sent) => Ok((head, sent.is_ok())),
+        (Err(_), Err(error)) | (Err(error), Ok(())) => Err(error),
+    }
 }
 
 async fn read_some(

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::{HeaderValue, StatusCode};
 use httppubsub_proto::auth::CannotAuthorize;
 use httppubsub_proto::digest::{Sha512, encode_repr_digest};
@@ -219,6 +220,11 @@ impl Target {
     pub fn origin(&self) -> &Origin {
         &self.peer.origin
     }
+
+    /// The same number for all targets of one origin that are there at the same time.
+    pub fn peer_id(&self) -> usize {
+        Arc::as_ptr(&self.peer).addr()
+    }
 }
 
 impl Poster {
@@ -302,7 +308,8 @@ impl Poster {
                 done => return done.map_err(|error| error.at(target)),
             }
         }
-        let fresh = self.0.connect(&target.peer.origin).await?;
+        // Boxed, so that those that need no connection need no room for it.
+        let fresh = Box::pin(self.0.connect(&target.peer.origin)).await?;
         let exchange = self.exchange_over(fresh, target, message_bytes, sent, make()?);
         exchange.await.map_err(|error| error.at(target))
     }
@@ -321,9 +328,10 @@ impl Poster {
         let config = &self.0.config;
         let exchange = connection.exchange(streamed, config.answer_bytes_max);
         let exchanged = if message_bytes > WATCHED_BYTES_MIN {
-            tokio::select! {
-                exchanged = exchange => exchanged,
-                () = stalled(sent, message_bytes, config.stall_timeout) => {
+            let stalled = Box::pin(stalled(sent, message_bytes, config.stall_timeout));
+            match futures_util::future::select(Box::pin(exchange), stalled).await {
+                Either::Left((exchanged, _)) => exchanged,
+                Either::Right(((), _)) => {
                     return Err(NotDone::Stalled(config.stall_timeout));
                 }
             }
