@@ -1,12 +1,12 @@
-//! The yardstick: the same requests to the same subscribers from bare hyper connections, in a
-//! process of its own.
+//! The yardsticks: the same requests to the same subscribers, from bare hyper connections and from
+//! HTTP written by hand, in a process of their own.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use httppubsub_proto::auth::{Claim, Secrets};
 use httppubsub_proto::digest::{Sha512, encode_repr_digest};
 use httppubsub_proto::http::{ReceiveAnswer, ReceiveHead};
@@ -16,10 +16,11 @@ use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::connection::Connection;
+use crate::connection::{Answer, Connection};
 use crate::keys::Keys;
 use crate::machine::{self, Cores};
 use crate::message::{Label, Message};
@@ -30,6 +31,8 @@ pub(crate) struct Order {
     pub(crate) urls: Vec<SubscriberUrl>,
     pub(crate) secrets: Secrets,
     pub(crate) message_bytes: u64,
+    /// Whether HTTP is written by hand, not by hyper.
+    pub(crate) by_hand: bool,
     pub(crate) warm_up: u64,
     pub(crate) duration: Duration,
 }
@@ -85,8 +88,13 @@ impl Order {
         let mut deliverers = Vec::new();
         for url in self.urls {
             let endpoint = Endpoint::parse(&url)?;
+            let wire = if self.by_hand {
+                Wire::Hand(ByHand::open(&endpoint, &sha512).await?)
+            } else {
+                Wire::Hyper(Connection::open(&endpoint).await?)
+            };
             deliverers.push(Deliverer {
-                connection: Connection::open(&endpoint).await?,
+                wire,
                 path: PathAndQuery::try_from(endpoint.path_and_query())?,
                 url,
                 keys: keys.clone(),
@@ -123,7 +131,7 @@ impl Order {
 
 /// One connection to one subscriber.
 struct Deliverer {
-    connection: Connection,
+    wire: Wire,
     path: PathAndQuery,
     url: SubscriberUrl,
     keys: Keys,
@@ -161,15 +169,20 @@ impl Deliverer {
             identifier: identifier.clone(),
             message_bytes: self.message.bytes(),
         };
-        let digest = (
-            HeaderName::from_static("repr-digest"),
-            self.repr_digest.clone(),
-        );
-        let body = self.message.behind(&head.encode());
-        let answer = self
-            .connection
-            .post(&self.path, authorization, Some(digest), body)
-            .await?;
+        let answer = match &mut self.wire {
+            Wire::Hyper(connection) => {
+                let name = HeaderName::from_static("repr-digest");
+                let digest = (name, self.repr_digest.clone());
+                let body = self.message.behind(&head.encode());
+                connection
+                    .post(&self.path, authorization, Some(digest), body)
+                    .await?
+            }
+            Wire::Hand(by_hand) => {
+                let (head, message) = (head.encode(), self.message.to_bytes());
+                by_hand.post(authorization, &head, &message).await?
+            }
+        };
         ensure!(
             answer.status == StatusCode::OK,
             "a RECEIVE was answered {}",
@@ -193,12 +206,95 @@ impl Deliverer {
     }
 }
 
+/// How a deliverer speaks.
+enum Wire {
+    Hyper(Connection),
+    Hand(ByHand),
+}
+
+/// A connection for which HTTP is written by hand.
+struct ByHand {
+    stream: TcpStream,
+    /// Request line and headers that are always the same.
+    first: Vec<u8>,
+    output: Vec<u8>,
+    input: BytesMut,
+}
+
+impl ByHand {
+    async fn open(peer: &Endpoint, sha512: &Sha512) -> anyhow::Result<Self> {
+        let origin = peer.origin();
+        let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
+        stream.set_nodelay(true)?;
+        let first = format!(
+            "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/octet-stream\r\n\
+             repr-digest: {}\r\n",
+            peer.path_and_query(),
+            peer.host_header(),
+            encode_repr_digest(sha512)
+        );
+        Ok(Self {
+            stream,
+            first: first.into(),
+            output: Vec::new(),
+            input: BytesMut::new(),
+        })
+    }
+
+    async fn post(
+        &mut self,
+        authorization: Option<String>,
+        head: &[u8],
+        message: &[u8],
+    ) -> anyhow::Result<Answer> {
+        let output = &mut self.output;
+        output.clear();
+        output.extend_from_slice(&self.first);
+        if let Some(value) = authorization {
+            write!(output, "authorization: {value}\r\n")?;
+        }
+        write!(
+            output,
+            "content-length: {}\r\n\r\n",
+            head.len() + message.len()
+        )?;
+        output.extend_from_slice(head);
+        output.extend_from_slice(message);
+        self.stream.write_all(output).await?;
+        loop {
+            self.input.reserve(READ_BYTES);
+            let read = self.stream.read_buf(&mut self.input).await?;
+            ensure!(read > 0, "a peer closed the connection");
+            let mut headers = [httparse::EMPTY_HEADER; 16];
+            let mut response = httparse::Response::new(&mut headers);
+            let httparse::Status::Complete(bytes) = response.parse(&self.input)? else {
+                continue;
+            };
+            let mut headers = response.headers.iter();
+            let length = headers.find(|it| it.name.eq_ignore_ascii_case("content-length"));
+            let length = length.context("an answer has no length")?.value;
+            let length: usize = std::str::from_utf8(length)?.parse()?;
+            if self.input.len() < bytes + length {
+                continue;
+            }
+            let status = StatusCode::from_u16(response.code.unwrap_or(0))?;
+            let body = Bytes::copy_from_slice(&self.input[bytes..bytes + length]);
+            self.input.clear();
+            return Ok(Answer { status, body });
+        }
+    }
+}
+
+/// How much is read at once, in bytes.
+const READ_BYTES: usize = 4 * 1024;
+
 impl Order {
     fn to_json(&self) -> serde_json::Value {
         json!({
             "urls": self.urls.iter().map(SubscriberUrl::as_str).collect::<Vec<_>>(),
             "secrets": self.secrets.to_text(),
             "message_bytes": self.message_bytes,
+            "by_hand": self.by_hand,
             "warm_up": self.warm_up,
             "duration_ns": nanoseconds(self.duration),
         })
@@ -215,6 +311,7 @@ impl Order {
             urls: urls.iter().map(url).collect::<anyhow::Result<_>>()?,
             secrets: Secrets::parse(order["secrets"].as_str().context("no secrets")?)?,
             message_bytes: number(order, "message_bytes")?,
+            by_hand: order["by_hand"].as_bool().context("by_hand is missing")?,
             warm_up: number(order, "warm_up")?,
             duration: Duration::from_nanos(number(order, "duration_ns")?),
         })
@@ -268,19 +365,27 @@ mod tests {
     #[tokio::test]
     async fn what_the_yardstick_says_it_delivered_was_received() {
         let secrets = Auth::Hmac.fresh_secrets();
-        let sinks = sinks(&secrets).await;
-        let done = order(&sinks, secrets).carry_out().await.unwrap();
-        let received = sinks.finish().unwrap().received;
-        let received: Vec<_> = received.iter().map(|it| it.messages).collect();
-        assert_eq!(done.delivered, received);
-        assert!(received.iter().all(|messages| *messages > 2));
+        for by_hand in [false, true] {
+            let sinks = sinks(&secrets).await;
+            let order = order(&sinks, secrets.clone(), by_hand);
+            let done = order.carry_out().await.unwrap();
+            let received = sinks.finish().unwrap().received;
+            let received: Vec<_> = received.iter().map(|it| it.messages).collect();
+            assert_eq!(done.delivered, received);
+            assert!(received.iter().all(|messages| *messages > 2));
+        }
     }
 
     #[tokio::test]
     async fn a_delivery_that_is_not_authorized_fails_both_sides() {
         let sinks = sinks(&Auth::Hmac.fresh_secrets()).await;
         let other_secrets = Auth::Hmac.fresh_secrets();
-        assert!(order(&sinks, other_secrets).carry_out().await.is_err());
+        assert!(
+            order(&sinks, other_secrets, false)
+                .carry_out()
+                .await
+                .is_err()
+        );
         let error = sinks.finish().err().unwrap().to_string();
         assert!(
             error.contains("the signature does not fit the message"),
@@ -291,7 +396,7 @@ mod tests {
     #[tokio::test]
     async fn an_order_and_its_outcome_survive_the_pipe() {
         let sinks = sinks(&Secrets::NONE).await;
-        let order = order(&sinks, Secrets::NONE);
+        let order = order(&sinks, Secrets::NONE, true);
         let read = Order::from_json(&order.to_json()).unwrap();
         assert_eq!(read.to_json(), order.to_json());
         let done = order.carry_out().await.unwrap();
@@ -308,11 +413,12 @@ mod tests {
         sinks
     }
 
-    fn order(sinks: &Sinks, secrets: Secrets) -> Order {
+    fn order(sinks: &Sinks, secrets: Secrets, by_hand: bool) -> Order {
         Order {
             urls: sinks.urls().cloned().collect(),
             secrets,
             message_bytes: 100,
+            by_hand,
             warm_up: 2,
             duration: Duration::from_millis(20),
         }

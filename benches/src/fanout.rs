@@ -18,8 +18,9 @@ use crate::sinks::{Behaviour, Received, SentAt, Sinks};
 
 /// Deliveries a second, latency, CPU time and memory, next to bare hyper connections.
 ///
-/// Broadcaster and yardstick take turns with the same subscribers. The yardstick posts the same
-/// bytes over one connection a subscriber, one request in flight each. Every delivery is checked:
+/// Broadcaster and yardsticks take turns with the same subscribers. The yardsticks post the same
+/// bytes over one connection a subscriber, one request in flight each: with hyper, and with HTTP
+/// written by hand. Every delivery is checked:
 /// digest, signature, and that each subscriber got each message exactly once.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Fanout {
@@ -94,10 +95,11 @@ impl Fanout {
             publishers
                 .push(Publisher::connect(broadcaster.endpoint(), keys, self.subscribers).await?);
         }
-        let order = bare::Order {
+        let order = |by_hand| bare::Order {
             urls: sinks.urls().cloned().collect(),
-            secrets,
+            secrets: secrets.clone(),
             message_bytes: self.message_bytes,
+            by_hand,
             warm_up: WARM_UP,
             duration: Duration::from_secs(self.seconds),
         };
@@ -105,6 +107,7 @@ impl Fanout {
             auth,
             broadcaster: Vec::new(),
             bare: Vec::new(),
+            by_hand: Vec::new(),
         };
         for turn in 1..=self.turns {
             let progress = |who: &str, turn_done: &Turn| {
@@ -123,13 +126,20 @@ impl Fanout {
             let ours = ours.with_context(|| broadcaster.log())?;
             progress("broadcaster", &ours);
             result.broadcaster.push(ours);
-            let theirs = tokio::time::timeout(self.patience(), bare_turn(&order, &sinks, setting));
-            let theirs = theirs
-                .await
-                .context("the yardstick's turn does not end")
-                .flatten()?;
-            progress("bare hyper", &theirs);
-            result.bare.push(theirs);
+            for (who, by_hand) in [("bare hyper", false), ("hand-written", true)] {
+                let order = order(by_hand);
+                let theirs = bare_turn(&order, &sinks, setting);
+                let theirs = tokio::time::timeout(self.patience(), theirs).await;
+                let theirs = theirs
+                    .context("the yardstick's turn does not end")
+                    .flatten()?;
+                progress(who, &theirs);
+                if by_hand {
+                    result.by_hand.push(theirs);
+                } else {
+                    result.bare.push(theirs);
+                }
+            }
         }
         broadcaster.stop().await?;
         Ok(result)
@@ -186,6 +196,13 @@ impl Fanout {
             let (ours, theirs) = (Turns(&it.broadcaster), Turns(&it.bare));
             rows.push(row(it.auth, "broadcaster", ours, ours.ratio_to(theirs)));
             rows.push(row(it.auth, "bare hyper", theirs, 1.0));
+            let by_hand = Turns(&it.by_hand);
+            rows.push(row(
+                it.auth,
+                "hand-written",
+                by_hand,
+                by_hand.ratio_to(theirs),
+            ));
         }
         let Self {
             subscribers,
@@ -239,6 +256,7 @@ struct Match {
     auth: Auth,
     broadcaster: Vec<Turn>,
     bare: Vec<Turn>,
+    by_hand: Vec<Turn>,
 }
 
 impl Match {
@@ -248,6 +266,7 @@ impl Match {
             "auth": self.auth.name(),
             "broadcaster": ours.to_json(),
             "bare_hyper": theirs.to_json(),
+            "hand_written": Turns(&self.by_hand).to_json(),
             "ratio": ours.ratio_to(theirs),
             "cpu_ratio": ours.cpu_microseconds_per_delivery() / theirs.cpu_microseconds_per_delivery(),
         })

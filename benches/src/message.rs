@@ -83,6 +83,18 @@ impl Message {
         }
     }
 
+    /// All of it, in memory.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = self.label.encode().to_vec();
+        let mut left = self.filler_bytes();
+        while left > 0 {
+            let part = filler_part(left);
+            bytes.extend_from_slice(part);
+            left -= part.len() as u64;
+        }
+        bytes
+    }
+
     fn filler_bytes(&self) -> u64 {
         self.bytes - Label::BYTES as u64
     }

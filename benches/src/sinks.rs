@@ -1,25 +1,18 @@
 //! Subscribers that check and count every message they receive.
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use hdrhistogram::Histogram;
-use http_body_util::{BodyExt as _, Full};
 use httppubsub_proto::auth::Claim;
 use httppubsub_proto::digest::{Sha512, Sha512Hasher, decode_repr_digest};
 use httppubsub_proto::http::{ConfirmReceive, ReceiveHead};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
-use hyper::body::Incoming;
-use hyper::header::AUTHORIZATION;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{HeaderMap, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -188,29 +181,32 @@ impl Shared {
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream) {
+    /// HTTP by hand: what serves here must not be what limits.
+    async fn serve(self: Arc<Self>, mut stream: TcpStream) {
         // Without it a small answer may wait; that shows in the figures and is no error.
         let _ = stream.set_nodelay(true);
-        let service = service_fn(|request| self.answer(request));
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        // A peer that goes away between requests ends here, one within a request is missed later.
-        let _ = connection.await;
-    }
-
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
-        let (status, body) = match self.receive(request).await {
-            Ok(confirmation) => (StatusCode::OK, confirmation),
-            Err(error) => {
-                self.reject(format!("{error:#}"));
-                (StatusCode::INTERNAL_SERVER_ERROR, Bytes::new())
+        let (mut input, mut output) = (BytesMut::new(), Vec::new());
+        loop {
+            match RequestHead::read(&mut stream, &mut input).await {
+                Ok(Some(request)) => {
+                    let done = self.receive(request, &mut stream, &mut input).await;
+                    let (status, body) = done.unwrap_or_else(|error| {
+                        self.reject(format!("{error:#}"));
+                        ("500 Internal Server Error", Bytes::new())
+                    });
+                    output.clear();
+                    write_head(&mut output, status, body.len());
+                    output.extend_from_slice(&body);
+                    if stream.write_all(&output).await.is_err() {
+                        return;
+                    }
+                }
+                // A peer that goes away between requests ends here, one within a request is missed
+                // later.
+                Ok(None) => return,
+                Err(error) => return self.reject(format!("{error:#}")),
             }
-        };
-        let mut response = Response::new(Full::new(body));
-        *response.status_mut() = status;
-        Ok(response)
+        }
     }
 
     fn reject(&self, reason: String) {
@@ -219,22 +215,25 @@ impl Shared {
         *count += 1;
     }
 
-    async fn receive(&self, request: Request<Incoming>) -> anyhow::Result<Bytes> {
-        let (request, body) = request.into_parts();
-        let number = request
-            .uri
-            .path()
-            .strip_prefix(PATH)
-            .and_then(|it| it.parse().ok());
-        let number: usize = number.with_context(|| format!("nobody is at {}", request.uri))?;
+    async fn receive(
+        &self,
+        request: RequestHead,
+        stream: &mut TcpStream,
+        input: &mut BytesMut,
+    ) -> anyhow::Result<(&'static str, Bytes)> {
+        let RequestHead {
+            number,
+            authorization,
+            repr_digest,
+            body_bytes,
+        } = request;
         let sink = self
             .sinks
             .get(number)
             .context("there is no such subscriber")?;
-        let arrived = Arrived::read(body).await?;
-        let claimed = announced_digest(&request.headers)?;
+        let arrived = Arrived::read(stream, input, body_bytes).await?;
         ensure!(
-            arrived.sha512 == claimed,
+            arrived.sha512 == repr_digest.context("there is no Repr-Digest")?,
             "the message is not that of the Repr-Digest"
         );
         ensure!(
@@ -248,20 +247,16 @@ impl Shared {
             identifier: &arrived.head.identifier,
             sha512: &arrived.sha512,
         };
-        let authorization = request
-            .headers
-            .get(AUTHORIZATION)
-            .map(|value| value.as_bytes());
         let tracing = &arrived.head.tracing;
         self.keys
             .to_subscriber
-            .verify(&claim, tracing, authorization, arrived.now)?;
+            .verify(&claim, tracing, authorization.as_deref(), arrived.now)?;
         self.count(number, &arrived)?;
         if let Behaviour::Hang(duration) = sink.behaviour {
             tokio::time::sleep(duration).await;
-            return Ok(Bytes::new());
+            return Ok(("200 OK", Bytes::new()));
         }
-        self.confirm(sink, &arrived)
+        Ok(("200 OK", self.confirm(sink, &arrived)?))
     }
 
     fn count(&self, number: usize, arrived: &Arrived) -> anyhow::Result<()> {
@@ -316,42 +311,45 @@ struct Arrived {
 }
 
 impl Arrived {
-    async fn read(mut body: Incoming) -> anyhow::Result<Self> {
-        let mut begin = BytesMut::new();
-        let (head, mut part) = loop {
-            let data = next_data(&mut body)
-                .await?
-                .context("the body ends within its head")?;
-            begin.extend_from_slice(&data);
-            match ReceiveHead::decode(&begin) {
-                Ok((head, head_bytes)) => break (head, begin.split_off(head_bytes).freeze()),
-                Err(error) if error.is_short() => {}
+    async fn read(
+        stream: &mut TcpStream,
+        input: &mut BytesMut,
+        body_bytes: u64,
+    ) -> anyhow::Result<Self> {
+        let mut left = body_bytes;
+        let head = loop {
+            let here = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
+            match ReceiveHead::decode(&input[..here]) {
+                Ok((head, head_bytes)) => {
+                    input.advance(head_bytes);
+                    left -= head_bytes as u64;
+                    break head;
+                }
+                Err(error) if error.is_short() && (here as u64) < left => {
+                    fill(stream, input).await?
+                }
                 Err(error) => return Err(error).context("the head is not a RECEIVE"),
             }
         };
-        let mut hasher = Sha512Hasher::default();
-        let mut label = Vec::with_capacity(Label::BYTES);
-        let mut message_bytes = 0;
-        loop {
-            hasher.update(&part);
-            message_bytes += part.len() as u64;
-            let missing = Label::BYTES - label.len();
-            label.extend_from_slice(&part[..missing.min(part.len())]);
-            match next_data(&mut body).await? {
-                Some(next) => part = next,
-                None => break,
-            }
-        }
         ensure!(
-            message_bytes == head.message_bytes,
-            "the head announced {} bytes, the body has {message_bytes}",
+            left == head.message_bytes,
+            "the head announced {} bytes, the body has {left}",
             head.message_bytes
         );
-        let label = label
-            .as_slice()
-            .try_into()
-            .context("the message has no label")?;
-        let label = Label::decode(label);
+        let mut hasher = Sha512Hasher::default();
+        while input.len() < Label::BYTES {
+            fill(stream, input).await?;
+        }
+        let label = Label::decode(input.first_chunk().context("the message has no label")?);
+        while left > 0 {
+            if input.is_empty() {
+                fill(stream, input).await?;
+            }
+            let here = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
+            hasher.update(&input[..here]);
+            input.advance(here);
+            left -= here as u64;
+        }
         Ok(Self {
             head,
             label,
@@ -361,21 +359,79 @@ impl Arrived {
     }
 }
 
-async fn next_data(body: &mut Incoming) -> anyhow::Result<Option<Bytes>> {
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.context("the body was cut off")?.into_data() {
-            return Ok(Some(data));
-        }
-    }
-    Ok(None)
+/// What of the head of a request matters here.
+struct RequestHead {
+    /// Of the subscriber.
+    number: usize,
+    authorization: Option<Vec<u8>>,
+    repr_digest: Option<Sha512>,
+    body_bytes: u64,
 }
 
-fn announced_digest(headers: &HeaderMap) -> anyhow::Result<Sha512> {
-    let value = headers
-        .get("repr-digest")
-        .context("there is no Repr-Digest")?;
-    Ok(decode_repr_digest(value.as_bytes())?)
+impl RequestHead {
+    /// The next one, unless the peer has closed.
+    async fn read(stream: &mut TcpStream, input: &mut BytesMut) -> anyhow::Result<Option<Self>> {
+        loop {
+            if let Some((bytes, head)) = Self::parse(input)? {
+                input.advance(bytes);
+                return Ok(Some(head));
+            }
+            if input.is_empty() {
+                input.reserve(READ_BYTES);
+                if !stream.read_buf(input).await.is_ok_and(|read| read > 0) {
+                    return Ok(None);
+                }
+            } else {
+                fill(stream, input).await?;
+            }
+        }
+    }
+
+    fn parse(input: &[u8]) -> anyhow::Result<Option<(usize, Self)>> {
+        let mut headers = [httparse::EMPTY_HEADER; 16];
+        let mut request = httparse::Request::new(&mut headers);
+        let httparse::Status::Complete(bytes) = request.parse(input)? else {
+            return Ok(None);
+        };
+        let path = request.path.context("there is no path")?;
+        let number = path.strip_prefix(PATH).and_then(|it| it.parse().ok());
+        let number = number.with_context(|| format!("nobody is at {path}"))?;
+        let (mut authorization, mut repr_digest, mut body_bytes) = (None, None, None);
+        for header in request.headers {
+            let (name, value) = (header.name, header.value);
+            if name.eq_ignore_ascii_case("authorization") {
+                authorization = Some(value.to_vec());
+            } else if name.eq_ignore_ascii_case("repr-digest") {
+                repr_digest = Some(decode_repr_digest(value)?);
+            } else if name.eq_ignore_ascii_case("content-length") {
+                body_bytes = Some(std::str::from_utf8(value)?.parse()?);
+            }
+        }
+        let head = Self {
+            number,
+            authorization,
+            repr_digest,
+            body_bytes: body_bytes.context("there is no Content-Length")?,
+        };
+        Ok(Some((bytes, head)))
+    }
 }
+
+fn write_head(output: &mut Vec<u8>, status: &str, body_bytes: usize) {
+    let head = format_args!("HTTP/1.1 {status}\r\ncontent-length: {body_bytes}\r\n\r\n");
+    // A `Vec` takes all.
+    let _ = std::io::Write::write_fmt(output, head);
+}
+
+async fn fill(stream: &mut TcpStream, input: &mut BytesMut) -> anyhow::Result<()> {
+    input.reserve(READ_BYTES);
+    let read = stream.read_buf(input).await?;
+    ensure!(read > 0, "a request was cut off");
+    Ok(())
+}
+
+/// How much is read at once, in bytes.
+const READ_BYTES: usize = 64 * 1024;
 
 /// The subscriber's number follows.
 const PATH: &str = "/s/";
