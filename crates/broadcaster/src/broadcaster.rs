@@ -1,5 +1,6 @@
 //! A broadcaster, from start to stop.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -99,6 +100,8 @@ impl Broadcaster {
             store,
             index,
             hub: Hub::default(),
+            // Asked once: the answer is put together from files.
+            cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             session: Arc::new(session),
             zstd: Zstd::new(PLAIN_LEVEL.into()),
             presets: websockets.presets.iter().map(prepare).collect(),

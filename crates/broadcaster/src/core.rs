@@ -1,5 +1,6 @@
 //! What every use case of a broadcaster works with.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -24,6 +25,8 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) index: Arc<Index>,
     pub(crate) hub: Hub,
+    /// How many a large fan-out may keep busy.
+    pub(crate) cores: NonZeroUsize,
     /// What all websocket sessions have in common.
     pub(crate) session: Arc<BroadcasterConfig>,
     /// Compressor 1.

@@ -1,7 +1,8 @@
 //! Hands a notification to every subscriber that matches, and accounts for each.
 
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::StreamExt as _;
 use httppubsub_net::{Payload, Target, chain};
@@ -78,20 +79,29 @@ async fn deliver_to_all(
     rows: Vec<Arc<Row>>,
     message: Arc<Message>,
 ) -> Result<Reached, StoreError> {
-    let mut peers = by_peer(addressees(rows));
+    let peers = by_peer(addressees(rows));
     let in_flight_max = core.config.post.in_flight_max;
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let parts = (peers.len() / PART_PEERS_MIN).clamp(1, cores);
+    let parts = (peers.len() / PART_PEERS_MIN).clamp(1, core.cores.get());
     let reached = if parts == 1 {
-        deliver_to_peers(core, peers, message, in_flight_max).await
+        let everyone = 0..peers.len();
+        deliver_to_peers(
+            core.clone(),
+            Arc::new(peers),
+            everyone,
+            message,
+            in_flight_max,
+        )
+        .await
     } else {
         let (each, at_once) = (peers.len().div_ceil(parts), in_flight_max.div_ceil(parts));
-        let mut running = Vec::with_capacity(parts);
-        while !peers.is_empty() {
-            let part = peers.split_off(peers.len().saturating_sub(each));
-            let part = deliver_to_peers(core.clone(), part, message.clone(), at_once);
-            running.push(core.tasks.spawn(part));
-        }
+        let peers = Arc::new(peers);
+        let part = |begin: usize| {
+            let range = begin..peers.len().min(begin + each);
+            let (core, peers, message) = (core.clone(), peers.clone(), message.clone());
+            deliver_to_peers(core, peers, range, message, at_once)
+        };
+        let running = (0..peers.len()).step_by(each);
+        let running: Vec<_> = running.map(|begin| core.tasks.spawn(part(begin))).collect();
         let mut all = Tally::default();
         for part in running {
             match part.await {
@@ -157,31 +167,51 @@ impl Tally {
     }
 }
 
-/// Those of one peer that are still to be delivered to.
-type Waiting = Arc<Mutex<std::vec::IntoIter<Addressee>>>;
+/// Those of one peer, and how many of them are taken.
+struct Peer {
+    addressees: Range<usize>,
+    taken: AtomicUsize,
+}
+
+/// All that a notification goes to, those of each peer together.
+struct Peers {
+    addressees: Vec<Addressee>,
+    peers: Vec<Peer>,
+}
+
+impl Peers {
+    fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// The next of this peer.
+    fn next(&self, peer: usize) -> Option<&Addressee> {
+        let Peer { addressees, taken } = &self.peers[peer];
+        let at = addressees.start + taken.fetch_add(1, Ordering::Relaxed);
+        self.addressees[..addressees.end].get(at)
+    }
+}
 
 /// Delivers to these peers, to as many subscribers of each at once as it may have, and to at most
 /// `at_once` of all. Each peer has its turn before any has a second one: those that wait for a peer
 /// that hangs do not keep the others waiting.
 async fn deliver_to_peers(
     core: Arc<Core>,
-    peers: Vec<Vec<Addressee>>,
+    peers: Arc<Peers>,
+    range: Range<usize>,
     message: Arc<Message>,
     at_once: usize,
 ) -> Tally {
     let per_peer = core.config.post.in_flight_per_peer_max;
-    let mut turns = Vec::with_capacity(peers.len());
-    let mut further = Vec::new();
-    for peer in peers {
-        let turns_there = peer.len().min(per_peer);
-        let waiting = Arc::new(Mutex::new(peer.into_iter()));
-        further.extend(std::iter::repeat_n(&waiting, turns_there - 1).cloned());
-        turns.push(waiting);
+    let mut turns: Vec<usize> = range.clone().collect();
+    for peer in range {
+        let addressees = peers.peers[peer].addressees.len();
+        turns.extend(std::iter::repeat_n(peer, addressees.min(per_peer) - 1));
     }
-    turns.append(&mut further);
-    let lanes = turns
-        .into_iter()
-        .map(|waiting: Waiting| deliver_in_turn(core.clone(), waiting, message.clone()));
+    let lanes = turns.into_iter().map(|peer| {
+        let (core, peers, message) = (core.clone(), peers.clone(), message.clone());
+        deliver_in_turn(core, peers, peer, message)
+    });
     let mut lanes = futures_util::stream::iter(lanes).buffer_unordered(at_once);
     let mut tally = Tally::default();
     while let Some(lane) = lanes.next().await {
@@ -190,19 +220,18 @@ async fn deliver_to_peers(
     tally
 }
 
-async fn deliver_in_turn(core: Arc<Core>, waiting: Waiting, message: Arc<Message>) -> Tally {
+async fn deliver_in_turn(
+    core: Arc<Core>,
+    peers: Arc<Peers>,
+    peer: usize,
+    message: Arc<Message>,
+) -> Tally {
     let mut tally = Tally::default();
-    loop {
-        let next = waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .next();
-        let Some(addressee) = next else {
-            return tally;
-        };
-        let outcome = deliver_to_one(&core, &addressee, &message).await;
+    while let Some(addressee) = peers.next(peer) {
+        let outcome = deliver_to_one(&core, addressee, &message).await;
         tally.count(outcome, 1 + addressee.others.len() as u64);
     }
+    tally
 }
 
 /// A row, and those that the same delivery is for.
@@ -235,20 +264,21 @@ fn addressees(rows: Vec<Arc<Row>>) -> Vec<Addressee> {
 }
 
 /// Those of each peer together.
-fn by_peer(addressees: Vec<Addressee>) -> Vec<Vec<Addressee>> {
-    let mut peers: Vec<Vec<Addressee>> = Vec::new();
-    let mut known: FxHashMap<Option<usize>, usize> = FxHashMap::default();
-    for addressee in addressees {
-        let target = addressee.row.subscriber.target.as_ref().ok();
-        let at = *known
-            .entry(target.map(Target::peer_id))
-            .or_insert(peers.len());
-        match peers.get_mut(at) {
-            Some(peer) => peer.push(addressee),
-            None => peers.push(vec![addressee]),
+fn by_peer(mut addressees: Vec<Addressee>) -> Peers {
+    let peer_of = |it: &Addressee| it.row.subscriber.target.as_ref().ok().map(Target::peer_id);
+    addressees.sort_by_key(peer_of);
+    let mut begin = 0;
+    let peers = addressees.chunk_by(|one, other| peer_of(one) == peer_of(other));
+    let peers = peers.map(|of_one| {
+        let addressees = begin..begin + of_one.len();
+        begin = addressees.end;
+        Peer {
+            addressees,
+            taken: AtomicUsize::new(0),
         }
-    }
-    peers
+    });
+    let peers = peers.collect();
+    Peers { addressees, peers }
 }
 
 /// What became of one row.
