@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Authorizations, Config, Preset};
 use crate::core::Core;
 use crate::hub::Hub;
+use crate::in_flight::{self, InFlight};
 use crate::index::Index;
 use crate::session::PLAIN_LEVEL;
 use crate::training::SampleRoom;
@@ -100,6 +101,7 @@ impl Broadcaster {
             store,
             index,
             hub: Hub::default(),
+            in_flight: InFlight::default(),
             // Asked once: the answer is put together from files.
             cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             session: Arc::new(session),
@@ -123,6 +125,8 @@ impl Broadcaster {
             swept_at: AtomicU64::new(now.unix_seconds()),
             config,
         });
+        in_flight::recover(&core).await?;
+        core.tasks.spawn(in_flight::look_after(core.clone()));
         core.tasks.spawn(missed::sweep(core.clone()));
         Ok(Self { core })
     }
@@ -162,8 +166,13 @@ impl Broadcaster {
     /// whether that is so. Call [`Broadcaster::shut_down`] before.
     pub async fn finish(&self, grace: Duration) -> bool {
         self.core.tasks.close();
-        tokio::time::timeout(grace, self.core.tasks.wait())
-            .await
-            .is_ok()
+        let finished = async {
+            self.core.tasks.wait().await;
+            if let Err(error) = in_flight::end(&self.core).await {
+                // Some are told in vain that they may have missed something.
+                tracing::warn!(%error, "cannot write down that nothing is in flight");
+            }
+        };
+        tokio::time::timeout(grace, finished).await.is_ok()
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Preset};
 use crate::hub::Hub;
+use crate::in_flight::InFlight;
 use crate::index::Index;
 use crate::training::SampleRoom;
 
@@ -25,6 +26,7 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) index: Arc<Index>,
     pub(crate) hub: Hub,
+    pub(crate) in_flight: InFlight,
     /// How many a large fan-out may keep busy.
     pub(crate) cores: NonZeroUsize,
     /// What all websocket sessions have in common.

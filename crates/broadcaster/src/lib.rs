@@ -3,6 +3,7 @@
 
 mod config;
 
+mod in_flight;
 mod index;
 
 mod message;

@@ -1,7 +1,7 @@
 //! Tells subscribers that they may have missed something, until they know.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::{EndpointError, Origin, SubscriberUrl};
 use httppubsub_proto::wire::DecodeError;
 use httppubsub_store::{ClaimedNotice, Missed, NoticeOutcome, StoreError};
+use tokio::sync::Semaphore;
 
 use crate::core::Core;
 use crate::index::Row;
@@ -79,23 +80,20 @@ async fn look(core: Arc<Core>, under_way: Arc<UnderWay>) -> Result<Duration, Sto
         return Ok(core.config.sweep_interval);
     }
     let lease = core.config.post.connect_timeout + 2 * core.config.post.answer_timeout;
+    let mut by_peer: HashMap<Option<Origin>, Vec<ClaimedNotice>> = HashMap::new();
     for notice in core.store.claim_missed(now, lease, room).await? {
-        let place = UnderWay::begin(&under_way, &core, &notice);
-        let core = core.clone();
-        core.clone().tasks.spawn(async move {
-            let outcome = match place {
-                Some(_place) => announce(&core, &notice).await,
-                // Others to the same peer are under way: it has to wait, but not to lose its turn.
-                None => NoticeOutcome::Retry {
-                    attempts: notice.attempts,
-                    due: core.clock.now() + PEER_BUSY_DELAY,
-                },
-            };
-            if let Err(error) = core.store.settle_missed(&notice, outcome).await {
-                // Its lease ends, and it is sent once more than needed.
-                tracing::error!(%error, "cannot write down what became of a notice");
-            }
-        });
+        let target = core.poster.target(&notice.recovery).ok();
+        let peer = target.map(|target| target.origin().clone());
+        by_peer.entry(peer).or_default().push(notice);
+    }
+    for (peer, notices) in by_peer {
+        let turns = under_way.turns(peer, core.config.missed_in_flight_per_peer_max);
+        for notice in notices {
+            let place = Place::take(&under_way);
+            let turns = turns.clone();
+            core.tasks
+                .spawn(announce_in_turn(core.clone(), notice, turns, place));
+        }
     }
     let next = core.store.next_missed().await?;
     Ok(next.map_or(core.config.sweep_interval, |next| {
@@ -103,6 +101,30 @@ async fn look(core: Arc<Core>, under_way: Arc<UnderWay>) -> Result<Duration, Sto
             .saturating_sub(core.clock.now().since_unix())
     }))
 }
+
+/// Sends a notice, unless its peer has no turn for it: it has to wait then, but not to lose its turn.
+async fn announce_in_turn(
+    core: Arc<Core>,
+    notice: ClaimedNotice,
+    turns: Arc<Semaphore>,
+    place: Place,
+) {
+    let outcome = match tokio::time::timeout(PEER_PATIENCE, turns.acquire()).await {
+        Ok(_turn) => announce(&core, &notice).await,
+        Err(_) => NoticeOutcome::Retry {
+            attempts: notice.attempts,
+            due: core.clock.now() + PEER_BUSY_DELAY,
+        },
+    };
+    if let Err(error) = core.store.settle_missed(&notice, outcome).await {
+        // Its lease ends, and it is sent once more than needed.
+        tracing::error!(%error, "cannot write down what became of a notice");
+    }
+    drop(place);
+}
+
+/// For how long a notice keeps its place while it waits for a turn at its peer.
+const PEER_PATIENCE: Duration = Duration::from_secs(1);
 
 const PEER_BUSY_DELAY: Duration = Duration::from_secs(3);
 
@@ -186,58 +208,44 @@ async fn send(core: &Core, recovery: &SubscriberUrl, topic: &Topic) -> Result<()
     Ok(())
 }
 
-/// The notices being sent, so that one peer that hangs holds no more than its share.
+/// The notices being sent, and the turns they take at each peer: one that hangs holds no more than its
+/// share.
 #[derive(Debug, Default)]
 struct UnderWay {
-    by_peer: Mutex<HashMap<Option<Origin>, usize>>,
+    count: AtomicUsize,
+    turns: Mutex<HashMap<Option<Origin>, Arc<Semaphore>>>,
     ended: tokio::sync::Notify,
 }
 
 impl UnderWay {
     fn count(&self) -> usize {
-        self.by_peer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .sum()
+        self.count.load(Ordering::Relaxed)
     }
 
-    /// A place for this notice, unless its peer has all the places it may have.
-    fn begin(this: &Arc<Self>, core: &Core, notice: &ClaimedNotice) -> Option<Place> {
-        let target = core.poster.target(&notice.recovery).ok();
-        let peer = target.map(|target| target.origin().clone());
-        let mut by_peer = this.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_peer.entry(peer.clone()).or_default();
-        if *count >= core.config.missed_in_flight_per_peer_max {
-            return None;
-        }
-        *count += 1;
-        Some(Place {
-            under_way: this.clone(),
-            peer,
-        })
+    fn turns(&self, peer: Option<Origin>, max: usize) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody waits at the others.
+        turns.retain(|_, turns| Arc::strong_count(turns) > 1);
+        let of_peer = turns.entry(peer);
+        of_peer
+            .or_insert_with(|| Arc::new(Semaphore::new(max.max(1))))
+            .clone()
     }
 }
 
 /// Given back when it is dropped.
-struct Place {
-    under_way: Arc<UnderWay>,
-    peer: Option<Origin>,
+struct Place(Arc<UnderWay>);
+
+impl Place {
+    fn take(under_way: &Arc<UnderWay>) -> Self {
+        under_way.count.fetch_add(1, Ordering::Relaxed);
+        Self(under_way.clone())
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut by_peer = self
-            .under_way
-            .by_peer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_peer.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                by_peer.remove(&self.peer);
-            }
-        }
-        self.under_way.ended.notify_one();
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+        self.0.ended.notify_one();
     }
 }

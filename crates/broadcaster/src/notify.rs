@@ -13,6 +13,7 @@ use httppubsub_store::{StoreError, Unsubscribed};
 use rustc_hash::FxHashMap;
 
 use crate::core::Core;
+use crate::in_flight;
 use crate::index::Row;
 use crate::message::Message;
 use crate::missed;
@@ -58,10 +59,21 @@ pub(crate) async fn notify(
     if rows.is_empty() {
         return Ok(Reached::default());
     }
+    let is_told = rows.iter().any(|row| in_flight::is_told(core, row));
     let message = Arc::new(Message::new(topic, payload));
-    let all = core
-        .tasks
-        .spawn(deliver_to_all(core.clone(), rows, message));
+    let own = core.clone();
+    // A task of its own: it must not end with who waits for it.
+    let all = core.tasks.spawn(async move {
+        let on_its_way = match is_told {
+            true => Some(in_flight::begin(&own, &message.topic).await?),
+            false => None,
+        };
+        let reached = deliver_to_all(own, rows, message).await?;
+        if let Some(on_its_way) = on_its_way {
+            on_its_way.accounted_for();
+        }
+        Ok::<_, StoreError>(reached)
+    });
     match all.await {
         Ok(reached) => Ok(reached?),
         Err(error) => {

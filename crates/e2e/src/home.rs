@@ -96,6 +96,19 @@ impl Home {
         Server { process, door }
     }
 
+    /// How many rows this table of the database has.
+    #[track_caller]
+    pub fn count(&self, table: &str) -> i64 {
+        let read = || -> rusqlite::Result<i64> {
+            let database = Connection::open(self.database())?;
+            database.busy_timeout(crate::patience::PATIENCE)?;
+            database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
+                row.get(0)
+            })
+        };
+        read().expect("the database can be read")
+    }
+
     /// All rows of the database, by url and then by topic or glob.
     #[track_caller]
     pub fn rows(&self) -> Vec<Row> {

@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::net::TcpListener;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use httppubsub_e2e::{
-    Asked, Connection, Deaf, Door, Home, Random, Response, Subscriber, exact, url,
+    Act, Asked, Connection, Deaf, Door, Home, Random, Response, Subscriber, exact, url,
 };
 use httppubsub_proto::subscription::{Subscription, SubscriptionSet};
 use httppubsub_proto::topic::Topic;
@@ -152,6 +153,77 @@ fn who_missed_an_acknowledged_notification_is_told_after_a_kill() {
     for recover in &recoveries {
         assert!(told.await_deliveries(recover, 1)[0].is_genuine);
     }
+}
+
+/// F7. With `HTTPPUBSUB_TEST_ROUNDS` in the environment, so many rounds.
+#[test]
+fn who_was_not_reached_when_the_broadcaster_was_killed_is_told() {
+    // More than are delivered to at once, since all are at one peer.
+    const SUBSCRIBERS: usize = 90;
+    let rounds = std::env::var("HTTPPUBSUB_TEST_ROUNDS").map_or(6, |it| it.parse().unwrap());
+    let home = Home::new();
+    let subscriber = Subscriber::start(home.signer());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let listen = format!("127.0.0.1:{}", port.unwrap().port());
+    let mut server = home.serve(&["--listen", &listen]);
+    let mut random = Random::new(7);
+    let place = |round: usize, number: usize| format!("/{round}/{number}");
+    for round in 0..rounds {
+        let topic = format!("round/{round}");
+        for number in 0..SUBSCRIBERS {
+            let place = place(round, number);
+            let (url, recovery) = (subscriber.url(&place), subscriber.recovery(&place));
+            let (own, pause) = (subscriber.clone(), random.below(100) as u64);
+            subscriber.on(&url, move |delivery| {
+                thread::sleep(Duration::from_millis(pause));
+                vec![Act::Say(own.confirms(delivery, 1))]
+            });
+            server.door.subscribe(&url, exact(&topic), Some(&recovery));
+        }
+        let topic = Topic::new(topic).unwrap();
+        let asked = server.door.signer.notify(&topic, MESSAGE);
+        let mut connection = server.door.connect();
+        connection.post(&asked).unwrap();
+        thread::sleep(Duration::from_micros(random.below(150_000) as u64));
+        server.process.kill();
+        server = home.serve(&["--listen", &listen]);
+    }
+    let (mut whole, mut told) = (0, 0);
+    for round in 0..rounds {
+        let got = |number: &usize| {
+            let url = subscriber.url(&place(round, *number));
+            !subscriber.deliveries_to(&url).is_empty()
+        };
+        let reached: Vec<_> = (0..SUBSCRIBERS).filter(got).collect();
+        whole += usize::from(reached.len() == SUBSCRIBERS);
+        if reached.is_empty() {
+            // It may have been killed before it had the notification.
+            continue;
+        }
+        for number in (0..SUBSCRIBERS).filter(|it| !reached.contains(it)) {
+            let recovery = subscriber.recovery(&place(round, number));
+            let notice = &subscriber.await_deliveries(&recovery, 1)[0];
+            assert!(notice.is_genuine && notice.is_missed());
+            told += 1;
+        }
+    }
+    println!("{rounds} rounds: {whole} with everybody reached; {told} were not and were told");
+    assert!(told > 0, "no kill was in the middle");
+}
+
+#[test]
+fn nobody_is_told_anything_after_an_orderly_end() {
+    let home = Home::new();
+    let subscriber = Subscriber::start(home.signer());
+    let (url, recovery) = (subscriber.url("/a"), subscriber.recovery("/a"));
+    let mut server = home.serve(&[]);
+    server.door.subscribe(&url, exact("t"), Some(&recovery));
+    assert_eq!(server.door.notify("t", MESSAGE), 1);
+    let in_flight = || home.count("httppubsub_in_flight");
+    assert_eq!(in_flight(), 1);
+    server.process.terminate();
+    server.process.end_well();
+    assert_eq!(in_flight(), 0);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 mod store;
 
 pub use store::{
-    Change, Changed, ClaimedNotice, Missed, NoticeOutcome, Observer, Store, StoreError, Subscribed,
-    Unsubscribed,
+    Change, Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Observer, Store, StoreError,
+    Subscribed, Unsubscribed,
 };
 
 mod lock;

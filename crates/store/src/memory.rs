@@ -14,8 +14,8 @@ use httppubsub_proto::url::SubscriberUrl;
 
 use crate::lock;
 use crate::store::{
-    Change, Changed, ClaimedNotice, Missed, NoticeOutcome, Observer, Store, StoreError, Subscribed,
-    Unsubscribed,
+    Change, Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Observer, Store, StoreError,
+    Subscribed, Unsubscribed,
 };
 
 /// Keeps everything in memory and forgets it when dropped: for tests, and for broadcasters whose
@@ -29,6 +29,8 @@ pub struct MemoryStore {
 struct State {
     /// By url, exact before glob, by bytes: the order of etags.
     rows: BTreeMap<(SubscriberUrl, Interest), Row>,
+    /// By broadcaster and topic, until when.
+    in_flight: BTreeMap<(SubscriberUrl, Topic), Now>,
     observer: Option<Arc<dyn Observer>>,
 }
 
@@ -252,6 +254,46 @@ impl Store for MemoryStore {
             .filter_map(|row| row.notice.as_ref())
             .map(Notice::free_from)
             .min())
+    }
+
+    async fn record_in_flight(&self, in_flight: InFlight) -> Result<(), StoreError> {
+        let InFlight {
+            broadcaster,
+            topic,
+            until,
+        } = in_flight;
+        let until = whole_seconds(until);
+        self.state().in_flight.insert((broadcaster, topic), until);
+        Ok(())
+    }
+
+    async fn forget_in_flight(
+        &self,
+        broadcaster: SubscriberUrl,
+        topics: Vec<Topic>,
+    ) -> Result<(), StoreError> {
+        let mut state = self.state();
+        for topic in topics {
+            state.in_flight.remove(&(broadcaster.clone(), topic));
+        }
+        Ok(())
+    }
+
+    async fn in_flight(
+        &self,
+        broadcaster: SubscriberUrl,
+        now: Now,
+        limit: usize,
+    ) -> Result<Vec<InFlight>, StoreError> {
+        let state = self.state();
+        let kept = state.in_flight.iter();
+        let kept = kept.filter(|((whose, _), until)| *whose == broadcaster || **until <= now);
+        let kept = kept.take(limit).map(|((whose, topic), until)| InFlight {
+            broadcaster: whose.clone(),
+            topic: topic.clone(),
+            until: *until,
+        });
+        Ok(kept.collect())
     }
 }
 

@@ -66,6 +66,39 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// When the earliest notice that nobody holds is due, or the earliest hold ends; `None` when
     /// none is owed. It may lie in the past.
     async fn next_missed(&self) -> Result<Option<Now>, StoreError>;
+
+    /// Keeps that a notification may be on its way, and until when that is to be believed. Replaces
+    /// what is kept of the same broadcaster and topic.
+    async fn record_in_flight(&self, in_flight: InFlight) -> Result<(), StoreError>;
+
+    /// Forgets that notifications on these topics may be on their way from this broadcaster.
+    async fn forget_in_flight(
+        &self,
+        broadcaster: SubscriberUrl,
+        topics: Vec<Topic>,
+    ) -> Result<(), StoreError>;
+
+    /// What is kept of this broadcaster, and of any other what is not to be believed any more `now`;
+    /// up to `limit`, in any order.
+    async fn in_flight(
+        &self,
+        broadcaster: SubscriberUrl,
+        now: Now,
+        limit: usize,
+    ) -> Result<Vec<InFlight>, StoreError>;
+}
+
+/// A notification that may be on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    /// Whose it is: the url at which this broadcaster receives for its websockets, which no other
+    /// has.
+    pub broadcaster: SubscriberUrl,
+    /// What it is about.
+    pub topic: Topic,
+    /// When its broadcaster must have ended if it did not say so again. Stores keep whole seconds,
+    /// rounded up.
+    pub until: Now,
 }
 
 /// Is told of changes, in the order in which they became durable. Called on the store's threads:

@@ -214,7 +214,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let refused = SqliteStore::open(&place.path).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "the database has schema version 99, this program knows up to 1: use the newer program"
+        "the database has schema version 99, this program knows up to 2: use the newer program"
     );
     assert_eq!(std::fs::read(&place.path).unwrap(), before);
 }

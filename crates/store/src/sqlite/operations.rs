@@ -8,6 +8,7 @@ use httppubsub_proto::subscription::{
     Interest, StrongEtag, StrongEtagHasher, Subscription, SubscriptionSet,
 };
 use httppubsub_proto::time::Now;
+use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, params};
@@ -16,7 +17,9 @@ use super::failure::Failure;
 use super::feed::{Feed, Log};
 use super::row::{Interner, Kind, Unreadable, blob, recovery, text};
 use crate::lock;
-use crate::store::{Changed, ClaimedNotice, Missed, NoticeOutcome, Subscribed, Unsubscribed};
+use crate::store::{
+    Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Subscribed, Unsubscribed,
+};
 
 pub(super) fn subscribe(
     connection: &Connection,
@@ -296,6 +299,70 @@ pub(super) fn next_missed(connection: &Connection) -> Result<Option<Now>, Failur
     }
     Ok(earliest)
 }
+
+pub(super) fn record_in_flight(
+    connection: &Connection,
+    in_flight: &InFlight,
+) -> Result<(), Failure> {
+    let InFlight {
+        broadcaster,
+        topic,
+        until,
+    } = in_flight;
+    let until = seconds_up(*until);
+    connection
+        .prepare_cached(RECORD_IN_FLIGHT)?
+        .execute(params![broadcaster.as_str(), topic.as_bytes(), until])?;
+    Ok(())
+}
+
+pub(super) fn forget_in_flight(
+    connection: &Connection,
+    broadcaster: &SubscriberUrl,
+    topics: &[Topic],
+) -> Result<(), Failure> {
+    let mut statement = connection.prepare_cached(FORGET_IN_FLIGHT)?;
+    for topic in topics {
+        statement.execute(params![broadcaster.as_str(), topic.as_bytes()])?;
+    }
+    Ok(())
+}
+
+pub(super) fn in_flight(
+    connection: &Connection,
+    broadcaster: &SubscriberUrl,
+    now: Now,
+    limit: usize,
+) -> Result<Vec<InFlight>, Failure> {
+    let mut interner = Interner::default();
+    let mut found = Vec::new();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = connection.prepare_cached(IN_FLIGHT)?;
+    let mut rows = statement.query(params![broadcaster.as_str(), seconds(now), limit])?;
+    while let Some(row) = rows.next()? {
+        let (url, topic, until) = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
+        let mut parse = || {
+            Ok::<_, Unreadable>(InFlight {
+                broadcaster: interner.url(text(url, "the url")?)?,
+                topic: interner.topic(blob(topic, "the topic")?)?,
+                until: moment(until).unwrap_or(now),
+            })
+        };
+        match parse() {
+            Ok(it) => found.push(it),
+            Err(why) => tracing::warn!(%why, "cannot tell what was in flight"),
+        }
+    }
+    Ok(found)
+}
+
+const RECORD_IN_FLIGHT: &str = "INSERT INTO httppubsub_in_flight (url, topic, until) \
+     VALUES (?1, ?2, ?3) ON CONFLICT (url, topic) DO UPDATE SET until = excluded.until";
+
+const FORGET_IN_FLIGHT: &str = "DELETE FROM httppubsub_in_flight WHERE url = ?1 AND topic = ?2";
+
+const IN_FLIGHT: &str = "SELECT url, topic, until FROM httppubsub_in_flight WHERE url = ?1 \
+     UNION SELECT url, topic, until FROM httppubsub_in_flight WHERE until <= ?2 LIMIT ?3";
 
 /// Forgets the oldest changes once there are noticeably more than `kept`.
 pub(super) fn trim_changes(connection: &Connection, kept: i64) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use httppubsub_proto::subscription::{Interest, StrongEtag, Subscription, SubscriptionSet};
 use httppubsub_proto::time::Now;
+use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
@@ -21,8 +22,8 @@ use super::place::Place;
 use super::reader::Reader;
 use super::writer::Writer;
 use crate::store::{
-    Changed, ClaimedNotice, Missed, NoticeOutcome, Observer, Store, StoreError, Subscribed,
-    Unsubscribed,
+    Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Observer, Store, StoreError,
+    Subscribed, Unsubscribed,
 };
 
 /// How a [`SqliteStore`] is opened.
@@ -311,6 +312,41 @@ impl Store for SqliteStore {
         self.doors()
             .reader
             .call("looking for the next notice", work)
+            .await
+    }
+
+    async fn record_in_flight(&self, in_flight: InFlight) -> Result<(), StoreError> {
+        let work = move |connection: &_| operations::record_in_flight(connection, &in_flight);
+        self.doors()
+            .writer
+            .call("recording a notification in flight", work)
+            .await
+    }
+
+    async fn forget_in_flight(
+        &self,
+        broadcaster: SubscriberUrl,
+        topics: Vec<Topic>,
+    ) -> Result<(), StoreError> {
+        let work =
+            move |connection: &_| operations::forget_in_flight(connection, &broadcaster, &topics);
+        self.doors()
+            .writer
+            .call("forgetting what is in flight no more", work)
+            .await
+    }
+
+    async fn in_flight(
+        &self,
+        broadcaster: SubscriberUrl,
+        now: Now,
+        limit: usize,
+    ) -> Result<Vec<InFlight>, StoreError> {
+        let work =
+            move |connection: &_| operations::in_flight(connection, &broadcaster, now, limit);
+        self.doors()
+            .reader
+            .call("looking for what was in flight", work)
             .await
     }
 }
