@@ -132,7 +132,7 @@ fn fifty_kills_lose_nothing_that_was_acknowledged_and_leave_no_set_half_done() {
     );
 }
 
-/// F7, as far as it is promised: what was acknowledged to the publisher is accounted for.
+/// F7: what was acknowledged to the publisher is accounted for.
 #[test]
 fn who_missed_an_acknowledged_notification_is_told_after_a_kill() {
     let home = Home::new();
