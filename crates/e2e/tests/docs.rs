@@ -217,7 +217,7 @@ fn what_the_documents_link_to_is_there() {
 }
 
 /// What the README says, and the tests that hold it.
-const PROMISES: [(&str, &[(&str, &str)]); 25] = [
+const PROMISES: [(&str, &[(&str, &str)]); 26] = [
     // What it is.
     (
         "Messages may be larger than memory",
@@ -368,6 +368,13 @@ const PROMISES: [(&str, &[(&str, &str)]); 25] = [
             ),
             (DELIVERY, "a_notice_that_is_owed_survives_a_kill"),
         ],
+    ),
+    (
+        "**Without a 200 nobody with a recovery url is left out**",
+        &[(
+            DURABILITY,
+            "who_was_not_reached_when_the_broadcaster_was_killed_is_told",
+        )],
     ),
     (
         "**Nobody waits for anybody else**",
