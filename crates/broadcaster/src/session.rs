@@ -396,6 +396,7 @@ impl Session {
                 if let Some((topic, head)) = begins {
                     let (bytes, sha512) = (head.compressed_length, head.compressed_sha512);
                     let writer = PayloadWriter::new(&self.core.spool, bytes, sha512);
+                    let writer = writer.map_err(cannot_take)?;
                     self.stream = Some((writer, topic, head));
                 }
                 let Some((writer, ..)) = &mut self.stream else {

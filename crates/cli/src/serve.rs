@@ -69,6 +69,15 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "BYTES", default_value_t = 256 * 1024 * 1024)]
     spool_memory_max: u64,
 
+    /// How much disk all temporary files may take together; a message for which there is no room is
+    /// answered 507 before it is sent. [default: no limit]
+    #[arg(long, value_name = "BYTES")]
+    spool_disk_max: Option<u64>,
+
+    /// How much stays free on the file system of the temporary files.
+    #[arg(long, value_name = "BYTES", default_value_t = 64 * 1024 * 1024)]
+    spool_free_min: u64,
+
     /// Folder for these temporary files. [default: that of the operating system]
     #[arg(long, value_name = "DIR")]
     spool_dir: Option<PathBuf>,
@@ -257,6 +266,8 @@ impl Serve {
                 folder: self.spool_dir.clone().unwrap_or(defaults.folder),
                 memory_each_max: self.spool_above,
                 memory_total_max: self.spool_memory_max,
+                disk_total_max: self.spool_disk_max.unwrap_or(defaults.disk_total_max),
+                disk_free_min: self.spool_free_min,
             },
             post: PostConfig {
                 answer_timeout: Duration::from_secs(self.answer_timeout),

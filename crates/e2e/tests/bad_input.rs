@@ -486,6 +486,59 @@ fn bodies_beyond_any_use_are_refused_or_ignored() {
     lives(&server);
 }
 
+/// F10 and T12.
+#[test]
+fn a_message_without_room_on_disk_is_refused_before_it_comes_and_others_are_not() {
+    const MIB: u64 = 1024 * 1024;
+    let home = Home::new();
+    let spool = ["--spool-above", "1000000", "--spool-disk-max", "20971520"];
+    let server = home.serve(&[&["--db", "memory"][..], &spool].concat());
+    let door = &server.door;
+    let subscriber = Subscriber::start(&door.signer);
+    door.subscribe(&subscriber.url("/a"), exact("t"), None);
+    for _ in 0..3 {
+        let head = door
+            .signer
+            .notify_head(&topic("t"), Sha512::of(MESSAGE), 60 * MIB);
+        let asked = door.signer.notify_of(&head, b"");
+        let mut connection = door.connect();
+        connection
+            .announce(&asked, asked.body.len() as u64 + 60 * MIB)
+            .unwrap();
+        connection.send(&asked.body).unwrap();
+        let refused = connection.answer().unwrap().unwrap();
+        assert_eq!(refused.status, 507, "{}", refused.text());
+        explains_itself(&refused, "NOTIFY");
+        assert!(
+            refused
+                .text()
+                .contains("temporary files may have 20971520 together")
+        );
+    }
+    for _ in 0..100 {
+        assert_eq!(door.notify("t", MESSAGE), 1);
+    }
+    // All of it is there for the next.
+    for seed in 0..3 {
+        assert_eq!(door.notify_filler("t", &Filler::new(19 * MIB, seed)), 1);
+    }
+    let home = Home::new();
+    let reserved = home.serve(&["--db", "memory", "--spool-free-min", "1000000000000000"]);
+    let door = &reserved.door;
+    let head = door
+        .signer
+        .notify_head(&topic("t"), Sha512::of(MESSAGE), 60 * MIB);
+    let asked = door.signer.notify_of(&head, b"");
+    let mut connection = door.connect();
+    connection
+        .announce(&asked, asked.body.len() as u64 + 60 * MIB)
+        .unwrap();
+    connection.send(&asked.body).unwrap();
+    let refused = connection.answer().unwrap().unwrap();
+    assert_eq!(refused.status, 507, "{}", refused.text());
+    assert_eq!(door.notify("t", MESSAGE), 0);
+}
+
 #[test]
 fn authorizations_of_odd_shapes_are_forbidden_and_no_error() {
     let home = Home::new();
@@ -890,7 +943,8 @@ fn a_declared_length_costs_no_memory() {
         let mut asked = door.signer.notify_of(&head, b"");
         asked.headers = "Expect: 100-continue\r\n".to_owned();
         let mut connection = door.connect();
-        connection.announce(&asked, 1 << 63).unwrap();
+        let body_bytes = asked.body.len() as u64 + (1 << 63);
+        connection.announce(&asked, body_bytes).unwrap();
         let proceed = connection.answer().unwrap().unwrap();
         assert_eq!(proceed.status, 100, "its handler waits for the body");
         connection.send(&asked.body).unwrap();
@@ -900,7 +954,8 @@ fn a_declared_length_costs_no_memory() {
     for mut connection in connections {
         connection.finish().unwrap();
         if let Some(response) = connection.answer().unwrap() {
-            assert_eq!(response.status, 400, "{}", response.text());
+            // No disk has room for it.
+            assert_eq!(response.status, 507, "{}", response.text());
         }
     }
     // Lists that claim four billion entries, and fields that claim more than there is.

@@ -99,6 +99,12 @@ where
         }
     }
 
+    /// How many bytes are still to come, if the peer has said how long the body is.
+    pub fn bytes_left(&self) -> Option<u64> {
+        let to_come = self.body.size_hint().exact()?;
+        Some(self.ahead.len() as u64 + to_come)
+    }
+
     /// The next part; `None` at the end.
     pub async fn part(&mut self) -> Result<Option<Bytes>, BodyError> {
         if !self.ahead.is_empty() {

@@ -29,6 +29,11 @@ pub struct SpoolConfig {
     /// How many bytes all bodies in memory may have together; beyond that even small ones go to
     /// files. Default 256 MiB.
     pub memory_total_max: u64,
+    /// How many bytes all temporary files may have together; a body for which there is no room is
+    /// refused before it is read, if its length is known. Default: no limit.
+    pub disk_total_max: u64,
+    /// How many bytes stay free on the file system of the temporary files. Default 64 MiB.
+    pub disk_free_min: u64,
 }
 
 impl Default for SpoolConfig {
@@ -37,6 +42,8 @@ impl Default for SpoolConfig {
             folder: std::env::temp_dir(),
             memory_each_max: 10 * 1024 * 1024,
             memory_total_max: 256 * 1024 * 1024,
+            disk_total_max: u64::MAX,
+            disk_free_min: 64 * 1024 * 1024,
         }
     }
 }
@@ -49,6 +56,9 @@ pub struct Spool(Arc<SpoolInner>);
 struct SpoolInner {
     config: SpoolConfig,
     memory_used: AtomicU64,
+    /// What is taken of the disk or promised, and what of that is not written yet.
+    disk_taken: AtomicU64,
+    disk_unwritten: AtomicU64,
 }
 
 impl Spool {
@@ -57,12 +67,19 @@ impl Spool {
         Self(Arc::new(SpoolInner {
             config,
             memory_used: AtomicU64::new(0),
+            disk_taken: AtomicU64::new(0),
+            disk_unwritten: AtomicU64::new(0),
         }))
     }
 
     /// How many bytes of memory its payloads take now.
     pub fn memory_used(&self) -> u64 {
         self.0.memory_used.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of disk its payloads take now or are promised.
+    pub fn disk_used(&self) -> u64 {
+        self.0.disk_taken.load(Ordering::Relaxed)
     }
 
     fn room(&self) -> Room {
@@ -105,6 +122,7 @@ impl Room {
         let SpoolInner {
             config,
             memory_used,
+            ..
         } = &*self.spool.0;
         if self.bytes + more > config.memory_each_max {
             return false;
@@ -126,6 +144,79 @@ impl Drop for Room {
             .0
             .memory_used
             .fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Disk that a payload takes of its spool's bounds.
+#[derive(Debug)]
+struct DiskRoom {
+    spool: Spool,
+    taken: u64,
+    unwritten: u64,
+}
+
+impl DiskRoom {
+    fn none(spool: Spool) -> Self {
+        Self {
+            spool,
+            taken: 0,
+            unwritten: 0,
+        }
+    }
+
+    /// Takes room for `more` bytes, if both bounds allow it.
+    fn take(&mut self, more: u64) -> io::Result<()> {
+        if more == 0 {
+            return Ok(());
+        }
+        let SpoolInner {
+            config,
+            disk_taken,
+            disk_unwritten,
+            ..
+        } = &*self.spool.0;
+        let full = |problem: String| Err(io::Error::new(io::ErrorKind::StorageFull, problem));
+        let (relaxed, max) = (Ordering::Relaxed, config.disk_total_max);
+        let taken = disk_taken.fetch_update(relaxed, relaxed, |taken| {
+            taken.checked_add(more).filter(|taken| *taken <= max)
+        });
+        if let Err(taken) = taken {
+            return full(format!(
+                "no room for {more} bytes: temporary files may have {max} together and have {taken}"
+            ));
+        }
+        self.taken += more;
+        let unwritten = disk_unwritten.fetch_add(more, relaxed) + more;
+        self.unwritten += more;
+        let disk = rustix::fs::statvfs(&config.folder)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if unwritten.saturating_add(config.disk_free_min) > free {
+            return full(format!(
+                "no room for {more} bytes: {free} are free in the folder of temporary files, and {} \
+                 have to stay free",
+                config.disk_free_min
+            ));
+        }
+        Ok(())
+    }
+
+    /// So many bytes are about to be written, room for which may have been taken.
+    fn write(&mut self, bytes: u64) -> io::Result<()> {
+        self.take(bytes.saturating_sub(self.unwritten))?;
+        self.unwritten -= bytes;
+        let unwritten = &self.spool.0.disk_unwritten;
+        unwritten.fetch_sub(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for DiskRoom {
+    fn drop(&mut self) {
+        let spool = &self.spool.0;
+        spool.disk_taken.fetch_sub(self.taken, Ordering::Relaxed);
+        spool
+            .disk_unwritten
+            .fetch_sub(self.unwritten, Ordering::Relaxed);
     }
 }
 
@@ -177,6 +268,7 @@ enum Kept {
     File {
         file: File,
         offset: u64,
+        _room: Option<DiskRoom>,
     },
 }
 
@@ -207,7 +299,11 @@ impl Payload {
                     }
                 }
             }
-            let kept = Kept::File { file, offset };
+            let kept = Kept::File {
+                file,
+                offset,
+                _room: None,
+            };
             Ok(Self(Arc::new(Inner {
                 bytes,
                 sha512: hasher.finish(),
@@ -229,7 +325,18 @@ impl Payload {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut writer = PayloadWriter::new(spool, announced, *sha512);
+        // Nothing is taken for a length that cannot come.
+        if let Some(got) = body.bytes_left()
+            && got != announced
+        {
+            let more = got > announced;
+            return Err(FillError::Length {
+                announced,
+                got: got.min(announced),
+                more,
+            });
+        }
+        let mut writer = PayloadWriter::new(spool, announced, *sha512)?;
         while let Some(part) = body.part().await? {
             writer.push(part).await?;
         }
@@ -333,13 +440,17 @@ pub struct PayloadWriter {
 }
 
 impl PayloadWriter {
-    /// For a body that was announced so.
-    pub fn new(spool: &Spool, announced: u64, sha512: Sha512) -> Self {
-        Self {
-            filling: Filling::new(spool.clone()),
+    /// For a body that was announced so. Fails if it needs a file for which there is no room.
+    pub fn new(spool: &Spool, announced: u64, sha512: Sha512) -> Result<Self, FillError> {
+        let mut filling = Filling::new(spool.clone());
+        if announced > spool.0.config.memory_each_max {
+            filling.disk.take(announced)?;
+        }
+        Ok(Self {
+            filling,
             announced,
             sha512,
-        }
+        })
     }
 
     /// The next part. Fails as soon as there is more than was announced. If it is dropped before it
@@ -380,6 +491,7 @@ pub(crate) struct Filling {
     bytes: u64,
     memory: Vec<Bytes>,
     room: Room,
+    disk: DiskRoom,
     file: Option<File>,
     /// Arrived, not in the hasher and the file yet.
     waiting: Vec<Bytes>,
@@ -396,6 +508,7 @@ impl Filling {
             bytes: 0,
             memory: Vec::new(),
             room: spool.room(),
+            disk: DiskRoom::none(spool),
             file: None,
             waiting: Vec::new(),
             waiting_bytes: 0,
@@ -421,6 +534,7 @@ impl Filling {
             self.memory.push(part);
             return Ok(());
         }
+        self.disk.write(self.on_disk_with(part.len()))?;
         self.waiting_bytes += part.len();
         self.waiting.push(part);
         if self.file.is_none() || self.waiting_bytes >= CHUNK_BYTES {
@@ -437,6 +551,7 @@ impl Filling {
             self.memory.push(Bytes::copy_from_slice(part));
             return Ok(());
         }
+        self.disk.write(self.on_disk_with(part.len()))?;
         if self.file.is_none() {
             let written = self.unwritten().write();
             self.written(written?);
@@ -445,6 +560,15 @@ impl Filling {
         match &mut self.file {
             Some(file) => io::Write::write_all(file, part),
             None => Ok(()),
+        }
+    }
+
+    /// How much goes to the file because of a part of so many bytes, which is counted already: what is
+    /// in memory goes along with the first.
+    fn on_disk_with(&self, bytes: usize) -> u64 {
+        match self.file {
+            Some(_) => bytes as u64,
+            None => self.bytes,
         }
     }
 
@@ -488,7 +612,11 @@ impl Filling {
             return Err(io::Error::other("a part of the body was given up"));
         }
         let kept = match self.file {
-            Some(file) => Kept::File { file, offset: 0 },
+            Some(file) => Kept::File {
+                file,
+                offset: 0,
+                _room: Some(self.disk),
+            },
             None => {
                 let bytes = match <[Bytes; 1]>::try_from(self.memory) {
                     Ok([only]) => only,
@@ -739,7 +867,7 @@ mod tests {
         for spool in [small_spool(), Spool::default()] {
             for part_bytes in [7, 100_000, CHUNK_BYTES + 1, 1_000_000] {
                 let mut writer =
-                    PayloadWriter::new(&spool, source.len() as u64, Sha512::of(&source));
+                    PayloadWriter::new(&spool, source.len() as u64, Sha512::of(&source)).unwrap();
                 for part in source.chunks(part_bytes) {
                     writer.push(Bytes::copy_from_slice(part)).await.unwrap();
                 }
@@ -766,7 +894,7 @@ mod tests {
         // Hashed elsewhere, and written to a file.
         for spool in [Spool::default(), small_spool()] {
             let announced = part.len() as u64 + 1;
-            let mut writer = PayloadWriter::new(&spool, announced, Sha512::of(b"!"));
+            let mut writer = PayloadWriter::new(&spool, announced, Sha512::of(b"!")).unwrap();
             // The only thread that may wait does.
             let (release, released) = std::sync::mpsc::channel::<()>();
             let held = tokio::task::spawn_blocking(move || released.recv());
@@ -806,6 +934,56 @@ mod tests {
         let read = in_memory.read_range(1..2).await.unwrap();
         let kept = in_memory.in_memory().unwrap();
         assert_eq!(read.as_ptr(), kept[1..].as_ptr());
+    }
+
+    #[tokio::test]
+    async fn a_body_without_room_on_disk_is_refused_before_it_comes() {
+        let spool = Spool::new(SpoolConfig {
+            memory_each_max: 10,
+            disk_total_max: 1_000,
+            ..SpoolConfig::default()
+        });
+        let writer = |bytes| PayloadWriter::new(&spool, bytes, Sha512::of(&[7; 600]));
+        let mut first = writer(600).unwrap();
+        first.push(vec![7; 300].into()).await.unwrap();
+        assert_eq!(spool.disk_used(), 600);
+        let error = writer(401).unwrap_err();
+        let FillError::Spool(error) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(
+            error.to_string(),
+            "no room for 401 bytes: temporary files may have 1000 together and have 600"
+        );
+        // What is not announced is refused where there is no room any more.
+        assert!(spool.read(&[7; 401][..]).await.is_err());
+        let small = spool.read(&[7; 400][..]).await.unwrap();
+        assert_eq!(spool.disk_used(), 1_000);
+        assert_eq!(spool.read(&[7; 10][..]).await.unwrap().len(), 10);
+        first.push(vec![7; 300].into()).await.unwrap();
+        let first = first.finish().await.unwrap();
+        drop((small, writer(401)));
+        assert_eq!(spool.disk_used(), 600);
+        drop(first);
+        assert_eq!(spool.disk_used(), 0);
+        assert_eq!(spool.0.disk_unwritten.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn some_of_the_disk_stays_free() {
+        let spool = Spool::new(SpoolConfig {
+            memory_each_max: 10,
+            disk_free_min: 1 << 60,
+            ..SpoolConfig::default()
+        });
+        let error = PayloadWriter::new(&spool, 11, Sha512::of(b"")).unwrap_err();
+        let FillError::Spool(error) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(spool.disk_used(), 0);
+        assert!(PayloadWriter::new(&spool, 10, Sha512::of(b"")).is_ok());
     }
 
     #[tokio::test]

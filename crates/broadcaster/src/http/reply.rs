@@ -20,7 +20,7 @@ pub(crate) enum Failure {
     Decode(#[from] DecodeError),
     #[error("the body cannot be read")]
     Body(#[from] BodyError),
-    #[error("the message is not the one announced")]
+    #[error("the message is not taken")]
     Fill(#[from] FillError),
     #[error("the message has {bytes} bytes, {bytes_max} are allowed here")]
     MessageTooLong { bytes: u64, bytes_max: u64 },

@@ -535,7 +535,8 @@ impl Running<'_> {
         } = part;
         if let Some((topic, head)) = begins {
             let (announced, sha512) = (head.compressed_length, head.compressed_sha512);
-            let writer = PayloadWriter::new(&self.own.spool, announced, sha512);
+            let writer =
+                PayloadWriter::new(&self.own.spool, announced, sha512).map_err(cannot_take)?;
             self.incoming = Some((writer, topic, head));
         }
         let Some((writer, ..)) = &mut self.incoming else {
