@@ -2,6 +2,7 @@
 
 mod body;
 mod clock;
+mod egress;
 mod nonce;
 mod payload;
 mod peer;
@@ -16,6 +17,10 @@ mod zstd;
 
 pub use body::{BodyError, BodyLimits, BodyReader, HeadError};
 pub use clock::Clock;
+pub use egress::{
+    Allowed, Egress, EgressAction, EgressConfig, EgressPattern, EgressProfile, EgressRule,
+    Forbidden, NotAPattern,
+};
 pub use nonce::{random_bytes, stamp};
 pub use payload::{
     FillError, Payload, PayloadBody, PayloadReader, PayloadWriter, Spool, SpoolConfig,

@@ -13,7 +13,6 @@ use http_body_util::Full;
 use httppubsub_proto::url::Origin;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -41,18 +40,6 @@ struct Idle {
 pub(crate) struct Connection {
     pub(crate) requests: SendRequest<PostBody>,
     _task: AbortOnDropHandle<()>,
-}
-
-/// The first of the host's addresses that answers.
-pub(crate) async fn connect_tcp(origin: &Origin) -> io::Result<TcpStream> {
-    let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in tokio::net::lookup_host((origin.host.as_str(), origin.port)).await? {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => refused = error,
-        }
-    }
-    Err(refused)
 }
 
 pub(crate) async fn hand_over<S>(stream: S) -> io::Result<Connection>
