@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Authorizations, Config, Preset};
 use crate::core::Core;
+use crate::forbidden::ForbiddenPeers;
 use crate::hub::Hub;
 use crate::index::Index;
 use crate::session::PLAIN_LEVEL;
@@ -108,6 +109,7 @@ impl Broadcaster {
             receiver_url: SubscriberUrl::new(config.receiver_url.as_str())?,
             missed_url: SubscriberUrl::new(config.missed_url.as_str())?,
             poster,
+            forbidden: ForbiddenPeers::default(),
             spool: Spool::new(config.spool.clone()),
             guard,
             to_broadcaster: authorizations.to_broadcaster,

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Preset};
+use crate::forbidden::ForbiddenPeers;
 use crate::hub::Hub;
 use crate::index::Index;
 use crate::training::SampleRoom;
@@ -38,6 +39,7 @@ pub(crate) struct Core {
     pub(crate) receiver_url: SubscriberUrl,
     pub(crate) missed_url: SubscriberUrl,
     pub(crate) poster: Poster,
+    pub(crate) forbidden: ForbiddenPeers,
     pub(crate) spool: Spool,
     pub(crate) guard: ReplayGuard,
     pub(crate) to_broadcaster: Arc<dyn Authorization>,

@@ -11,6 +11,10 @@ mod hub;
 
 mod training;
 
+mod forbidden;
+
+mod urls;
+
 mod core;
 
 mod webhook;
