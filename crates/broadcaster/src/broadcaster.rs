@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Authorizations, Config, Preset};
 use crate::core::Core;
+use crate::forbidden::ForbiddenPeers;
 use crate::hub::Hub;
 use crate::in_flight::{self, InFlight};
 use crate::index::Index;
@@ -113,6 +114,7 @@ impl Broadcaster {
             receiver_url: SubscriberUrl::new(config.receiver_url.as_str())?,
             missed_url: SubscriberUrl::new(config.missed_url.as_str())?,
             poster,
+            forbidden: ForbiddenPeers::default(),
             spool: Spool::new(config.spool.clone()),
             guard,
             to_broadcaster: authorizations.to_broadcaster,

@@ -35,7 +35,7 @@ impl From<&Secrets> for Authorizations {
 pub struct Config {
     /// Where and from which size on bodies are kept in files.
     pub spool: SpoolConfig,
-    /// Bounds on what is posted to subscribers.
+    /// Bounds on what is posted to subscribers, and where they may be.
     pub post: PostConfig,
     /// How slowly requests may arrive.
     pub body: BodyLimits,

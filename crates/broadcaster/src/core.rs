@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Preset};
+use crate::forbidden::ForbiddenPeers;
 use crate::hub::Hub;
 use crate::in_flight::InFlight;
 use crate::index::Index;
@@ -43,6 +44,7 @@ pub(crate) struct Core {
     pub(crate) receiver_url: SubscriberUrl,
     pub(crate) missed_url: SubscriberUrl,
     pub(crate) poster: Poster,
+    pub(crate) forbidden: ForbiddenPeers,
     pub(crate) spool: Spool,
     pub(crate) guard: ReplayGuard,
     pub(crate) to_broadcaster: Arc<dyn Authorization>,

@@ -12,6 +12,10 @@ mod hub;
 
 mod training;
 
+mod forbidden;
+
+mod urls;
+
 mod core;
 
 mod webhook;

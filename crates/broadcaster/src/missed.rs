@@ -191,7 +191,8 @@ async fn send(core: &Core, recovery: &SubscriberUrl, topic: &Topic) -> Result<()
             payload: None,
         })
     };
-    let answer = core.poster.post(&target, 0, make).await?;
+    let answer = core.poster.post(&target, 0, make).await;
+    let answer = answer.inspect_err(|error| core.forbidden.warn_of(error))?;
     if !answer.status.is_success() {
         return Err(NotTaken::Status(answer.status));
     }

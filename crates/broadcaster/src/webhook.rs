@@ -91,7 +91,10 @@ pub(crate) async fn deliver(core: &Core, row: &Row, message: &Arc<Message>) -> V
     };
     let answer = match core.poster.post(target, payload.len(), make).await {
         Ok(answer) => answer,
-        Err(error) => return Verdict::Missed(error.into()),
+        Err(error) => {
+            core.forbidden.warn_of(&error);
+            return Verdict::Missed(error.into());
+        }
     };
     let now = core.clock.now();
     let vouched = |confirm: &ConfirmReceive| {

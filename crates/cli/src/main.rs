@@ -1,8 +1,10 @@
 //! The program `httppubsub`.
 
+mod check_url;
 mod completions;
 mod connection;
 mod demo;
+mod egress;
 mod listen;
 mod logs;
 mod notify;
@@ -41,6 +43,7 @@ enum Verb {
     Listen(listen::Listen),
     Notify(notify::Notify),
     Subscriptions(subscriptions::Subscriptions),
+    CheckUrl(check_url::CheckUrl),
     Demo(demo::Demo),
     Completions(completions::Completions),
 }
@@ -53,6 +56,7 @@ async fn main() -> ExitCode {
         Verb::Listen(listen) => listen.run().await,
         Verb::Notify(notify) => notify.run().await,
         Verb::Subscriptions(subscriptions) => subscriptions.run().await,
+        Verb::CheckUrl(check_url) => check_url.run().await,
         Verb::Demo(demo) => demo.run().await,
         Verb::Completions(completions) => completions.run(),
     };

@@ -16,6 +16,7 @@ use httppubsub_store::{MemoryStore, SqliteStore, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::egress::EgressFlags;
 use crate::logs::Logs;
 use crate::secrets;
 
@@ -93,6 +94,9 @@ pub(crate) struct Serve {
     /// Deliveries under way at once to one peer (scheme, host and port).
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
     deliveries_per_peer_max: usize,
+
+    #[command(flatten)]
+    egress: EgressFlags,
 
     /// Connections open at once; others wait.
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = positive)]
@@ -273,6 +277,7 @@ impl Serve {
                 answer_timeout: Duration::from_secs(self.answer_timeout),
                 in_flight_max: self.deliveries_max,
                 in_flight_per_peer_max: self.deliveries_per_peer_max,
+                egress: self.egress.egress(address),
                 ..PostConfig::default()
             },
             message_bytes_max: self.message_bytes_max,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use httppubsub_net::{BodyLimits, Clock, DecompressLimits, PostConfig, ServeConfig, SpoolConfig};
+use httppubsub_net::{
+    BodyLimits, Clock, DecompressLimits, Egress, PostConfig, ServeConfig, SpoolConfig,
+};
 use httppubsub_proto::auth::{Authorization, NoAuthorization, Secrets};
 use httppubsub_proto::http as paths;
 use httppubsub_proto::url::{ClientUrls, Endpoint, EndpointError, UrlTooLong};
@@ -183,7 +185,11 @@ impl ClientConfig {
             queue_max: 1_024,
             replay_codes_max: 1_000_000,
             spool: SpoolConfig::default(),
-            post: PostConfig::default(),
+            // Whoever names the broadcasters decides where they are.
+            post: PostConfig {
+                egress: Egress::anything(),
+                ..PostConfig::default()
+            },
             serve: ServeConfig::default(),
             body: BodyLimits::default(),
             clock: Clock::system(),
@@ -362,7 +368,8 @@ impl ClientConfigBuilder {
         self
     }
 
-    /// Bounds on what is posted to broadcasters.
+    /// Bounds on what is posted to broadcasters. Default: those of [`PostConfig`], and no
+    /// restriction of where to.
     pub fn post(mut self, post: PostConfig) -> Self {
         self.0.post = post;
         self

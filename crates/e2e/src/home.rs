@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use httppubsub_net::random_bytes;
 use httppubsub_proto::auth::{Scheme, Secrets};
+use httppubsub_proto::subscription::{Interest, Subscription};
+use httppubsub_store::{SqliteStore, Store as _, Subscribed};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::door::Door;
+use crate::door::{self, Door};
 use crate::process::Process;
 use crate::program::httppubsub;
 use crate::signer::Signer;
@@ -107,6 +109,22 @@ impl Home {
             })
         };
         read().expect("the database can be read")
+    }
+
+    /// Writes a subscription into the database, as another program may: nobody judges it.
+    #[track_caller]
+    pub fn store(&self, url: &str, interest: Interest, recovery: Option<&str>) {
+        let subscription = Subscription {
+            url: door::url(url),
+            interest,
+            recovery: recovery.map(door::url),
+        };
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
+        let stored = runtime.block_on(async {
+            let store = SqliteStore::open(&self.database()).await?;
+            store.subscribe(subscription).await
+        });
+        assert_eq!(stored.expect("the database is there"), Subscribed::Added);
     }
 
     /// All rows of the database, by url and then by topic or glob.

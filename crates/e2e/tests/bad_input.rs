@@ -12,6 +12,7 @@ use httppubsub_e2e::{
     Asked, Connection, Deaf, Door, Filler, Home, Random, Response, Server, Subscriber, exact, glob,
     url,
 };
+use httppubsub_net::Egress;
 use httppubsub_proto::auth::{Scheme, Secrets};
 use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::http::{
@@ -20,6 +21,7 @@ use httppubsub_proto::http::{
 };
 use httppubsub_proto::subscription::{StrongEtag, Subscription, SubscriptionSet};
 use httppubsub_proto::topic::Topic;
+use httppubsub_proto::url::SubscriberUrl;
 
 const IN_MEMORY: &[&str] = &["--db", "memory"];
 
@@ -153,12 +155,43 @@ impl Endpoint {
         };
         match self {
             _ if !is_whole => [400].into(),
+            SubscribeExact | SubscribeGlob | Set if !urls_of(self, body).all(is_taken) => {
+                [400, 403].into()
+            }
             SubscribeExact | SubscribeGlob | UnsubscribeExact | UnsubscribeGlob => {
                 [200, 409].into()
             }
             _ => [200].into(),
         }
     }
+}
+
+/// The urls that deliveries would go to.
+fn urls_of(endpoint: Endpoint, body: &[u8]) -> std::vec::IntoIter<SubscriberUrl> {
+    let kind = match endpoint {
+        SubscribeExact => InterestKind::Exact,
+        SubscribeGlob => InterestKind::Glob,
+        _ => {
+            let (head, bytes) = SetHead::decode(body).unwrap();
+            let set = decode_set_lists(&body[bytes..]).unwrap();
+            let recoveries = set.iter().filter_map(|(_, recovery)| recovery.cloned());
+            let mut urls: Vec<_> = recoveries.collect();
+            urls.extend((!set.is_empty()).then_some(head.url));
+            return urls.into_iter();
+        }
+    };
+    let request = SubscribeRequest::decode(kind, body).unwrap();
+    let urls: Vec<_> = [Some(request.url), request.recovery]
+        .into_iter()
+        .flatten()
+        .collect();
+    urls.into_iter()
+}
+
+/// Whether a broadcaster on loopback takes this url.
+fn is_taken(url: SubscriberUrl) -> bool {
+    let endpoint = httppubsub_proto::url::Endpoint::parse(&url);
+    endpoint.is_ok_and(|it| Egress::default().judge_url(it.origin()).is_ok())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -779,46 +812,112 @@ fn a_clock_that_is_off_is_told_ours_and_costs_no_subscription() {
     }
 }
 
+/// Urls to which nothing can be posted.
+fn unusable_urls() -> Vec<String> {
+    let control = (1..=32).map(char::from).collect::<String>();
+    [
+        "",
+        " ",
+        "not a url",
+        "/v1/receive",
+        "file:///etc/passwd",
+        "unix:/run/docker.sock",
+        "ftp://127.0.0.1/",
+        "javascript:alert(1)",
+        "http:",
+        "http://",
+        "http://[::1",
+        "http://127.0.0.1:99999/",
+        "http://user:s3cret@127.0.0.1:9/",
+        "http://127.0.0.1:9/\r\nX-Injected: yes",
+        "http://127.0.0.1:9/a b",
+        "http://127.0.0.1:9/\u{0}",
+        &format!("http://127.0.0.1:9/{control}"),
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// T1.
 #[test]
-fn odd_urls_are_stored_and_only_their_own_deliveries_fail() {
+fn unusable_urls_are_refused_and_can_be_removed_if_others_stored_them() {
+    let home = Home::new();
+    let server = home.serve(&[]);
+    let door = &server.door;
+    let signer = &door.signer;
+    let good = url("http://127.0.0.1:9/");
+    let set_with = |recovery: &SubscriberUrl| -> SubscriptionSet {
+        [(exact("odd"), Some(recovery.clone()))]
+            .into_iter()
+            .collect()
+    };
+    let mut connection = door.connect();
+    for odd in unusable_urls() {
+        let odd = url(&odd);
+        let subscribe = |url: &SubscriberUrl, recovery: &SubscriberUrl| {
+            let (url, recovery) = (url.clone(), Some(recovery.clone()));
+            let interest = exact("odd");
+            signer.subscribe(&Subscription {
+                url,
+                interest,
+                recovery,
+            })
+        };
+        let mut requests = vec![subscribe(&odd, &good), signer.set(&odd, &set_with(&good))];
+        // An empty recovery url means that none is wanted.
+        if !odd.as_str().is_empty() {
+            requests.push(subscribe(&good, &odd));
+            requests.push(signer.set(&good, &set_with(&odd)));
+        }
+        for asked in requests {
+            let what = format!("{} {:?}", asked.path, odd.as_str());
+            let response = check(&mut connection, &asked, &[400], &what);
+            let text = response.text();
+            assert!(text.starts_with("nothing can be posted to the "), "{text}");
+            assert!(
+                odd.as_str().len() < 2 || !text.contains(odd.as_str()),
+                "{text}"
+            );
+        }
+        assert_eq!(home.rows(), []);
+        // What others have stored can be looked at and removed.
+        home.store(odd.as_str(), exact("odd"), None);
+        let empty = SubscriptionSet::default();
+        for (asked, status) in [
+            (signer.check(&odd), 200),
+            (signer.unsubscribe(&odd, &exact("odd")), 200),
+            (signer.unsubscribe(&odd, &exact("odd")), 409),
+            (signer.set(&odd, &empty), 200),
+        ] {
+            let what = format!("{} {:?}", asked.path, odd.as_str());
+            check(&mut connection, &asked, &[status], &what);
+        }
+    }
+    assert_eq!(home.rows(), []);
+}
+
+#[test]
+fn odd_urls_that_are_stored_fail_alone() {
     let home = Home::new();
     let server = home.serve(&[]);
     let door = &server.door;
     let closed = Deaf::closed();
-    let long = format!("http://127.0.0.1:9/{}", "x".repeat(65_000));
-    let control = (1..=32).map(char::from).collect::<String>();
-    let urls = [
-        "".to_owned(),
-        " ".to_owned(),
-        "not a url".to_owned(),
-        "/v1/receive".to_owned(),
-        "file:///etc/passwd".to_owned(),
-        "unix:/run/docker.sock".to_owned(),
-        "ftp://127.0.0.1/".to_owned(),
-        "javascript:alert(1)".to_owned(),
-        "http:".to_owned(),
-        "http://".to_owned(),
+    let mut urls = unusable_urls();
+    urls.extend([
         "http:///v1/receive".to_owned(),
-        "http://[::1".to_owned(),
-        "http://127.0.0.1:99999/".to_owned(),
         "http://127.0.0.1:0/".to_owned(),
-        "http://user:s3cret@127.0.0.1:9/".to_owned(),
-        "http://127.0.0.1:9/\r\nX-Injected: yes".to_owned(),
-        "http://127.0.0.1:9/a b".to_owned(),
-        "http://127.0.0.1:9/\u{0}".to_owned(),
-        format!("http://127.0.0.1:9/{control}"),
         "http://\u{fc}\u{f1}\u{ee}.invalid/\u{1f600}".to_owned(),
         "https://127.0.0.1:9/".to_owned(),
         closed.url("/v1/receive#fragment"),
         closed.url("/%zz?q#"),
-        long,
-    ];
+        format!("http://127.0.0.1:9/{}", "x".repeat(65_000)),
+        "http://169.254.169.254/latest/meta-data/".to_owned(),
+    ]);
     let good = Subscriber::start(&door.signer);
     door.subscribe(&good.url("/receive"), exact("odd"), None);
     for odd in &urls {
-        // An empty recovery url means that none is wanted.
         let recovery = Some(odd.as_str()).filter(|it| !it.is_empty());
-        door.subscribe(odd, exact("odd"), recovery);
+        home.store(odd, exact("odd"), recovery);
     }
     for round in 1..=3 {
         assert_eq!(door.notify("odd", MESSAGE), 1, "only the good one confirms");

@@ -99,7 +99,7 @@ impl Stage {
 #[test]
 fn help_explains_every_verb_and_version_says_which() {
     // The words after the program's name, and what their help must show at least.
-    let shown: [(&[&str], &str); 12] = [
+    let shown: [(&[&str], &str); 13] = [
         (&[], "Exit status: 0 done"),
         (&["setup"], "httppubsub setup --dir secrets"),
         (&["serve"], "httppubsub serve --listen 0.0.0.0:3003"),
@@ -113,6 +113,10 @@ fn help_explains_every_verb_and_version_says_which() {
         (&["subscriptions", "set"], "Give the url exactly these"),
         (&["subscriptions", "add"], "Add these subscriptions"),
         (&["subscriptions", "remove"], "Remove these subscriptions"),
+        (
+            &["check-url"],
+            "httppubsub check-url --egress public --egress-allow",
+        ),
         (&["demo"], "See it work"),
         (&["completions"], "For bash: `httppubsub completions bash"),
     ];

@@ -78,6 +78,8 @@ fn shell(name: &str, script: &str, folder: &Path, address: &str) -> Process {
     Process::spawn(name, command)
 }
 
+const ANY_PORT: &str = "127.0.0.1:0";
+
 #[test]
 fn the_tour_in_the_readme_goes_as_it_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -133,8 +135,8 @@ fn every_other_command_in_the_documents_works_or_names_what_there_is() {
                 continue;
             }
             for line in script.lines() {
-                let line = line.split('#').next().unwrap().trim();
-                check_command(&document, line);
+                let (line, comment) = line.split_once('#').unwrap_or((line, ""));
+                check_command(&document, line.trim(), comment.trim());
                 checked += 1;
             }
         }
@@ -142,7 +144,8 @@ fn every_other_command_in_the_documents_works_or_names_what_there_is() {
     assert!(checked >= 5, "{checked}");
 }
 
-fn check_command(document: &str, line: &str) {
+/// `comment` is what stands behind the command.
+fn check_command(document: &str, line: &str, comment: &str) {
     let words: Vec<_> = line.split_whitespace().collect();
     match words[..] {
         // Cargo builds the program and runs it with what follows.
@@ -155,6 +158,22 @@ fn check_command(document: &str, line: &str) {
         ["cargo", "xtask", "test"] => {
             assert!(read(".cargo/config.toml").contains("xtask = "));
             assert!(root().join("xtask/src/test.rs").exists());
+        }
+        // It says what the comment says.
+        ["httppubsub", "check-url", ..] => {
+            let folder = tempfile::tempdir().unwrap();
+            let mut checking = shell(line, line, folder.path(), ANY_PORT);
+            let (status, lines) = checking.end();
+            assert_eq!(lines, [comment], "{document}: {line}");
+            assert_eq!(status.success(), comment.starts_with("allowed: "));
+        }
+        ["httppubsub", "serve", ..] => {
+            let folder = tempfile::tempdir().unwrap();
+            let script = format!("exec {line}");
+            let mut serving = shell(line, &script, folder.path(), ANY_PORT);
+            assert!(serving.line().starts_with("listening on "));
+            serving.terminate();
+            serving.end_well();
         }
         ["cargo", "install", "--path", path] => {
             let manifest = read(&format!("{path}/Cargo.toml"));
@@ -217,7 +236,7 @@ fn what_the_documents_link_to_is_there() {
 }
 
 /// What the README says, and the tests that hold it.
-const PROMISES: [(&str, &[(&str, &str)]); 26] = [
+const PROMISES: &[(&str, &[(&str, &str)])] = &[
     // What it is.
     (
         "Messages may be larger than memory",
@@ -276,6 +295,10 @@ const PROMISES: [(&str, &[(&str, &str)]); 26] = [
     (
         "`subscriptions` looks after the subscriptions of programs",
         &[(CLI, "subscriptions_of_others_can_be_looked_after")],
+    ),
+    (
+        "`check-url` says whether a broadcaster may post to a url",
+        &[(EGRESS, "a_url_can_be_checked_beforehand")],
     ),
     (
         "`completions` is for your shell. `--help` explains each",
@@ -417,6 +440,7 @@ const BAD_INPUT: &str = "crates/e2e/tests/bad_input.rs";
 const CLI: &str = "crates/e2e/tests/cli.rs";
 const DELIVERY: &str = "crates/e2e/tests/delivery.rs";
 const DURABILITY: &str = "crates/e2e/tests/durability.rs";
+const EGRESS: &str = "crates/e2e/tests/egress.rs";
 const MOUNT: &str = "crates/e2e/tests/mount.rs";
 const SERVING: &str = "crates/e2e/tests/serving.rs";
 const THEIRS: &str = "interop/tests/interop/large.rs";

@@ -2,6 +2,7 @@
 
 mod body;
 mod clock;
+mod egress;
 mod http1;
 mod nonce;
 mod payload;
@@ -17,6 +18,10 @@ mod zstd;
 
 pub use body::{BodyError, BodyLimits, BodyReader, HeadError};
 pub use clock::Clock;
+pub use egress::{
+    Allowed, Egress, EgressAction, EgressConfig, EgressPattern, EgressProfile, EgressRule,
+    Forbidden, NotAPattern,
+};
 pub use nonce::{random_bytes, stamp};
 pub use payload::{FillError, Payload, PayloadReader, PayloadWriter, Spool, SpoolConfig};
 pub use post::{Answer, Post, PostConfig, PostError, Poster, Target, repr_digest};

@@ -1,12 +1,10 @@
 //! A peer that is posted to: its connections, and the turns that requests take there.
 
-use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use httppubsub_proto::url::{Endpoint, Origin};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -27,18 +25,6 @@ pub(crate) struct Peer {
 struct Idle {
     connection: Connection,
     since: Instant,
-}
-
-/// The first of the host's addresses that answers.
-pub(crate) async fn connect_tcp(origin: &Origin) -> io::Result<TcpStream> {
-    let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in tokio::net::lookup_host((origin.host.as_str(), origin.port)).await? {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => refused = error,
-        }
-    }
-    Err(refused)
 }
 
 /// One of those that wait for a turn.

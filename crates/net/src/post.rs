@@ -17,9 +17,10 @@ use httppubsub_proto::url::{Endpoint, EndpointError, Origin, Scheme, SubscriberU
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::egress::{Egress, Forbidden};
 use crate::http1::{Broken, Connection, Exchanged};
 use crate::payload::Payload;
-use crate::peer::{Peer, Waiting, connect_tcp};
+use crate::peer::{Peer, Waiting};
 use crate::tls::Tls;
 
 /// Bounds on what is posted.
@@ -46,8 +47,11 @@ pub struct PostConfig {
     /// For how long. Default 30 s.
     pub idle_timeout: Duration,
     /// Peers, by host and port as their urls say, that are reached at another address than their
-    /// name resolves to. Default: none.
+    /// name resolves to. They are named by whoever runs the program, so `egress` is not asked.
+    /// Default: none.
     pub pins: HashMap<(String, u16), SocketAddr>,
+    /// Where connections may be made to. Default: the profile `internal` with loopback.
+    pub egress: Egress,
     /// How much of an answer is read, in bytes. Default 132 KiB, which holds the longest one that
     /// makes sense; what follows is ignored.
     pub answer_bytes_max: usize,
@@ -66,6 +70,7 @@ impl Default for PostConfig {
             idle_per_peer_max: 64,
             idle_timeout: Duration::from_secs(30),
             pins: HashMap::new(),
+            egress: Egress::default(),
             answer_bytes_max: 132 * 1024,
         }
     }
@@ -137,6 +142,15 @@ pub enum PostError {
         #[source]
         source: io::Error,
     },
+    /// The egress policy forbids it. Nothing was sent.
+    #[error("{origin} must not be posted to")]
+    Forbidden {
+        /// The peer.
+        origin: Origin,
+        /// Why not.
+        #[source]
+        source: Forbidden,
+    },
     /// The request cannot be put into HTTP. Nothing was sent.
     #[error("the request to {origin} cannot be written")]
     Malformed {
@@ -174,6 +188,15 @@ pub enum PostError {
 }
 
 impl PostError {
+    /// No connection to `origin` came about.
+    fn unconnected(origin: &Origin, error: io::Error) -> Self {
+        let origin = origin.clone();
+        match error.downcast() {
+            Ok(source) => Self::Forbidden { origin, source },
+            Err(source) => Self::Connect { origin, source },
+        }
+    }
+
     /// Whether the peer cannot have seen any of the request.
     pub fn nothing_sent(&self) -> bool {
         match self {
@@ -181,6 +204,7 @@ impl PostError {
             | Self::Busy { .. }
             | Self::NoTurn { .. }
             | Self::Connect { .. }
+            | Self::Forbidden { .. }
             | Self::Malformed { .. } => true,
             Self::Broken { .. } | Self::Timeout { .. } | Self::Stalled { .. } => false,
         }
@@ -506,14 +530,11 @@ impl Inner {
     }
 
     async fn connect(&self, origin: &Origin) -> Result<Connection, PostError> {
-        let failed = |source| PostError::Connect {
-            origin: origin.clone(),
-            source,
-        };
+        let failed = |error| PostError::unconnected(origin, error);
         let connecting = async {
             let stream = match self.config.pins.get(&(origin.host.clone(), origin.port)) {
                 Some(address) => TcpStream::connect(address).await?,
-                None => connect_tcp(origin).await?,
+                None => self.config.egress.connect(origin).await?,
             };
             stream.set_nodelay(true)?;
             match origin.scheme {

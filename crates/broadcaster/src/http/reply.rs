@@ -12,6 +12,7 @@ use httppubsub_store::StoreError;
 use crate::core::Core;
 use crate::notify::NotifyError;
 use crate::subscriptions::NotASet;
+use crate::urls::UrlRefused;
 
 /// Why a request is not answered as asked.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,8 @@ pub(crate) enum Failure {
     MessageTooLong { bytes: u64, bytes_max: u64 },
     #[error("the lists are not taken")]
     Lists(#[from] NotASet),
+    #[error(transparent)]
+    Url(#[from] UrlRefused),
     #[error("not authorized")]
     Auth(#[from] AuthError),
     #[error("the url has this subscription already")]
@@ -68,6 +71,10 @@ impl Failure {
             Self::Decode(_) | Self::Lists(_) | Self::WrongUrl | Self::WebSocketKey => {
                 StatusCode::BAD_REQUEST
             }
+            Self::Url(UrlRefused::Scheme(_) | UrlRefused::Unusable { .. }) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Url(UrlRefused::Forbidden { .. }) => StatusCode::FORBIDDEN,
             Self::NoUpgrade | Self::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
             Self::NoMoreWebSockets(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Body(error) | Self::Fill(FillError::Body(error)) => body_status(error),

@@ -18,6 +18,7 @@ use crate::core::Core;
 use crate::http::reply::{Failure, answer, vouch};
 use crate::http::request::Incoming;
 use crate::subscriptions::announced_set;
+use crate::urls;
 
 type Answer = Result<Response, Failure>;
 
@@ -54,6 +55,7 @@ async fn subscribe(core: &Arc<Core>, request: Request, kind: InterestKind) -> An
         interest,
     };
     let spent = incoming.authorize(&claim, tracing).await?;
+    urls::judge(&core.config.post.egress, url, recovery.as_ref())?;
     let subscription = Subscription {
         url: url.clone(),
         interest: interest.clone(),
@@ -148,9 +150,14 @@ async fn replace_all(
     head: &SetHead,
 ) -> Result<(), Failure> {
     let lists = incoming.body().rest(core.config.set_bytes_max).await?;
-    let announced = head.clone();
+    let (announced, egress) = (head.clone(), core.config.post.egress.clone());
     // Half a million entries take a while to read and to hash.
-    let judged = tokio::task::spawn_blocking(move || announced_set(&announced, &lists)).await;
+    let judged = tokio::task::spawn_blocking(move || {
+        let set = announced_set(&announced, &lists)?;
+        urls::judge_set(&egress, &announced.url, &set)?;
+        Ok::<_, Failure>(set)
+    })
+    .await;
     let set = judged.expect("reading lists does not panic")?;
     let (store, url) = (core.store.clone(), head.url.clone());
     let changed = to_the_end(core, async move { store.set(url, set).await }).await?;

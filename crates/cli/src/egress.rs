@@ -1,0 +1,115 @@
+//! Flags that say where a broadcaster may post.
+
+use std::net::SocketAddr;
+
+use clap::error::Error;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum};
+use httppubsub_net::{
+    Egress, EgressAction, EgressConfig, EgressPattern, EgressProfile, EgressRule,
+};
+
+/// Flags of the verbs that need to know where a broadcaster may post.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct EgressFlags {
+    /// Where may be posted to, as far as no rule says otherwise. It is asked of a url when it is
+    /// subscribed, and of every address that is connected to. Neither allows loopback (but see
+    /// --egress-loopback), link-local addresses, cloud metadata, multicast, broadcast and
+    /// unspecified addresses, and tunnels.
+    #[arg(
+        long = "egress",
+        value_enum,
+        value_name = "PROFILE",
+        default_value_t,
+        env = "HTTPPUBSUB_EGRESS"
+    )]
+    profile: Profile,
+
+    #[command(flatten)]
+    rules: Rules,
+
+    /// Loopback may be posted to: everything that listens on this machine. [default: only with
+    /// the profile internal, and while it listens on loopback itself]
+    #[arg(long = "egress-loopback")]
+    loopback: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Profile {
+    /// Private addresses and the internet
+    #[default]
+    Internal,
+    /// The internet only
+    Public,
+}
+
+impl EgressFlags {
+    /// The policy of a broadcaster that listens there.
+    pub(crate) fn egress(&self, listen: SocketAddr) -> Egress {
+        let listens_on_loopback = listen.ip().to_canonical().is_loopback();
+        let (profile, loopback) = match self.profile {
+            Profile::Internal => (EgressProfile::Internal, listens_on_loopback),
+            Profile::Public => (EgressProfile::Public, false),
+        };
+        Egress::new(EgressConfig {
+            rules: self.rules.0.clone(),
+            profile,
+            loopback: self.loopback || loopback,
+        })
+    }
+}
+
+/// What is allowed and what is denied, in the order of the command line.
+#[derive(Clone, Debug)]
+struct Rules(Vec<EgressRule>);
+
+const FLAGS: [(&str, EgressAction, &str); 2] = [
+    (
+        "egress-allow",
+        EgressAction::Allow,
+        "Allow these addresses (10.0.0.0/8, fd00::1), this host (hooks.example) or all hosts below \
+         one (*.example), whatever the profile says. Of all --egress-allow and --egress-deny the \
+         first that matches decides. May be given more than once",
+    ),
+    (
+        "egress-deny",
+        EgressAction::Deny,
+        "Deny these addresses, this host or all hosts below one. May be given more than once",
+    ),
+];
+
+// What is derived would not keep the order between the two flags.
+impl Args for Rules {
+    fn augment_args(command: Command) -> Command {
+        command.args(FLAGS.map(|(name, _, help)| {
+            Arg::new(name)
+                .long(name)
+                .value_name("CIDR|HOST")
+                .action(ArgAction::Append)
+                .value_parser(|text: &str| text.parse::<EgressPattern>())
+                .help(help)
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Rules {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let mut rules = Vec::new();
+        for (name, action, _) in FLAGS {
+            let places = matches.indices_of(name).into_iter().flatten();
+            let patterns = matches.get_many(name).into_iter().flatten().cloned();
+            let own = patterns.map(|pattern| EgressRule { action, pattern });
+            rules.extend(places.zip(own));
+        }
+        rules.sort_by_key(|(place, _)| *place);
+        Ok(Self(rules.into_iter().map(|(_, rule)| rule).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
