@@ -19,11 +19,11 @@ use crate::config::{Authorizations, Config, Preset};
 use crate::core::Core;
 use crate::forbidden::ForbiddenPeers;
 use crate::hub::Hub;
-use crate::in_flight::{self, InFlight};
+use crate::in_flight::InFlight;
 use crate::index::Index;
 use crate::session::PLAIN_LEVEL;
 use crate::training::SampleRoom;
-use crate::{http, missed};
+use crate::{http, missed, unfinished};
 
 /// A running broadcaster. Clones are the same one.
 ///
@@ -127,8 +127,8 @@ impl Broadcaster {
             swept_at: AtomicU64::new(now.unix_seconds()),
             config,
         });
-        in_flight::recover(&core).await?;
-        core.tasks.spawn(in_flight::look_after(core.clone()));
+        unfinished::recover(&core).await?;
+        core.tasks.spawn(unfinished::look_after(core.clone()));
         core.tasks.spawn(missed::sweep(core.clone()));
         Ok(Self { core })
     }
@@ -170,7 +170,7 @@ impl Broadcaster {
         self.core.tasks.close();
         let finished = async {
             self.core.tasks.wait().await;
-            if let Err(error) = in_flight::end(&self.core).await {
+            if let Err(error) = unfinished::end(&self.core).await {
                 // Some are told in vain that they may have missed something.
                 tracing::warn!(%error, "cannot write down that nothing is in flight");
             }

@@ -1,20 +1,11 @@
-//! Which topics have notifications on their way, durably: what a broadcaster that was killed had
-//! begun is told as missed when it is back (`docs/reliability.md` F7). One small write for each topic
-//! that is in use, not for each notification.
+//! Which topics have notifications on their way, and until when that is recorded.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
-use httppubsub_store::StoreError;
 use rustc_hash::FxHashMap;
-
-use crate::core::Core;
-use crate::index::Row;
-use crate::missed;
 
 /// The topics in use.
 #[derive(Debug, Default)]
@@ -22,285 +13,38 @@ pub(crate) struct InFlight(Mutex<FxHashMap<Topic, Arc<InUse>>>);
 
 /// A topic in use.
 #[derive(Debug, Default)]
-struct InUse {
+pub(crate) struct InUse {
     /// How many notifications are on their way. Changed only while the topics are locked, so that
     /// none begins while the topic is forgotten.
-    notifications: AtomicU64,
+    pub(crate) notifications: AtomicU64,
     /// When there was one last, in seconds since the epoch.
-    last: AtomicU64,
+    pub(crate) last: AtomicU64,
     /// Until when the record is good, in seconds since the epoch; 0: there is none.
-    until: AtomicU64,
+    pub(crate) until: AtomicU64,
     /// Whoever changes the record waits for its turn.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
 }
-
-/// A notification on its way. If it is dropped before it is accounted for, everybody who may have
-/// missed it is told so.
-#[derive(Debug)]
-pub(crate) struct OnItsWay {
-    core: Arc<Core>,
-    topic: Topic,
-    in_use: Arc<InUse>,
-    is_accounted_for: bool,
-}
-
-impl OnItsWay {
-    /// What became of it is known, and written down where somebody missed it.
-    pub(crate) fn accounted_for(mut self) {
-        self.is_accounted_for = true;
-    }
-}
-
-impl Drop for OnItsWay {
-    fn drop(&mut self) {
-        if self.is_accounted_for {
-            self.in_use.one_less(&self.core);
-        } else if tokio::runtime::Handle::try_current().is_ok() {
-            let (core, topic) = (self.core.clone(), self.topic.clone());
-            let in_use = self.in_use.clone();
-            self.core.tasks.spawn(make_good(core, topic, in_use));
-        }
-        // Otherwise the record stays, and is found at the next start.
-    }
-}
-
-/// Tells everybody who may have missed something, however long that takes.
-async fn make_good(core: Arc<Core>, topic: Topic, in_use: Arc<InUse>) {
-    while let Err(error) = tell(&core, &topic).await {
-        tracing::error!(%error, "cannot write down what was missed; trying again");
-        tokio::select! {
-            // The record stays, and is found at the next start.
-            () = core.shutdown.cancelled() => return,
-            () = tokio::time::sleep(BETWEEN_LOOKS) => {}
-        }
-    }
-    in_use.one_less(&core);
-}
-
-/// How long a record is good.
-const GOOD_FOR: Duration = Duration::from_secs(120);
-
-/// How long before its end it is made again.
-const RENEWED_BEFORE: u64 = 60;
-
-/// How long it is kept after the last notification, in seconds.
-const KEPT_FOR: u64 = 10;
-
-/// How often records are looked at.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
-
-/// How many records are changed, and how many subscribers told, at once.
-const AT_ONCE: usize = 256;
 
 impl InFlight {
-    fn topics(&self) -> MutexGuard<'_, FxHashMap<Topic, Arc<InUse>>> {
+    pub(crate) fn topics(&self) -> MutexGuard<'_, FxHashMap<Topic, Arc<InUse>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// A notification begins: when this returns, that is durable.
-pub(crate) async fn begin(core: &Arc<Core>, topic: &Topic) -> Result<OnItsWay, StoreError> {
-    let in_use = {
-        let mut topics = core.in_flight.topics();
+    /// One more notification is on its way.
+    pub(crate) fn one_more(&self, topic: &Topic) -> Arc<InUse> {
+        let mut topics = self.topics();
         let in_use = match topics.get(topic) {
             Some(in_use) => in_use.clone(),
             None => topics.entry(topic.clone()).or_default().clone(),
         };
         in_use.notifications.fetch_add(1, Ordering::Relaxed);
         in_use
-    };
-    if let Err(error) = in_use.record(core, topic).await {
-        in_use.one_less(core);
-        return Err(error);
-    }
-    Ok(OnItsWay {
-        core: core.clone(),
-        topic: topic.clone(),
-        in_use,
-        is_accounted_for: false,
-    })
-}
-
-impl InUse {
-    fn one_less(&self, core: &Core) {
-        let now = core.clock.now().unix_seconds();
-        let _topics = core.in_flight.topics();
-        self.last.store(now, Ordering::Relaxed);
-        self.notifications.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Makes a record that is good for some time, unless there is one.
-    async fn record(&self, core: &Core, topic: &Topic) -> Result<(), StoreError> {
-        let is_good = || {
-            let good_until = self.until.load(Ordering::Relaxed);
-            good_until > core.clock.now().unix_seconds() + RENEWED_BEFORE
-        };
-        if is_good() {
-            return Ok(());
-        }
-        let _turn = self.turn.lock().await;
-        if is_good() {
-            return Ok(());
-        }
-        let until = core.clock.now() + GOOD_FOR;
-        let record = httppubsub_store::InFlight {
-            broadcaster: core.receiver_url.clone(),
-            topic: topic.clone(),
-            until,
-        };
-        core.store.record_in_flight(record).await?;
-        self.until.store(until.unix_seconds(), Ordering::Relaxed);
-        Ok(())
+    /// One less is.
+    pub(crate) fn one_less(&self, in_use: &InUse, now: Now) {
+        let _topics = self.topics();
+        in_use.last.store(now.unix_seconds(), Ordering::Relaxed);
+        in_use.notifications.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Keeps the records true until the broadcaster stops, and takes up those of broadcasters that do
-/// not do that any more.
-pub(crate) async fn look_after(core: Arc<Core>) {
-    loop {
-        tokio::select! {
-            () = core.shutdown.cancelled() => return,
-            () = tokio::time::sleep(BETWEEN_LOOKS) => {}
-        }
-        let now = core.clock.now();
-        let done = async {
-            renew(&core, now).await?;
-            forget(&core, now.unix_seconds().saturating_sub(KEPT_FOR)).await?;
-            take_up(&core, now).await
-        };
-        if let Err(error) = done.await {
-            tracing::error!(%error, "cannot write down what is in flight; trying again");
-        }
-    }
-}
-
-async fn renew(core: &Core, now: Now) -> Result<(), StoreError> {
-    let soon = now.unix_seconds() + RENEWED_BEFORE;
-    let ending: Vec<(Topic, Arc<InUse>)> = {
-        let topics = core.in_flight.topics();
-        let ending = topics.iter().filter(|(_, it)| {
-            it.notifications.load(Ordering::Relaxed) > 0 && it.until.load(Ordering::Relaxed) <= soon
-        });
-        ending
-            .map(|(topic, it)| (topic.clone(), it.clone()))
-            .collect()
-    };
-    stream::iter(ending)
-        .map(|(topic, in_use)| async move { in_use.record(core, &topic).await })
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await
-}
-
-/// Forgets the topics that had no notification since then.
-async fn forget(core: &Core, since: u64) -> Result<(), StoreError> {
-    loop {
-        let (mut unused, mut turns) = (Vec::new(), Vec::new());
-        {
-            let topics = core.in_flight.topics();
-            let idle = topics.iter().filter(|(_, it)| {
-                it.notifications.load(Ordering::Relaxed) == 0
-                    && it.last.load(Ordering::Relaxed) <= since
-            });
-            for (topic, in_use) in idle {
-                // Whoever begins from now on waits, and records it anew.
-                if let Ok(turn) = in_use.turn.clone().try_lock_owned() {
-                    in_use.until.store(0, Ordering::Relaxed);
-                    unused.push(topic.clone());
-                    turns.push(turn);
-                }
-                if unused.len() == AT_ONCE {
-                    break;
-                }
-            }
-        }
-        if unused.is_empty() {
-            return Ok(());
-        }
-        let forgotten = core
-            .store
-            .forget_in_flight(core.receiver_url.clone(), unused.clone());
-        forgotten.await?;
-        let mut topics = core.in_flight.topics();
-        for topic in &unused {
-            let is_unused = |it: &Arc<InUse>| it.notifications.load(Ordering::Relaxed) == 0;
-            if topics.get(topic).is_some_and(is_unused) {
-                topics.remove(topic);
-            }
-        }
-    }
-}
-
-/// Nothing is in flight any more: all that was is accounted for.
-pub(crate) async fn end(core: &Core) -> Result<(), StoreError> {
-    forget(core, u64::MAX).await
-}
-
-/// Tells what an earlier life of this broadcaster had begun as missed. To be called before the first
-/// notification; the telling goes on behind it.
-pub(crate) async fn recover(core: &Arc<Core>) -> Result<(), StoreError> {
-    let now = core.clock.now();
-    let url = core.receiver_url.clone();
-    let left = core.store.in_flight(url, now, usize::MAX).await?;
-    let left: Vec<_> = left
-        .into_iter()
-        .filter(|it| it.broadcaster == core.receiver_url)
-        .map(|it| {
-            let in_use = Arc::<InUse>::default();
-            in_use.notifications.store(1, Ordering::Relaxed);
-            let mut topics = core.in_flight.topics();
-            topics.insert(it.topic.clone(), in_use.clone());
-            drop(topics);
-            (it.topic, in_use)
-        })
-        .collect();
-    if left.is_empty() {
-        return Ok(());
-    }
-    let topics = left.len();
-    tracing::warn!(
-        topics,
-        "this broadcaster was killed while it delivered; telling who may have missed something"
-    );
-    let core = core.clone();
-    core.clone().tasks.spawn(async move {
-        for (topic, in_use) in left {
-            make_good(core.clone(), topic, in_use).await;
-        }
-    });
-    Ok(())
-}
-
-/// Tells what other broadcasters had begun that have not said for too long that they live.
-async fn take_up(core: &Core, now: Now) -> Result<(), StoreError> {
-    let url = core.receiver_url.clone();
-    let kept = core.store.in_flight(url, now, usize::MAX).await?;
-    for it in kept {
-        if it.broadcaster == core.receiver_url {
-            continue;
-        }
-        let (broadcaster, topic) = (&it.broadcaster, &it.topic);
-        tracing::warn!(%broadcaster, %topic, "another broadcaster ended while it delivered; telling who may have missed something");
-        tell(core, topic).await?;
-        let topics = vec![it.topic];
-        core.store.forget_in_flight(it.broadcaster, topics).await?;
-    }
-    Ok(())
-}
-
-/// Owes everybody who may have missed something on this topic a notice.
-async fn tell(core: &Core, topic: &Topic) -> Result<(), StoreError> {
-    let rows = core.index.matching_long(topic).await;
-    stream::iter(rows)
-        .filter(|row| std::future::ready(is_told(core, row)))
-        .map(|row| async move { missed::record(core, &row, topic).await })
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await
-}
-
-/// Whether the subscriber of this row is told when a delivery to it cannot be accounted for. Websockets
-/// of this broadcaster end with it, and know.
-pub(crate) fn is_told(core: &Core, row: &Row) -> bool {
-    row.recovery.is_some() && row.subscriber.url != core.receiver_url
 }

@@ -4,6 +4,7 @@
 mod config;
 
 mod in_flight;
+
 mod index;
 
 mod message;
@@ -21,6 +22,8 @@ mod core;
 mod webhook;
 
 mod missed;
+
+mod unfinished;
 
 mod notify;
 

@@ -13,10 +13,10 @@ use httppubsub_store::{StoreError, Unsubscribed};
 use rustc_hash::FxHashMap;
 
 use crate::core::Core;
-use crate::in_flight;
 use crate::index::Row;
 use crate::message::Message;
 use crate::missed;
+use crate::unfinished;
 use crate::webhook::{self, Verdict};
 
 /// What became of a notification: every row that matched is in exactly one of the counts of rows.
@@ -59,13 +59,13 @@ pub(crate) async fn notify(
     if rows.is_empty() {
         return Ok(Reached::default());
     }
-    let is_told = rows.iter().any(|row| in_flight::is_told(core, row));
+    let is_told = rows.iter().any(|row| unfinished::is_told(core, row));
     let message = Arc::new(Message::new(topic, payload));
     let own = core.clone();
     // A task of its own: it must not end with who waits for it.
     let all = core.tasks.spawn(async move {
         let on_its_way = match is_told {
-            true => Some(in_flight::begin(&own, &message.topic).await?),
+            true => Some(unfinished::begin(&own, &message.topic).await?),
             false => None,
         };
         let reached = deliver_to_all(own, rows, message).await?;

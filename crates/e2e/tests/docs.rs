@@ -454,7 +454,7 @@ fn what_the_readme_promises_has_a_test() {
     let said = words(&readme);
     for (promise, tests) in PROMISES {
         assert!(said.contains(&words(promise)), "it does not say: {promise}");
-        for (file, test) in tests {
+        for (file, test) in *tests {
             let is_there = read(file).contains(&format!("\n#[test]\nfn {test}()"))
                 || read(file).contains(&format!("\nasync fn {test}()"));
             assert!(is_there, "{promise}: there is no {test} in {file}");
