@@ -57,8 +57,10 @@ impl Index {
             found.extend_from_slice(rows);
         }
         if let Some(text) = topic.as_str() {
-            tables.globs.candidates(text, |glob, rows| {
-                if glob.matches_str(text) {
+            tables.globs.candidates(text, |glob| {
+                if glob.matches_str(text)
+                    && let Some(rows) = tables.globs.rows(glob)
+                {
                     found.extend_from_slice(rows);
                 }
             });
@@ -76,8 +78,9 @@ impl Index {
                 .map_or_else(Vec::new, |rows| rows.to_vec());
             let mut candidates: Vec<(GlobPattern, Rows)> = Vec::new();
             if let Some(text) = topic.as_str() {
-                tables.globs.candidates(text, |glob, rows| {
-                    candidates.push((glob.clone(), rows.clone()));
+                tables.globs.candidates(text, |glob| {
+                    let rows = tables.globs.rows(glob).cloned();
+                    candidates.extend(rows.map(|rows| (glob.clone(), rows)));
                 });
             }
             (found, candidates)
@@ -99,17 +102,7 @@ impl Index {
     #[cfg(test)]
     pub(crate) fn rows(&self) -> Vec<Arc<Row>> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let Globs {
-            by_prefix,
-            by_suffix,
-            others,
-        } = &tables.globs;
-        let by_end = by_prefix
-            .globs
-            .values()
-            .chain(by_suffix.globs.values())
-            .flatten();
-        let globs = by_end.chain(others).map(|(_, rows)| rows);
+        let globs = tables.globs.all.values().map(|kept| &kept.rows);
         tables
             .exacts
             .values()
@@ -235,25 +228,46 @@ fn remove_row(rows: &mut Rows, url: &SubscriberUrl) -> bool {
     }
 }
 
-/// Globs by what every topic they match must begin or end with.
+/// All globs, each found by something that every topic it matches must have: how it begins, how it
+/// ends, or three bytes somewhere in it. Of these, what fewest others are found by.
 #[derive(Debug, Default)]
 struct Globs {
+    all: FxHashMap<GlobPattern, Kept>,
     by_prefix: ByEnd,
-    /// Those that begin with a wildcard.
     by_suffix: ByEnd,
-    /// Those that begin and end with one.
-    others: Vec<(GlobPattern, Rows)>,
+    by_gram: FxHashMap<Gram, Vec<GlobPattern>>,
+    /// Those that have nothing of that kind.
+    others: Vec<GlobPattern>,
 }
+
+#[derive(Debug)]
+struct Kept {
+    rows: Rows,
+    key: Key,
+}
+
+/// What a glob is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    /// Its literal prefix, as far as [`prefix`] goes.
+    Prefix,
+    /// Its literal suffix, as far as [`suffix`] goes.
+    Suffix,
+    Gram(Gram),
+    Other,
+}
+
+type Gram = [u8; 3];
 
 #[derive(Debug, Default)]
 struct ByEnd {
-    globs: FxHashMap<Box<[u8]>, Vec<(GlobPattern, Rows)>>,
+    globs: FxHashMap<Box<[u8]>, Vec<GlobPattern>>,
     /// How many ends there are of each length.
     lengths: BTreeMap<usize, usize>,
 }
 
 /// Longer ends are cut to this many bytes, so that one notification looks up no more than this
-/// many of them.
+/// many of them. Of so many grams a glob's is chosen.
 const END_BYTES_MAX: usize = 64;
 
 fn prefix(glob: &GlobPattern) -> &[u8] {
@@ -266,9 +280,28 @@ fn suffix(glob: &GlobPattern) -> &[u8] {
     &bytes[bytes.len().saturating_sub(END_BYTES_MAX)..]
 }
 
+/// Bytes that every topic has that the glob matches.
+fn grams(glob: &GlobPattern) -> impl Iterator<Item = Gram> {
+    let source = glob.as_str();
+    // What lies between brackets need not be there.
+    let (before, after) = match source.find('[') {
+        None => (source, ""),
+        Some(open) => {
+            let close = source.rfind(']').filter(|close| *close > open);
+            (&source[..open], close.map_or("", |at| &source[at + 1..]))
+        }
+    };
+    let literals = [before, after]
+        .into_iter()
+        .flat_map(|part| part.split(['*', '?', '[', ']']));
+    let grams = literals.flat_map(|literal| literal.as_bytes().windows(3));
+    let grams = grams.filter_map(|it| it.first_chunk::<3>()).copied();
+    grams.take(END_BYTES_MAX)
+}
+
 impl Globs {
-    /// Calls `visit` with every glob that may match `topic`.
-    fn candidates(&self, topic: &str, mut visit: impl FnMut(&GlobPattern, &Rows)) {
+    /// Calls `visit` with every glob that may match `topic`, once.
+    fn candidates(&self, topic: &str, mut visit: impl FnMut(&GlobPattern)) {
         let topic = topic.as_bytes();
         for &length in self.by_prefix.lengths.keys() {
             let Some(prefix) = topic.get(..length) else {
@@ -282,63 +315,103 @@ impl Globs {
             };
             self.by_suffix.visit(&topic[start..], &mut visit);
         }
-        self.others
-            .iter()
-            .for_each(|(glob, rows)| visit(glob, rows));
+        if !self.by_gram.is_empty() {
+            let grams = topic.windows(3).filter_map(|it| it.first_chunk::<3>());
+            let mut grams: Vec<&Gram> = grams.collect();
+            grams.sort_unstable();
+            grams.dedup();
+            let found = grams.into_iter().filter_map(|gram| self.by_gram.get(gram));
+            found.flatten().for_each(&mut visit);
+        }
+        self.others.iter().for_each(visit);
+    }
+
+    /// The rows of a glob that is here.
+    fn rows(&self, glob: &GlobPattern) -> Option<&Rows> {
+        self.all.get(glob).map(|kept| &kept.rows)
     }
 
     /// The rows of `glob`, perhaps none yet.
     fn entry(&mut self, glob: &GlobPattern) -> &mut Rows {
-        let globs = match (prefix(glob), suffix(glob)) {
-            ([], []) => &mut self.others,
-            ([], suffix) => self.by_suffix.entry(suffix),
-            (prefix, _) => self.by_prefix.entry(prefix),
-        };
-        let at = globs
-            .iter()
-            .position(|(own, _)| own == glob)
-            .unwrap_or_else(|| {
-                globs.push((glob.clone(), Rows::default()));
-                globs.len() - 1
-            });
-        &mut globs[at].1
+        if !self.all.contains_key(glob) {
+            let key = self.best_key(glob);
+            match key {
+                Key::Prefix => self.by_prefix.add(prefix(glob), glob),
+                Key::Suffix => self.by_suffix.add(suffix(glob), glob),
+                Key::Gram(gram) => self.by_gram.entry(gram).or_default().push(glob.clone()),
+                Key::Other => self.others.push(glob.clone()),
+            }
+            let rows = Rows::default();
+            self.all.insert(glob.clone(), Kept { rows, key });
+        }
+        let kept = self.all.get_mut(glob);
+        &mut kept.expect("it was put there if it was not there").rows
+    }
+
+    fn best_key(&self, glob: &GlobPattern) -> Key {
+        let (prefix, suffix) = (prefix(glob), suffix(glob));
+        let ends = [
+            (Key::Prefix, prefix.len(), self.by_prefix.count(prefix)),
+            (Key::Suffix, suffix.len(), self.by_suffix.count(suffix)),
+        ];
+        let ends = ends.into_iter().filter(|(_, bytes, _)| *bytes > 0);
+        // Of ends that are found alike, the longer one says more, and either more than a gram.
+        let end = ends.min_by_key(|(_, bytes, count)| (*count, usize::MAX - bytes));
+        if let Some((end, _, 0)) = end {
+            return end;
+        }
+        let grams = grams(glob).map(|it| (self.by_gram.get(&it).map_or(0, Vec::len), it));
+        match (end, grams.min_by_key(|(count, _)| *count)) {
+            (Some((end, _, count)), Some((others, _))) if count <= others => end,
+            (_, Some((_, gram))) => Key::Gram(gram),
+            (Some((end, ..)), None) => end,
+            (None, None) => Key::Other,
+        }
     }
 
     /// Changes the rows of `glob`, if there are any, and forgets it when none are left.
     fn change(&mut self, glob: &GlobPattern, change: impl FnOnce(&mut Rows) -> bool) -> bool {
-        match (prefix(glob), suffix(glob)) {
-            ([], []) => change_in(&mut self.others, glob, change),
-            ([], suffix) => self.by_suffix.change(suffix, glob, change),
-            (prefix, _) => self.by_prefix.change(prefix, glob, change),
+        let Some(kept) = self.all.get_mut(glob) else {
+            return false;
+        };
+        let (changed, key) = (change(&mut kept.rows), kept.key);
+        if kept.rows.is_empty() {
+            self.all.remove(glob);
+            match key {
+                Key::Prefix => self.by_prefix.remove(prefix(glob), glob),
+                Key::Suffix => self.by_suffix.remove(suffix(glob), glob),
+                Key::Gram(gram) => {
+                    if remove_glob(self.by_gram.get_mut(&gram), glob) {
+                        self.by_gram.remove(&gram);
+                    }
+                }
+                Key::Other => drop(remove_glob(Some(&mut self.others), glob)),
+            }
         }
+        changed
     }
 }
 
 impl ByEnd {
-    fn visit(&self, end: &[u8], visit: &mut impl FnMut(&GlobPattern, &Rows)) {
+    fn visit(&self, end: &[u8], visit: impl FnMut(&GlobPattern)) {
         if let Some(globs) = self.globs.get(end) {
-            globs.iter().for_each(|(glob, rows)| visit(glob, rows));
+            globs.iter().for_each(visit);
         }
     }
 
-    fn entry(&mut self, end: &[u8]) -> &mut Vec<(GlobPattern, Rows)> {
+    fn count(&self, end: &[u8]) -> usize {
+        self.globs.get(end).map_or(0, Vec::len)
+    }
+
+    fn add(&mut self, end: &[u8], glob: &GlobPattern) {
         if !self.globs.contains_key(end) {
             *self.lengths.entry(end.len()).or_default() += 1;
         }
-        self.globs.entry(end.into()).or_default()
+        self.globs.entry(end.into()).or_default().push(glob.clone());
     }
 
-    fn change(
-        &mut self,
-        end: &[u8],
-        glob: &GlobPattern,
-        change: impl FnOnce(&mut Rows) -> bool,
-    ) -> bool {
-        let Some(globs) = self.globs.get_mut(end) else {
-            return false;
-        };
-        let changed = change_in(globs, glob, change);
-        if globs.is_empty() {
+    fn remove(&mut self, end: &[u8], glob: &GlobPattern) {
+        if remove_glob(self.globs.get_mut(end), glob) {
             self.globs.remove(end);
             if let Some(count) = self.lengths.get_mut(&end.len()) {
                 *count -= 1;
@@ -347,23 +420,18 @@ impl ByEnd {
                 }
             }
         }
-        changed
     }
 }
 
-fn change_in(
-    globs: &mut Vec<(GlobPattern, Rows)>,
-    glob: &GlobPattern,
-    change: impl FnOnce(&mut Rows) -> bool,
-) -> bool {
-    let Some(at) = globs.iter().position(|(own, _)| own == glob) else {
+/// Whether none is left.
+fn remove_glob(globs: Option<&mut Vec<GlobPattern>>, glob: &GlobPattern) -> bool {
+    let Some(globs) = globs else {
         return false;
     };
-    let changed = change(&mut globs[at].1);
-    if globs[at].1.is_empty() {
+    if let Some(at) = globs.iter().position(|own| own == glob) {
         globs.swap_remove(at);
     }
-    changed
+    globs.is_empty()
 }
 
 #[cfg(test)]
@@ -444,9 +512,78 @@ mod tests {
         assert_eq!(index.len(), 0);
         let tables = index.tables.read().unwrap();
         assert!(tables.subscribers.is_empty() && tables.exacts.is_empty());
-        assert!(
-            tables.globs.by_prefix.lengths.is_empty() && tables.globs.by_suffix.globs.is_empty()
-        );
+        assert_nothing_is_left(&tables.globs);
+    }
+
+    fn assert_nothing_is_left(globs: &Globs) {
+        for by_end in [&globs.by_prefix, &globs.by_suffix] {
+            assert!(by_end.lengths.is_empty() && by_end.globs.is_empty());
+        }
+        assert!(globs.all.is_empty() && globs.by_gram.is_empty() && globs.others.is_empty());
+    }
+
+    #[test]
+    fn a_gram_of_a_glob_is_in_every_topic_that_it_matches() {
+        let grams_of = |glob: &str| -> Vec<String> {
+            let glob = GlobPattern::parse(glob).unwrap();
+            let grams = grams(&glob);
+            grams
+                .map(|it| String::from_utf8_lossy(&it).into_owned())
+                .collect()
+        };
+        assert_eq!(grams_of("*abcd*ef?ghi*"), ["abc", "bcd", "ghi"]);
+        assert_eq!(grams_of("*abc[defg]hij"), ["abc", "hij"]);
+        assert_eq!(grams_of("*abc[!]defg]hij[k]lmn"), ["abc", "lmn"]);
+        assert_eq!(grams_of("*abc[def"), ["abc"]);
+        assert_eq!(grams_of("*abc]def[ghi"), ["abc", "def"]);
+        assert_eq!(grams_of("*a?b[cde]*"), [""; 0]);
+    }
+
+    /// Many globs of every shape, against each of them asked alone; in the end none is left.
+    #[test]
+    fn globs_of_every_shape_are_found_as_if_each_were_asked() {
+        let mut seed = 7_u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        let mut text = |pieces: &[&str], count: u64| -> String {
+            let count = 1 + random(count);
+            (0..count)
+                .map(|_| pieces[usize::try_from(random(pieces.len() as u64)).unwrap()])
+                .collect()
+        };
+        let pieces = [
+            "*", "?", "user/", "/x", "abc", "a", "[ab]", "[!a]", "[", "]", "z1", "é",
+        ];
+        let mut globs = Globs::default();
+        let patterns: Vec<_> = (0..3_000)
+            .map(|_| GlobPattern::parse(text(&pieces, 6)).unwrap())
+            .collect();
+        for glob in &patterns {
+            globs.entry(glob);
+        }
+        let distinct: std::collections::HashSet<_> = patterns.iter().cloned().collect();
+        assert_eq!(globs.all.len(), distinct.len());
+        let literals = ["user/", "/x", "abc", "a", "b", "z1", "é", "[", "]"];
+        for _ in 0..300 {
+            let topic = text(&literals, 6);
+            let mut found = Vec::new();
+            globs.candidates(&topic, |glob| {
+                if glob.matches_str(&topic) {
+                    found.push(glob.as_str().to_owned());
+                }
+            });
+            let wanted = distinct.iter().filter(|it| it.matches_str(&topic));
+            let mut wanted: Vec<_> = wanted.map(|it| it.as_str().to_owned()).collect();
+            found.sort();
+            wanted.sort();
+            assert_eq!(found, wanted, "{topic}");
+        }
+        for glob in &distinct {
+            assert!(globs.change(glob, |_| true));
+        }
+        assert_nothing_is_left(&globs);
     }
 
     #[tokio::test]
