@@ -39,6 +39,16 @@ impl Broadcaster {
         secrets: &Secrets,
         cores: Option<Cores>,
     ) -> anyhow::Result<Self> {
+        Self::start_on(program, secrets, cores, "memory").await
+    }
+
+    /// The same on this database.
+    pub(crate) async fn start_on(
+        program: &Path,
+        secrets: &Secrets,
+        cores: Option<Cores>,
+        database: &str,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let secrets_file = folder.path().join("secrets.json");
         std::fs::write(&secrets_file, secrets.to_text())?;
@@ -49,7 +59,7 @@ impl Broadcaster {
                 "--listen",
                 "127.0.0.1:0",
                 "--db",
-                "memory",
+                database,
                 "--data",
             ])
             .arg(folder.path().join("data"))
@@ -103,9 +113,20 @@ impl Broadcaster {
         urls: impl Iterator<Item = &SubscriberUrl>,
         keys: &Keys,
     ) -> anyhow::Result<()> {
+        self.subscribe_to(urls, &Interest::Exact(topic()), keys)
+            .await
+    }
+
+    /// Subscribes each of `urls` to `interest`.
+    pub(crate) async fn subscribe_to(
+        &self,
+        urls: impl Iterator<Item = &SubscriberUrl>,
+        interest: &Interest,
+        keys: &Keys,
+    ) -> anyhow::Result<()> {
         let mut connection = Connection::open(&self.endpoint).await?;
         for url in urls {
-            subscribe(&mut connection, url, keys)
+            subscribe(&mut connection, url, interest, keys)
                 .await
                 .context("cannot subscribe")?;
         }
@@ -144,13 +165,13 @@ impl Broadcaster {
 async fn subscribe(
     connection: &mut Connection,
     url: &SubscriberUrl,
+    interest: &Interest,
     keys: &Keys,
 ) -> anyhow::Result<()> {
-    let interest = Interest::Exact(topic());
     let claim = Claim::Subscribe {
         url: url.as_str(),
         recovery: None,
-        interest: &interest,
+        interest,
     };
     let authorization = keys.to_broadcaster.authorize(&claim, machine::now())?;
     let request = SubscribeRequest {
@@ -172,7 +193,7 @@ async fn subscribe(
     let claim = Claim::ConfirmSubscribe {
         url: url.as_str(),
         recovery: None,
-        interest: &interest,
+        interest,
     };
     let authorization = response.authorization.as_deref().map(str::as_bytes);
     keys.to_subscriber
@@ -203,4 +224,4 @@ fn read_log(folder: &Path) -> String {
 
 const LOG_FILE: &str = "stderr.log";
 
-const READY_TIMEOUT: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);

@@ -13,6 +13,7 @@ mod publish;
 mod report;
 mod setting;
 mod sinks;
+mod subscriptions;
 mod websocket;
 
 use std::io::Write as _;
@@ -48,6 +49,7 @@ enum Bench {
     Fanout(fanout::Fanout),
     Large(large::Large),
     Isolation(isolation::Isolation),
+    Subscriptions(subscriptions::Subscriptions),
     Websocket(websocket::Websocket),
     /// The yardstick: started by `fanout`, reads what to do from stdin.
     #[command(name = bare::SUBCOMMAND, hide = true)]
@@ -72,7 +74,11 @@ impl Arguments {
         match self.bench {
             Bench::Bare => return print(&format!("{}\n", bare::main()?)),
             Bench::Echo => return print(&format!("{}\n", websocket::echo()?)),
-            Bench::Fanout(_) | Bench::Large(_) | Bench::Isolation(_) | Bench::Websocket(_) => {}
+            Bench::Fanout(_)
+            | Bench::Large(_)
+            | Bench::Isolation(_)
+            | Bench::Subscriptions(_)
+            | Bench::Websocket(_) => {}
         }
         let cores = Cores::claim();
         let program = broadcaster::program(self.broadcaster)?;
@@ -82,6 +88,7 @@ impl Arguments {
                 Bench::Fanout(fanout) => fanout.run(&setting).await,
                 Bench::Large(large) => large.run(&setting).await,
                 Bench::Isolation(isolation) => isolation.run(&setting).await,
+                Bench::Subscriptions(it) => it.run(&setting).await,
                 Bench::Websocket(websocket) => websocket.run(&setting).await,
                 Bench::Bare | Bench::Echo => unreachable!("it has returned already"),
             }
