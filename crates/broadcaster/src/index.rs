@@ -29,7 +29,52 @@ pub(crate) struct Subscriber {
 
 /// Rows that are always found together. Taken by notifications as it is, copied when it changes
 /// while one of them still uses it.
-type Rows = Arc<Vec<Arc<Row>>>;
+#[derive(Clone, Debug, Default)]
+enum Rows {
+    #[default]
+    None,
+    /// Most often there is one, which needs no list.
+    One(Arc<Row>),
+    Many(Arc<Vec<Arc<Row>>>),
+}
+
+impl Rows {
+    fn as_slice(&self) -> &[Arc<Row>] {
+        match self {
+            Self::None => &[],
+            Self::One(row) => std::slice::from_ref(row),
+            Self::Many(rows) => rows,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+
+    fn push(&mut self, row: Arc<Row>) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(row),
+            Self::One(first) => Self::Many(Arc::new(vec![first, row])),
+            Self::Many(mut rows) => {
+                Arc::make_mut(&mut rows).push(row);
+                Self::Many(rows)
+            }
+        };
+    }
+
+    /// Whether there was one of this url.
+    fn remove(&mut self, url: &SubscriberUrl) -> bool {
+        let rows = self.as_slice();
+        let Some(at) = rows.iter().position(|row| row.subscriber.url == *url) else {
+            return false;
+        };
+        match self {
+            Self::Many(rows) => drop(Arc::make_mut(rows).swap_remove(at)),
+            Self::None | Self::One(_) => *self = Self::None,
+        }
+        true
+    }
+}
 
 /// All subscriptions there are, as far as the store has told.
 #[derive(Debug)]
@@ -54,14 +99,14 @@ impl Index {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let mut found: Vec<Arc<Row>> = Vec::new();
         if let Some(rows) = tables.exacts.get(topic) {
-            found.extend_from_slice(rows);
+            found.extend_from_slice(rows.as_slice());
         }
         if let Some(text) = topic.as_str() {
             tables.globs.candidates(text, |glob| {
                 if glob.matches_str(text)
                     && let Some(rows) = tables.globs.rows(glob)
                 {
-                    found.extend_from_slice(rows);
+                    found.extend_from_slice(rows.as_slice());
                 }
             });
         }
@@ -75,7 +120,7 @@ impl Index {
             let found = tables
                 .exacts
                 .get(topic)
-                .map_or_else(Vec::new, |rows| rows.to_vec());
+                .map_or_else(Vec::new, |rows| rows.as_slice().to_vec());
             let mut candidates: Vec<(GlobPattern, Rows)> = Vec::new();
             if let Some(text) = topic.as_str() {
                 tables.globs.candidates(text, |glob| {
@@ -93,7 +138,7 @@ impl Index {
             matching.map(|(_, rows)| rows).collect::<Vec<_>>()
         });
         for rows in matching.await.expect("matching a glob does not panic") {
-            found.extend_from_slice(&rows);
+            found.extend_from_slice(rows.as_slice());
         }
         found
     }
@@ -107,7 +152,7 @@ impl Index {
             .exacts
             .values()
             .chain(globs)
-            .flat_map(|rows| rows.to_vec())
+            .flat_map(|rows| rows.as_slice().to_vec())
             .collect()
     }
 
@@ -188,7 +233,7 @@ impl Tables {
             Interest::Exact(topic) => self.exacts.entry(topic.clone()).or_default(),
             Interest::Glob(glob) => self.globs.entry(glob),
         };
-        Arc::make_mut(rows).push(row);
+        rows.push(row);
     }
 
     fn remove(&mut self, url: &SubscriberUrl, interest: &Interest) {
@@ -200,13 +245,13 @@ impl Tables {
                 let Some(rows) = self.exacts.get_mut(topic) else {
                     return;
                 };
-                let removed = remove_row(rows, url);
+                let removed = rows.remove(url);
                 if rows.is_empty() {
                     self.exacts.remove(topic);
                 }
                 removed
             }
-            Interest::Glob(glob) => self.globs.change(glob, |rows| remove_row(rows, url)),
+            Interest::Glob(glob) => self.globs.change(glob, |rows| rows.remove(url)),
         };
         if removed {
             self.rows -= 1;
@@ -215,16 +260,6 @@ impl Tables {
                 self.subscribers.remove(url);
             }
         }
-    }
-}
-
-fn remove_row(rows: &mut Rows, url: &SubscriberUrl) -> bool {
-    match rows.iter().position(|row| row.subscriber.url == *url) {
-        Some(at) => {
-            Arc::make_mut(rows).swap_remove(at);
-            true
-        }
-        None => false,
     }
 }
 
@@ -338,7 +373,10 @@ impl Globs {
             match key {
                 Key::Prefix => self.by_prefix.add(prefix(glob), glob),
                 Key::Suffix => self.by_suffix.add(suffix(glob), glob),
-                Key::Gram(gram) => self.by_gram.entry(gram).or_default().push(glob.clone()),
+                Key::Gram(gram) => {
+                    let globs = self.by_gram.entry(gram);
+                    globs.or_insert_with(one_place).push(glob.clone());
+                }
                 Key::Other => self.others.push(glob.clone()),
             }
             let rows = Rows::default();
@@ -407,7 +445,8 @@ impl ByEnd {
         if !self.globs.contains_key(end) {
             *self.lengths.entry(end.len()).or_default() += 1;
         }
-        self.globs.entry(end.into()).or_default().push(glob.clone());
+        let globs = self.globs.entry(end.into());
+        globs.or_insert_with(one_place).push(glob.clone());
     }
 
     fn remove(&mut self, end: &[u8], glob: &GlobPattern) {
@@ -421,6 +460,11 @@ impl ByEnd {
             }
         }
     }
+}
+
+/// Most often there is one.
+fn one_place() -> Vec<GlobPattern> {
+    Vec::with_capacity(1)
 }
 
 /// Whether none is left.
