@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::machine::Cores;
+use crate::report::Report;
 use crate::setting::Setting;
 
 /// Measure the broadcaster, as a process of its own, next to bare HTTP connections.
@@ -46,6 +47,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    /// All of them, one after the other, each as it is by default.
+    All,
     Fanout(fanout::Fanout),
     Large(large::Large),
     Isolation(isolation::Isolation),
@@ -74,7 +77,8 @@ impl Arguments {
         match self.bench {
             Bench::Bare => return print(&format!("{}\n", bare::main()?)),
             Bench::Echo => return print(&format!("{}\n", websocket::echo()?)),
-            Bench::Fanout(_)
+            Bench::All
+            | Bench::Fanout(_)
             | Bench::Large(_)
             | Bench::Isolation(_)
             | Bench::Subscriptions(_)
@@ -83,21 +87,41 @@ impl Arguments {
         let cores = Cores::claim();
         let program = broadcaster::program(self.broadcaster)?;
         let setting = Setting { program, cores };
-        let report = runtime(cores)?.block_on(async {
-            match &self.bench {
-                Bench::Fanout(fanout) => fanout.run(&setting).await,
-                Bench::Large(large) => large.run(&setting).await,
-                Bench::Isolation(isolation) => isolation.run(&setting).await,
-                Bench::Subscriptions(it) => it.run(&setting).await,
-                Bench::Websocket(websocket) => websocket.run(&setting).await,
-                Bench::Bare | Bench::Echo => unreachable!("it has returned already"),
-            }
-        })?;
+        let report = runtime(cores)?.block_on(self.bench.run(&setting))?;
         if self.json {
             print(&format!("{:#}\n", report.json))
         } else {
             print(&report.text)
         }
+    }
+}
+
+impl Bench {
+    async fn run(&self, setting: &Setting) -> anyhow::Result<Report> {
+        match self {
+            Self::All => Self::all(setting).await,
+            Self::Fanout(fanout) => fanout.run(setting).await,
+            Self::Large(large) => large.run(setting).await,
+            Self::Isolation(isolation) => isolation.run(setting).await,
+            Self::Subscriptions(subscriptions) => subscriptions.run(setting).await,
+            Self::Websocket(websocket) => websocket.run(setting).await,
+            Self::Bare | Self::Echo => unreachable!("it has returned already"),
+        }
+    }
+
+    async fn all(setting: &Setting) -> anyhow::Result<Report> {
+        let (mut texts, mut jsons) = (Vec::new(), Vec::new());
+        for name in ["fanout", "large", "isolation", "subscriptions", "websocket"] {
+            eprintln!("{name}");
+            let it = Arguments::try_parse_from(["bench", name])?.bench;
+            let Report { text, json } = Box::pin(it.run(setting)).await?;
+            texts.push(text);
+            jsons.push(json);
+        }
+        Ok(Report {
+            text: texts.join("\n"),
+            json: jsons.into(),
+        })
     }
 }
 

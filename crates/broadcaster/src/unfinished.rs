@@ -71,6 +71,9 @@ const KEPT_FOR: u64 = 10;
 /// How often records are looked at.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 
+/// How often those of other broadcasters are: at each look of so many.
+const LOOKS_AT_OTHERS: u64 = 12;
+
 /// How many records are changed, and how many subscribers told, at once.
 const AT_ONCE: usize = 256;
 
@@ -120,7 +123,7 @@ fn one_less(core: &Core, in_use: &InUse) {
 /// Keeps the records true until the broadcaster stops, and takes up those of broadcasters that do
 /// not do that any more.
 pub(crate) async fn look_after(core: Arc<Core>) {
-    loop {
+    for look in 1_u64.. {
         tokio::select! {
             () = core.shutdown.cancelled() => return,
             () = tokio::time::sleep(BETWEEN_LOOKS) => {}
@@ -129,7 +132,11 @@ pub(crate) async fn look_after(core: Arc<Core>) {
         let done = async {
             renew(&core, now).await?;
             forget(&core, now.unix_seconds().saturating_sub(KEPT_FOR)).await?;
-            take_up(&core, now).await
+            // Others are not given up that soon.
+            match look % LOOKS_AT_OTHERS {
+                0 => take_up(&core, now).await,
+                _ => Ok(()),
+            }
         };
         if let Err(error) = done.await {
             tracing::error!(%error, "cannot write down what is in flight; trying again");
@@ -266,4 +273,117 @@ async fn tell(core: &Core, topic: &Topic) -> Result<(), StoreError> {
 /// of this broadcaster end with it, and know.
 pub(crate) fn is_told(core: &Core, row: &Row) -> bool {
     row.recovery.is_some() && row.subscriber.url != core.receiver_url
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+    use crate::broadcaster::Broadcaster;
+    use crate::config::{Authorizations, Config};
+    use httppubsub_net::Clock;
+    use httppubsub_proto::auth::Secrets;
+    use httppubsub_proto::subscription::{Interest, Subscription};
+    use httppubsub_proto::url::SubscriberUrl;
+    use httppubsub_store::{MemoryStore, Store as _};
+
+    fn url(text: &str) -> SubscriberUrl {
+        SubscriberUrl::new(text).unwrap()
+    }
+
+    fn topic() -> Topic {
+        Topic::new("t").unwrap()
+    }
+
+    /// A broadcaster whose clock stands, on a store where `t` is subscribed with a recovery url.
+    async fn broadcaster(left: Option<InFlight>) -> (Broadcaster, Arc<MemoryStore>, Clock) {
+        let clock = Clock::standing_at(Now::from_unix(Duration::from_secs(1_000)));
+        let store = Arc::new(MemoryStore::new());
+        let subscription = Subscription {
+            url: url("http://127.0.0.1:9/"),
+            interest: Interest::Exact(topic()),
+            recovery: Some(url("http://127.0.0.1:9/recover")),
+        };
+        store.subscribe(subscription).await.unwrap();
+        if let Some(left) = left {
+            store.record_in_flight(left).await.unwrap();
+        }
+        let config = Config {
+            clock: clock.clone(),
+            ..Config::default()
+        };
+        let authorizations = Authorizations::from(&Secrets::NONE);
+        let started = Broadcaster::start(config, store.clone(), authorizations);
+        (started.await.unwrap(), store, clock)
+    }
+
+    async fn is_owed_a_notice(store: &MemoryStore) -> bool {
+        store.next_missed().await.unwrap().is_some()
+    }
+
+    async fn kept(store: &MemoryStore) -> usize {
+        let anybody = Now::from_unix(Duration::from_secs(1_000_000));
+        let kept = store.in_flight(url("http://nobody/"), anybody, 100).await;
+        kept.unwrap().len()
+    }
+
+    #[tokio::test]
+    async fn what_another_broadcaster_left_is_told_when_it_was_silent_for_too_long() {
+        let other = InFlight {
+            broadcaster: url("http://other/"),
+            topic: topic(),
+            until: Now::from_unix(Duration::from_secs(1_100)),
+        };
+        let (broadcaster, store, clock) = broadcaster(Some(other)).await;
+        let core = &broadcaster.core;
+        take_up(core, clock.now()).await.unwrap();
+        assert!(!is_owed_a_notice(&store).await);
+        assert_eq!(kept(&store).await, 1);
+        clock.set(Now::from_unix(Duration::from_secs(1_100)));
+        take_up(core, clock.now()).await.unwrap();
+        assert!(is_owed_a_notice(&store).await);
+        assert_eq!(kept(&store).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_notification_that_is_given_up_is_told_and_one_that_is_accounted_for_is_not() {
+        let (broadcaster, store, clock) = broadcaster(None).await;
+        let core = &broadcaster.core;
+        let first = begin(core, &topic()).await.unwrap();
+        begin(core, &topic()).await.unwrap().accounted_for();
+        first.accounted_for();
+        tokio::task::yield_now().await;
+        assert!(!is_owed_a_notice(&store).await);
+        assert_eq!(kept(&store).await, 1);
+        drop(begin(core, &topic()).await.unwrap());
+        while !is_owed_a_notice(&store).await {
+            tokio::task::yield_now().await;
+        }
+        // It is forgotten some seconds after the last.
+        forget(core, 999).await.unwrap();
+        assert_eq!(kept(&store).await, 1);
+        clock.set(Now::from_unix(Duration::from_secs(1_011)));
+        forget(core, 1_001).await.unwrap();
+        assert_eq!(kept(&store).await, 0);
+        assert!(core.in_flight.topics().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_record_is_made_again_before_it_ends_while_a_notification_takes_long() {
+        let (broadcaster, store, clock) = broadcaster(None).await;
+        let core = &broadcaster.core;
+        let long = begin(core, &topic()).await.unwrap();
+        let until = || async {
+            let kept = store.in_flight(core.receiver_url.clone(), clock.now(), 9);
+            kept.await.unwrap()[0].until.unix_seconds()
+        };
+        assert_eq!(until().await, 1_120);
+        for (now, good_until) in [(1_050, 1_120), (1_061, 1_181), (1_130, 1_250)] {
+            clock.set(Now::from_unix(Duration::from_secs(now)));
+            renew(core, clock.now()).await.unwrap();
+            assert_eq!(until().await, good_until, "{now}");
+        }
+        long.accounted_for();
+    }
 }
