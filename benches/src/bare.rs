@@ -2,7 +2,6 @@
 //! HTTP written by hand, in a process of their own.
 
 use std::io::{Read as _, Write as _};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -50,20 +49,7 @@ pub(crate) struct Done {
 
 /// Runs the yardstick in a process of its own.
 pub(crate) async fn run(order: &Order, cores: Option<Cores>) -> anyhow::Result<Done> {
-    let mut process = machine::measured_command(&std::env::current_exe()?, cores)
-        .arg(SUBCOMMAND)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start the yardstick")?;
-    let mut stdin = process
-        .stdin
-        .take()
-        .context("the yardstick's stdin is gone")?;
-    stdin
-        .write_all(order.to_json().to_string().as_bytes())
-        .await?;
-    drop(stdin);
+    let process = machine::start_yardstick(SUBCOMMAND, &order.to_json(), cores).await?;
     let output = process.wait_with_output().await?;
     ensure!(output.status.success(), "the yardstick failed");
     Done::from_json(&serde_json::from_slice(&output.stdout)?).context("the yardstick's answer")

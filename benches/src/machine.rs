@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use httppubsub_proto::time::Now;
+use tokio::io::AsyncWriteExt as _;
 
 /// Which core runs what is measured and which runs what measures it.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,25 @@ pub(crate) fn measured_command(
     };
     command.kill_on_drop(true);
     command
+}
+
+/// Starts this program where measured processes run, as its hidden `subcommand`, and hands it `order`
+/// on its stdin.
+pub(crate) async fn start_yardstick(
+    subcommand: &str,
+    order: &serde_json::Value,
+    cores: Option<Cores>,
+) -> anyhow::Result<tokio::process::Child> {
+    let mut process = measured_command(&std::env::current_exe()?, cores)
+        .arg(subcommand)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the yardstick")?;
+    let stdin = process.stdin.take();
+    let mut stdin = stdin.context("the yardstick's stdin is gone")?;
+    stdin.write_all(order.to_string().as_bytes()).await?;
+    Ok(process)
 }
 
 /// The wall clock, which all processes of one machine share.

@@ -2,7 +2,6 @@
 //! process of its own.
 
 use std::io::{Read as _, Write as _};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use hdrhistogram::Histogram;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
@@ -35,20 +34,7 @@ pub(crate) struct Order {
 
 /// Runs the yardstick in a process of its own, and answers it from this one.
 pub(crate) async fn run(order: &Order, cores: Option<Cores>) -> anyhow::Result<Turn> {
-    let mut process = machine::measured_command(&std::env::current_exe()?, cores)
-        .arg(SUBCOMMAND)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start the yardstick")?;
-    let mut stdin = process
-        .stdin
-        .take()
-        .context("the yardstick's stdin is gone")?;
-    stdin
-        .write_all(order.to_json().to_string().as_bytes())
-        .await?;
-    drop(stdin);
+    let mut process = machine::start_yardstick(SUBCOMMAND, &order.to_json(), cores).await?;
     let stdout = process.stdout.take();
     let mut stdout = BufReader::new(stdout.context("the yardstick's stdout is gone")?);
     let mut address = String::new();
