@@ -62,7 +62,9 @@ pub struct Config {
     /// How many authorizations are remembered; when that many were used within five minutes,
     /// further ones are answered 503. Default 5,000,000, some 300 MB.
     pub replay_codes_max: usize,
-    /// Where other broadcasters reach this one for its websocket subscribers. Default
+    /// Where other broadcasters reach this one for its websocket subscribers. By it the store tells
+    /// this broadcaster's rows and unfinished notifications from those of others, so it must be the
+    /// same after a restart, and no other broadcaster on the same store may have it. Default
     /// `http://127.0.0.1:3003/v1/receive_for_websockets`.
     pub receiver_url: String,
     /// Where other broadcasters tell this one that its websocket subscribers missed something.

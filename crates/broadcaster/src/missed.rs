@@ -80,20 +80,13 @@ async fn look(core: Arc<Core>, under_way: Arc<UnderWay>) -> Result<Duration, Sto
         return Ok(core.config.sweep_interval);
     }
     let lease = core.config.post.connect_timeout + 2 * core.config.post.answer_timeout;
-    let mut by_peer: HashMap<Option<Origin>, Vec<ClaimedNotice>> = HashMap::new();
     for notice in core.store.claim_missed(now, lease, room).await? {
         let target = core.poster.target(&notice.recovery).ok();
         let peer = target.map(|target| target.origin().clone());
-        by_peer.entry(peer).or_default().push(notice);
-    }
-    for (peer, notices) in by_peer {
         let turns = under_way.turns(peer, core.config.missed_in_flight_per_peer_max);
-        for notice in notices {
-            let place = Place::take(&under_way);
-            let turns = turns.clone();
-            core.tasks
-                .spawn(announce_in_turn(core.clone(), notice, turns, place));
-        }
+        let place = Place::take(&under_way);
+        core.tasks
+            .spawn(announce_in_turn(core.clone(), notice, turns, place));
     }
     let next = core.store.next_missed().await?;
     Ok(next.map_or(core.config.sweep_interval, |next| {
@@ -126,6 +119,7 @@ async fn announce_in_turn(
 /// For how long a notice keeps its place while it waits for a turn at its peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long it waits then before it is claimed again.
 const PEER_BUSY_DELAY: Duration = Duration::from_secs(3);
 
 /// Sends one notice and says what is to become of it.

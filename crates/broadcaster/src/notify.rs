@@ -218,13 +218,14 @@ async fn deliver_to_peers(
     let mut turns: Vec<usize> = range.clone().collect();
     for peer in range {
         let addressees = peers.peers[peer].addressees.len();
-        turns.extend(std::iter::repeat_n(peer, addressees.min(per_peer) - 1));
+        let further = addressees.min(per_peer).saturating_sub(1);
+        turns.extend(std::iter::repeat_n(peer, further));
     }
     let lanes = turns.into_iter().map(|peer| {
         let (core, peers, message) = (core.clone(), peers.clone(), message.clone());
         deliver_in_turn(core, peers, peer, message)
     });
-    let mut lanes = futures_util::stream::iter(lanes).buffer_unordered(at_once);
+    let mut lanes = futures_util::stream::iter(lanes).buffer_unordered(at_once.max(1));
     let mut tally = Tally::default();
     while let Some(lane) = lanes.next().await {
         tally.add(lane);

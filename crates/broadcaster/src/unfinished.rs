@@ -121,26 +121,34 @@ fn one_less(core: &Core, in_use: &InUse) {
 }
 
 /// Keeps the records true until the broadcaster stops, and takes up those of broadcasters that do
-/// not do that any more.
+/// not do that any more. Whatever happens to one look, the next one comes.
 pub(crate) async fn look_after(core: Arc<Core>) {
-    for look in 1_u64.. {
+    for number in 1_u64.. {
         tokio::select! {
             () = core.shutdown.cancelled() => return,
             () = tokio::time::sleep(BETWEEN_LOOKS) => {}
         }
-        let now = core.clock.now();
-        let done = async {
-            renew(&core, now).await?;
-            forget(&core, now.unix_seconds().saturating_sub(KEPT_FOR)).await?;
-            // Others are not given up that soon.
-            match look % LOOKS_AT_OTHERS {
-                0 => take_up(&core, now).await,
-                _ => Ok(()),
+        // A task of its own, so that a panic ends this look and not all looks.
+        match core.tasks.spawn(look(core.clone(), number)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "cannot write down what is in flight; trying again");
             }
-        };
-        if let Err(error) = done.await {
-            tracing::error!(%error, "cannot write down what is in flight; trying again");
+            Err(error) => {
+                tracing::error!(%error, "the look at what is in flight broke off; trying again");
+            }
         }
+    }
+}
+
+async fn look(core: Arc<Core>, number: u64) -> Result<(), StoreError> {
+    let now = core.clock.now();
+    renew(&core, now).await?;
+    forget(&core, now.unix_seconds().saturating_sub(KEPT_FOR)).await?;
+    // Others are not given up that soon.
+    match number % LOOKS_AT_OTHERS {
+        0 => take_up(&core, now).await,
+        _ => Ok(()),
     }
 }
 

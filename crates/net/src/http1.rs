@@ -129,23 +129,21 @@ impl Connection {
         let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
         let mut head = std::pin::pin!(read_head(&mut reader, &mut self.input));
         let sending = async {
-            send(&mut writer, &self.output).await?;
-            while let Some(mut part) = body.part().await? {
-                while !part.is_empty() {
-                    let bytes = writer.write(&part).await?;
-                    if bytes == 0 {
-                        return Err(io::ErrorKind::WriteZero.into());
-                    }
-                    part.advance(bytes);
-                    taken.fetch_add(bytes as u64, Ordering::Relaxed);
+            if let Err(error) = send(&mut writer, &self.output).await {
+                return Ok::<_, io::Error>(Err(error));
+            }
+            // What cannot be read ends the exchange: the peer waits for it, and would say nothing.
+            while let Some(part) = body.part().await? {
+                if let Err(error) = send_counting(&mut writer, part, taken).await {
+                    return Ok(Err(error));
                 }
             }
-            writer.flush().await
+            Ok(writer.flush().await)
         };
         tokio::select! {
             // A peer may answer before it has taken all; the rest is not sent.
             head = &mut head => head.map(|head| (head, false)),
-            sent = sending => heard(sent, head).await,
+            sent = sending => heard(sent?, head).await,
         }
     }
 
@@ -263,6 +261,22 @@ fn invalid(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::
 async fn send(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     writer.write_all(bytes).await?;
     writer.flush().await
+}
+
+async fn send_counting(
+    writer: &mut (impl AsyncWrite + Unpin),
+    mut part: Bytes,
+    taken: &AtomicU64,
+) -> io::Result<()> {
+    while !part.is_empty() {
+        let bytes = writer.write(&part).await?;
+        if bytes == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        part.advance(bytes);
+        taken.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 /// The head of the answer, and whether everything was sent: a peer may have answered before it broke

@@ -411,6 +411,36 @@ async fn who_answers_before_taking_all_is_not_waited_for_by_the_next() {
 }
 
 #[tokio::test]
+async fn a_message_that_cannot_be_read_ends_the_exchange_and_not_the_patience() {
+    let (url, _) = peer(|_, mut stream| async move {
+        let mut some = [0; 4096];
+        while stream.read(&mut some).await.is_ok_and(|read| read > 0) {}
+    })
+    .await;
+    let poster = Poster::new(PostConfig {
+        answer_timeout: Duration::from_secs(3_600),
+        stall_timeout: Duration::from_secs(3_600),
+        ..PostConfig::default()
+    });
+    let file = tempfile::tempfile().expect("a file");
+    file.set_len(2_000_000).expect("room");
+    let same = file.try_clone().expect("another handle");
+    let payload = Payload::from_file(file, 0).await.expect("a payload");
+    same.set_len(1_000_000).expect("shorter");
+    let target = poster.target_str(&url).expect("a url");
+    let make = || {
+        Ok(Post {
+            payload: Some(payload.clone()),
+            ..small()
+        })
+    };
+    let posting = poster.post(&target, payload.len(), make);
+    let posted = tokio::time::timeout(Duration::from_secs(60), posting).await;
+    let error = posted.expect("it does not wait for the peer");
+    assert!(matches!(error, Err(PostError::Broken { .. })), "{error:?}");
+}
+
+#[tokio::test]
 async fn nothing_was_sent_where_no_connection_was_made() {
     let closed = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let url = format!("http://{}/", closed.local_addr().expect("bound"));
