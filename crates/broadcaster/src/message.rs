@@ -47,3 +47,24 @@ impl Message {
         cell
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_is_compressed_once_for_all_with_the_same_dictionary() {
+        let spool = Spool::default();
+        let body = "compressible ".repeat(1_000);
+        let message = Message::new(Topic::new("t").unwrap(), Payload::from_bytes(body));
+        let (zstd, other) = (Zstd::new(3), Zstd::new(3));
+        let asking = (0..50).map(|_| message.compressed(&zstd, &spool));
+        let made = futures_util::future::try_join_all(asking).await.unwrap();
+        let place = |payload: &Payload| payload.in_memory().unwrap().as_ptr();
+        assert!(made.iter().all(|it| place(it) == place(&made[0])));
+        let by_other = message.compressed(&other, &spool).await.unwrap();
+        assert_ne!(place(&by_other), place(&made[0]));
+    }
+}

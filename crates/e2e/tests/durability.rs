@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use httppubsub_e2e::{
-    Act, Asked, Connection, Deaf, Door, Home, Random, Response, Subscriber, exact, url,
+    Act, Asked, Connection, Deaf, Door, Gate, Home, PATIENCE, Random, Response, Subscriber, exact,
+    url,
 };
 use httppubsub_proto::subscription::{Subscription, SubscriptionSet};
 use httppubsub_proto::topic::Topic;
@@ -168,15 +169,20 @@ fn who_was_not_reached_when_the_broadcaster_was_killed_is_told() {
     let mut server = home.serve(&["--listen", &listen]);
     let mut random = Random::new(7);
     let place = |round: usize, number: usize| format!("/{round}/{number}");
+    let gate = Gate::default();
     for round in 0..rounds {
         let topic = format!("round/{round}");
+        let (reached, reaching) = channel();
         for number in 0..SUBSCRIBERS {
             let place = place(round, number);
             let (url, recovery) = (subscriber.url(&place), subscriber.recovery(&place));
-            let (own, pause) = (subscriber.clone(), random.below(100) as u64);
+            let (own, reached) = (subscriber.clone(), Mutex::new(reached.clone()));
+            // Some confirm, and others keep the broadcaster waiting.
+            let pass = (random.below(2) == 0).then(|| Act::Pass(gate.clone()));
             subscriber.on(&url, move |delivery| {
-                thread::sleep(Duration::from_millis(pause));
-                vec![Act::Say(own.confirms(delivery, 1))]
+                let _ = reached.lock().unwrap().send(());
+                let confirm = Act::Say(own.confirms(delivery, 1));
+                pass.iter().cloned().chain([confirm]).collect()
             });
             server.door.subscribe(&url, exact(&topic), Some(&recovery));
         }
@@ -184,10 +190,13 @@ fn who_was_not_reached_when_the_broadcaster_was_killed_is_told() {
         let asked = server.door.signer.notify(&topic, MESSAGE);
         let mut connection = server.door.connect();
         connection.post(&asked).unwrap();
-        thread::sleep(Duration::from_micros(random.below(150_000) as u64));
+        for _ in 0..=random.below(60) {
+            reaching.recv_timeout(PATIENCE).unwrap();
+        }
         server.process.kill();
         server = home.serve(&["--listen", &listen]);
     }
+    gate.open();
     let (mut whole, mut told) = (0, 0);
     for round in 0..rounds {
         let got = |number: &usize| {
@@ -196,10 +205,6 @@ fn who_was_not_reached_when_the_broadcaster_was_killed_is_told() {
         };
         let reached: Vec<_> = (0..SUBSCRIBERS).filter(got).collect();
         whole += usize::from(reached.len() == SUBSCRIBERS);
-        if reached.is_empty() {
-            // It may have been killed before it had the notification.
-            continue;
-        }
         for number in (0..SUBSCRIBERS).filter(|it| !reached.contains(it)) {
             let recovery = subscriber.recovery(&place(round, number));
             let notice = &subscriber.await_deliveries(&recovery, 1)[0];

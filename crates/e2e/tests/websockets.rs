@@ -15,7 +15,8 @@ use httppubsub_client::{
     Receiving, RequestError, Subscription, WebSocketOptions,
 };
 use httppubsub_e2e::{
-    Delivery, Gate, Home, InProcess, PATIENCE, Server, Subscriber, eventually, exact, httppubsub,
+    Deaf, Delivery, Gate, Home, InProcess, PATIENCE, Server, Subscriber, eventually, exact,
+    httppubsub,
 };
 use httppubsub_net::{ServeConfig, Socket, SocketConfig, SocketEvent, SpoolConfig, random_bytes};
 use httppubsub_proto::auth::Secrets;
@@ -331,11 +332,31 @@ async fn a_client_that_finds_no_broadcaster_says_so_and_what_came_of_what_was_as
 }
 
 /// A websocket that is configured and subscribed, and whose messages nobody reads.
-async fn one_that_does_not_read(server: &InProcess) -> Socket {
-    let url = format!("ws://{}/v1/websocket", server.door.address);
-    let mut socket = Socket::connect(&url, PATIENCE, SocketConfig::default())
-        .await
-        .unwrap();
+async fn connect(address: SocketAddr) -> Socket {
+    let url = format!("ws://{address}/v1/websocket");
+    let connecting = Socket::connect(&url, PATIENCE, SocketConfig::default());
+    connecting.await.unwrap()
+}
+
+async fn say(socket: &mut Socket, message: Vec<u8>) {
+    let message = Outgoing {
+        head: message.into(),
+        body: OutgoingBody::Empty,
+    };
+    socket.send(message).await.unwrap();
+}
+
+fn to_t() -> InterestMessage {
+    InterestMessage {
+        interest: exact("t"),
+        authorization: None,
+        tracing: Default::default(),
+    }
+}
+
+/// One that is subscribed to `t`, and reads only when it is told to.
+async fn subscribed(address: SocketAddr) -> Socket {
+    let mut socket = connect(address).await;
     let configure = ToBroadcaster::Configure(Configure {
         subscriber_nonce: random_bytes(),
         enable_zstd: false,
@@ -344,20 +365,12 @@ async fn one_that_does_not_read(server: &InProcess) -> Socket {
         authorization: None,
         tracing: Default::default(),
     });
-    let subscribe = ToBroadcaster::Subscribe(InterestMessage {
-        interest: exact("t"),
-        authorization: None,
-        tracing: Default::default(),
-    });
+    let subscribe = ToBroadcaster::Subscribe(to_t());
     for (message, answer) in [
         (configure, "CONFIRM_CONFIGURE"),
         (subscribe, "CONFIRM_SUBSCRIBE_EXACT"),
     ] {
-        let message = Outgoing {
-            head: message.encode_head(HeaderStyle::Minimal).into(),
-            body: OutgoingBody::Empty,
-        };
-        socket.send(message).await.unwrap();
+        say(&mut socket, message.encode_head(HeaderStyle::Minimal)).await;
         match socket.event().await.unwrap() {
             SocketEvent::Message(message) => {
                 assert_eq!(ToSubscriber::decode(&message).unwrap().name(), answer);
@@ -368,13 +381,26 @@ async fn one_that_does_not_read(server: &InProcess) -> Socket {
     socket
 }
 
+/// The code that the broadcaster closes it with, whatever comes before.
+async fn code_at_the_end(socket: &mut Socket) -> Option<u16> {
+    let closed = async {
+        loop {
+            match socket.event().await.unwrap() {
+                SocketEvent::Closed(code) => return code,
+                SocketEvent::Message(_) | SocketEvent::Writable => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_that_does_not_keep_up_is_cut_off_and_delays_no_other() {
     let server = in_process(WebSocketConfig {
         pending_sends_max: NonZeroUsize::new(8).unwrap(),
         ..WebSocketConfig::default()
     });
-    let mut slow = one_that_does_not_read(&server).await;
+    let mut slow = subscribed(server.door.address).await;
     let client = client(&server).await;
     let mut quick = client.subscribe_exact("t").await.unwrap();
     let mut counts = BTreeSet::new();
@@ -384,16 +410,7 @@ async fn a_websocket_that_does_not_keep_up_is_cut_off_and_delays_no_other() {
     }
     // It was counted for as long as it had room.
     assert_eq!(counts, BTreeSet::from([1, 2]));
-    let closed = async {
-        loop {
-            match slow.event().await.unwrap() {
-                SocketEvent::Closed(code) => return code,
-                SocketEvent::Message(_) | SocketEvent::Writable => {}
-            }
-        }
-    };
-    let code = tokio::time::timeout(PATIENCE, closed).await.unwrap();
-    assert_eq!(code, Some(1008));
+    assert_eq!(code_at_the_end(&mut slow).await, Some(1008));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -414,8 +431,7 @@ async fn a_websocket_that_asks_for_more_than_can_be_done_waits_and_loses_nothing
     let notifying = (0..100).map(|number| eager.notify("t", number.to_string()));
     let asking = futures_util::future::join_all(notifying);
     let opening = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(slow.deliveries().len(), 1);
+        tokio::task::block_in_place(|| slow.await_deliveries(&url, 1));
         gate.open();
     };
     let (notified, ()) = tokio::join!(asking, opening);
@@ -564,6 +580,138 @@ fn the_program_speaks_over_websockets() {
         assert_eq!(listening.event("message")["body"], "hello");
     }
     listening.end_well();
+}
+
+/// What is said of `listen` and `notify` holds over a websocket too.
+#[test]
+fn ws_works_with_every_other_flag() {
+    let home = Home::with(&Secrets::NONE);
+    let dictionary = home.path().join("dictionary");
+    std::fs::write(&dictionary, "a dictionary that both ends know").unwrap();
+    let preset = format!("7:3:32:{}", dictionary.display());
+    let server = home.serve(&["--zstd-preset", &preset]);
+    let (nobody, url) = (Deaf::closed(), format!("http://{}", server.door.address));
+    let (nobody, saved) = (nobody.url(""), home.path().join("saved"));
+    let preset = format!("7:{}", dictionary.display());
+    let secrets = home.path().join("secrets.json");
+    let program = |verb: &str, flags: &[&str]| {
+        let mut command = httppubsub();
+        command.args([
+            verb,
+            "--ws",
+            "--broadcaster",
+            &nobody,
+            "--broadcaster",
+            &url,
+        ]);
+        command.arg("--secrets").arg(&secrets).args(flags);
+        command
+    };
+    let interests = ["--exact", "a", "--exact-hex", "fffe", "--glob", "g/*"];
+    let others = ["--bind", "127.0.0.1:0", "--host", "http://127.0.0.1:1"];
+    let ends = ["--count", "5", "--timeout", "60", "--json"];
+    let mut listen = program("listen", &[&interests[..], &others, &ends].concat());
+    listen
+        .arg("--zstd-preset")
+        .arg(&preset)
+        .arg("--save")
+        .arg(&saved);
+    let mut listening = httppubsub_e2e::Process::spawn("listen", listen);
+    listening.event("listening");
+    let file = home.path().join("message");
+    std::fs::write(&file, "from a file").unwrap();
+    let file = file.to_str().unwrap();
+    for (flags, text) in [
+        (&["a", "--data", "plain"][..], "plain"),
+        (
+            &["--topic-hex", "fffe", "--data", "bytes", "--json"],
+            "bytes",
+        ),
+        (&["g/1", "--file", file, "--no-compression"], "from a file"),
+        (
+            &["g/2", "--zstd-preset", &preset, "--file", file],
+            "from a file",
+        ),
+        (&["a", "-"], "from stdin"),
+    ] {
+        let mut notify = program("notify", flags);
+        notify.stdin(std::process::Stdio::piped());
+        notify.stdout(std::process::Stdio::piped());
+        let mut notifying = notify.spawn().unwrap();
+        let mut stdin = notifying.stdin.take().unwrap();
+        // Those that do not read it may be gone.
+        let _ = stdin.write_all(b"from stdin");
+        drop(stdin);
+        let told = notifying.wait_with_output().unwrap();
+        let said = String::from_utf8(told.stdout).unwrap();
+        assert!(told.status.success(), "{flags:?}: {said}");
+        assert!(
+            said.contains("1 subscriber") || said.contains("\"subscribers\":1"),
+            "{said}"
+        );
+        let message = listening.event("message");
+        let path = message["file"].as_str().unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), text, "{flags:?}");
+    }
+    listening.end_well();
+    let mut listen = program("listen", &["--exact", "a", "--timeout", "0.2"]);
+    assert_eq!(listen.status().unwrap().code(), Some(4));
+}
+
+/// The peer hears a code, and the operator the reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_websocket_is_ended_is_in_the_log_and_told_to_nobody() {
+    let home = Home::with(&Secrets::NONE);
+    let server = home.serve(&[]);
+    let mut unknown = connect(server.door.address).await;
+    say(&mut unknown, vec![0xff; 4]).await;
+    assert_eq!(code_at_the_end(&mut unknown).await, Some(1002));
+    let mut known = subscribed(server.door.address).await;
+    say(
+        &mut known,
+        ToBroadcaster::Subscribe(to_t()).encode_head(HeaderStyle::Minimal),
+    )
+    .await;
+    assert_eq!(code_at_the_end(&mut known).await, Some(1002));
+    let mut slow = subscribed(server.door.address).await;
+    for _ in 0..600 {
+        server.door.notify("t", &[7; 100_000]);
+    }
+    assert_eq!(code_at_the_end(&mut slow).await, Some(1008));
+    tokio::task::block_in_place(|| {
+        for reason in [
+            "a websocket was ended",
+            "SUBSCRIBE_EXACT",
+            "cutting off a websocket that is too slow",
+            "it does not keep up with what it subscribed",
+        ] {
+            server.process.log_line(reason);
+        }
+    });
+}
+
+/// Nobody is told to go at once but those that nobody knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ends_of_websockets_are_spread_when_the_broadcaster_stops() {
+    let spread = Duration::from_secs(2);
+    let server = in_process(WebSocketConfig {
+        close_spread: spread,
+        ..WebSocketConfig::default()
+    });
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        sockets.push(subscribed(server.door.address).await);
+    }
+    let began = std::time::Instant::now();
+    server.broadcaster.shut_down();
+    let ends = sockets.iter_mut().map(|socket| async {
+        assert_eq!(code_at_the_end(socket).await, Some(1001));
+        began.elapsed()
+    });
+    let mut ends = futures_util::future::join_all(ends).await;
+    ends.sort();
+    // Of twenty moments in two seconds.
+    assert!(ends[19] - ends[0] > spread / 10, "{ends:?}");
 }
 
 #[test]
