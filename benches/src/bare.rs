@@ -1,7 +1,7 @@
 //! The yardsticks: the same requests to the same subscribers, from bare hyper connections and from
 //! HTTP written by hand, in a process of their own.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -57,9 +57,7 @@ pub(crate) async fn run(order: &Order, cores: Option<Cores>) -> anyhow::Result<D
 
 /// The yardstick itself: reads its order from stdin, gives what it did to stdout.
 pub(crate) fn main() -> anyhow::Result<serde_json::Value> {
-    let mut order = String::new();
-    std::io::stdin().read_to_string(&mut order)?;
-    let order = Order::from_json(&serde_json::from_str(&order)?).context("the order")?;
+    let order = Order::from_json(&machine::order()?).context("the order")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

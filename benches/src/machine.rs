@@ -81,6 +81,12 @@ pub(crate) async fn start_yardstick(
     Ok(process)
 }
 
+/// What [`start_yardstick`] has handed to this process.
+pub(crate) fn order() -> anyhow::Result<serde_json::Value> {
+    let order = std::io::read_to_string(std::io::stdin())?;
+    serde_json::from_str(&order).context("the order")
+}
+
 /// The wall clock, which all processes of one machine share.
 pub(crate) fn now() -> Now {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

@@ -1,7 +1,7 @@
 //! The yardstick: plain tokio-tungstenite that sends messages to websockets which answer them, in a
 //! process of its own.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -107,9 +107,7 @@ async fn answer(
 /// The yardstick itself: reads its order from stdin, gives where it listens and then what it did to
 /// stdout.
 pub(crate) fn main() -> anyhow::Result<serde_json::Value> {
-    let mut order = String::new();
-    std::io::stdin().read_to_string(&mut order)?;
-    let order = Order::from_json(&serde_json::from_str(&order)?).context("the order")?;
+    let order = Order::from_json(&machine::order()?).context("the order")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -13,6 +13,7 @@ mod receive;
 mod replay;
 mod serve;
 mod socket;
+mod spool;
 mod tls;
 mod zstd;
 
@@ -23,11 +24,12 @@ pub use egress::{
     Forbidden, NotAPattern,
 };
 pub use nonce::{random_bytes, stamp};
-pub use payload::{FillError, Payload, PayloadReader, PayloadWriter, Spool, SpoolConfig};
+pub use payload::{FillError, Payload, PayloadReader, PayloadWriter};
 pub use post::{Answer, Post, PostConfig, PostError, Poster, Target, repr_digest};
 pub use reason::chain;
 pub use receive::{Judge, Received, Rejected, first_that_verifies, receive};
 pub use replay::{ReplayGuard, ReplayGuardError, Spent};
 pub use serve::{PeerAddress, ServeConfig, serve};
 pub use socket::{ConnectError, Socket, SocketConfig, SocketError, SocketEvent, accept_key};
+pub use spool::{Spool, SpoolConfig};
 pub use zstd::{DecompressError, DecompressLimits, TrainError, Zstd, train};

@@ -9,8 +9,9 @@ use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 
 use crate::body::{BodyReader, HeadError};
-use crate::payload::{FillError, Payload, Spool};
+use crate::payload::{FillError, Payload};
 use crate::replay::ReplayGuard;
+use crate::spool::Spool;
 
 /// A RECEIVE that is all it claims to be.
 #[derive(Debug)]

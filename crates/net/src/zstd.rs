@@ -10,7 +10,8 @@ use zstd::dict::{DecoderDictionary, EncoderDictionary};
 use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, Operation, OutBuffer};
 use zstd::zstd_safe::InBuffer;
 
-use crate::payload::{Filling, Payload, Spool};
+use crate::payload::{Filling, Payload};
+use crate::spool::Spool;
 
 /// A way to compress: zstd at a level, perhaps with a dictionary. Clones are the same one, and
 /// prepare the dictionary once.
@@ -407,7 +408,7 @@ pub async fn train(samples: Vec<Bytes>, dictionary_bytes: usize) -> Result<Bytes
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::payload::SpoolConfig;
+    use crate::spool::SpoolConfig;
 
     /// Bytes that compress somewhat, and are others for each seed.
     fn text(bytes: usize, seed: u64) -> Bytes {
