@@ -89,14 +89,13 @@ async def run(args: argparse.Namespace) -> None:
     listener = bind(args.bind_host, args.bind_port)
     address = f"http://{args.bind_host}:{listener.getsockname()[1]}"
     webhook = Webhook(listener)
-    begun = False
+    begun = asyncio.Event()
 
     async def on_receiving() -> None:
-        nonlocal begun
-        # The first call only says that the iterator has begun.
-        if begun:
+        # The first call says that it is subscribed.
+        if begun.is_set():
             tell("receiving")
-        begun = True
+        begun.set()
 
     if args.ws:
         address = "websocket:"
@@ -119,12 +118,13 @@ async def run(args: argparse.Namespace) -> None:
             exact=exact, glob=args.glob, on_receiving=on_receiving
         ) as subscription:
             messages = await subscription.messages()
+            collecting = asyncio.create_task(collect(messages, args.count))
+            await begun.wait()
             tell(
                 "ready",
                 receive_url=address + "/v1/receive",
                 recovery_url=address + "/v1/recover",
             )
-            collecting = asyncio.create_task(collect(messages, args.count))
             leaving = asyncio.create_task(obey(webhook))
             done, _ = await asyncio.wait(
                 [collecting, leaving],
