@@ -21,6 +21,7 @@ use crate::forbidden::ForbiddenPeers;
 use crate::hub::Hub;
 use crate::in_flight::InFlight;
 use crate::index::Index;
+use crate::measures::{self, Levels};
 use crate::session::PLAIN_LEVEL;
 use crate::training::SampleRoom;
 use crate::{http, missed, unfinished};
@@ -70,6 +71,7 @@ impl Broadcaster {
         store: Arc<dyn Store>,
         authorizations: Authorizations,
     ) -> Result<Self, StartError> {
+        measures::describe();
         let now = config.clock.now();
         let guard = match &config.replay_folder {
             Some(folder) => ReplayGuard::open(folder, config.replay_codes_max, now)?,
@@ -150,6 +152,22 @@ impl Broadcaster {
                 "the grace period ended before all was answered"
             );
         }
+    }
+
+    /// Sets the gauges among its metrics to what they are now. What it counts and measures goes to
+    /// the recorder of the crate `metrics`, if there is one; call this before its metrics are read.
+    pub fn measure(&self) {
+        let core = &self.core;
+        let sessions_max = core.config.websockets.sessions_max;
+        let sessions_free = core.sessions.available_permits();
+        let levels = Levels {
+            subscriptions: core.index.len(),
+            websockets: sessions_max.saturating_sub(sessions_free),
+            requests: core.poster.load(),
+            spool_memory: core.spool.memory_used(),
+            spool_disk: core.spool.disk_used(),
+        };
+        levels.record();
     }
 
     /// Says at `/readyz` that no further requests are wished for, and goes on to serve them: for

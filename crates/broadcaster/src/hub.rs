@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::measures;
 use crate::message::Message;
 
 /// The sessions of this process.
@@ -145,7 +146,7 @@ impl Hub {
                     if !member.cut_off.is_cancelled() {
                         let (peer, waiting) = (&member.peer, member.queue.max_capacity());
                         tracing::warn!(peer, waiting, "cutting off a websocket that is too slow");
-                        metrics::counter!("httppubsub_websockets_cut_off_total").increment(1);
+                        measures::websocket_cut_off();
                         member.cut_off.cancel();
                     }
                 }

@@ -3,6 +3,8 @@
 
 mod config;
 
+mod measures;
+
 mod in_flight;
 
 mod index;

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::core::Core;
 use crate::index::Row;
+use crate::measures;
 
 /// Owes the subscriber of `row` a notice about `topic`; returns when that is durable.
 pub(crate) async fn record(core: &Core, row: &Row, topic: &Topic) -> Result<(), StoreError> {
@@ -141,7 +142,7 @@ async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
                 }
             }
             None => {
-                metrics::counter!("httppubsub_notices_given_up_total").increment(1);
+                measures::notice_given_up();
                 tracing::warn!(%recovery, %topic, attempts, "gave up telling a subscriber that it missed something");
                 NoticeOutcome::Done
             }

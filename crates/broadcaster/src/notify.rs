@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 
 use crate::core::Core;
 use crate::index::Row;
+use crate::measures;
 use crate::message::Message;
 use crate::missed;
 use crate::unfinished;
@@ -32,6 +33,18 @@ pub(crate) struct Reached {
     pub(crate) missed: u64,
     /// Rows that missed it and did not ask to be told.
     pub(crate) dropped: u64,
+    /// Rows that missed it, of which the store did not take note.
+    pub(crate) unrecorded: u64,
+}
+
+impl Reached {
+    fn measure(&self) {
+        measures::delivered("confirmed", self.confirmed);
+        measures::delivered("unsubscribed", self.unsubscribed);
+        measures::delivered("missed", self.missed);
+        measures::delivered("dropped", self.dropped);
+        measures::delivered("unrecorded", self.unrecorded);
+    }
 }
 
 /// Why a notification is not accounted for. Some subscribers may have it.
@@ -91,6 +104,7 @@ async fn deliver_to_all(
     rows: Vec<Arc<Row>>,
     message: Arc<Message>,
 ) -> Result<Reached, StoreError> {
+    measures::matched(rows.len() as u64);
     let peers = by_peer(addressees(rows));
     let in_flight_max = core.config.post.in_flight_max;
     let parts = (peers.len() / PART_PEERS_MIN).clamp(1, core.cores.get());
@@ -125,14 +139,7 @@ async fn deliver_to_all(
         all
     };
     let Tally { reached, failed } = reached;
-    metrics::counter!("httppubsub_deliveries_total", "outcome" => "confirmed")
-        .increment(reached.confirmed);
-    metrics::counter!("httppubsub_deliveries_total", "outcome" => "unsubscribed")
-        .increment(reached.unsubscribed);
-    metrics::counter!("httppubsub_deliveries_total", "outcome" => "missed")
-        .increment(reached.missed);
-    metrics::counter!("httppubsub_deliveries_total", "outcome" => "dropped")
-        .increment(reached.dropped);
+    reached.measure();
     failed.map_or(Ok(reached), Err)
 }
 
@@ -157,7 +164,10 @@ impl Tally {
             Ok(Outcome::Unsubscribed) => reached.unsubscribed += rows,
             Ok(Outcome::Missed) => reached.missed += rows,
             Ok(Outcome::Dropped) => reached.dropped += rows,
-            Err(error) => self.failed = Some(error),
+            Err(error) => {
+                reached.unrecorded += rows;
+                self.failed = Some(error);
+            }
         }
     }
 
@@ -168,6 +178,7 @@ impl Tally {
             unsubscribed,
             missed,
             dropped,
+            unrecorded,
         } = other.reached;
         let reached = &mut self.reached;
         reached.subscribers = reached.subscribers.saturating_add(subscribers);
@@ -175,6 +186,7 @@ impl Tally {
         reached.unsubscribed += unsubscribed;
         reached.missed += missed;
         reached.dropped += dropped;
+        reached.unrecorded += unrecorded;
         self.failed = self.failed.take().or(other.failed);
     }
 }

@@ -79,7 +79,7 @@ impl CheckUrl {
                 return self.tell(&Verdict { word, why }, &[]);
             }
         };
-        let egress = self.egress.egress(self.listen);
+        let egress = self.egress.egress(self.listen, Vec::new());
         let origin = endpoint.origin();
         let judged = egress.judge_url(origin);
         if judged.is_err() || origin.host.parse::<IpAddr>().is_ok() {

@@ -1,6 +1,7 @@
 //! Flags that say where a broadcaster may post.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use clap::error::Error;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum};
@@ -31,6 +32,26 @@ pub(crate) struct EgressFlags {
     /// the profile internal, and while it listens on loopback itself]
     #[arg(long = "egress-loopback")]
     loopback: bool,
+
+    /// Post to these ports only, whatever the rules say: one (443) or a range (8000-8999). May be
+    /// given more than once. [default: every port]
+    #[arg(long = "egress-port", value_name = "PORT", value_parser = ports)]
+    ports: Vec<RangeInclusive<u16>>,
+}
+
+fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| match text.parse() {
+        Ok(0) | Err(_) => Err(format!(
+            "{text:?} is no port: use 1 to 65535, or a range of them"
+        )),
+        Ok(port) => Ok(port),
+    };
+    let (first, last) = (port(first)?, port(last)?);
+    if first > last {
+        return Err(format!("{first} is greater than {last}"));
+    }
+    Ok(first..=last)
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -43,8 +64,8 @@ enum Profile {
 }
 
 impl EgressFlags {
-    /// The policy of a broadcaster that listens there.
-    pub(crate) fn egress(&self, listen: SocketAddr) -> Egress {
+    /// The policy of a broadcaster that listens there, and with `own` for whoever runs it.
+    pub(crate) fn egress(&self, listen: SocketAddr, own: Vec<SocketAddr>) -> Egress {
         let listens_on_loopback = listen.ip().to_canonical().is_loopback();
         let (profile, loopback) = match self.profile {
             Profile::Internal => (EgressProfile::Internal, listens_on_loopback),
@@ -54,6 +75,8 @@ impl EgressFlags {
             rules: self.rules.0.clone(),
             profile,
             loopback: self.loopback || loopback,
+            ports: self.ports.clone(),
+            own,
         })
     }
 }

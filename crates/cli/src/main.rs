@@ -7,6 +7,7 @@ mod demo;
 mod egress;
 mod listen;
 mod logs;
+mod metrics;
 mod notify;
 mod output;
 mod secrets;

@@ -18,12 +18,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::egress::EgressFlags;
 use crate::logs::Logs;
+use crate::metrics::Metrics;
 use crate::secrets;
 
 /// Run a broadcaster.
 ///
-/// Prints one line on stdout when it is ready: `listening on http://ADDR:PORT`. SIGTERM and SIGINT
-/// stop it: it takes nothing new, finishes what is under way and exits with status 0.
+/// Prints a line on stdout when it is ready: `listening on http://ADDR:PORT`, and one for the
+/// metrics if there are any: `metrics on http://ADDR:PORT/metrics`. SIGTERM and SIGINT stop it: it takes nothing new, finishes what is under way and exits with status 0.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     httppubsub serve\n  \
@@ -38,6 +39,12 @@ pub(crate) struct Serve {
         env = "HTTPPUBSUB_LISTEN"
     )]
     listen: SocketAddr,
+
+    /// Where to answer `GET /metrics`, for Prometheus. Whoever reaches it learns how much there is
+    /// to do, so keep it to loopback or to a network of your own; port 0 picks a free one.
+    /// [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT", env = "HTTPPUBSUB_METRICS")]
+    metrics: Option<SocketAddr>,
 
     /// Folder for all that is kept: subscriptions, secrets, which authorizations were used.
     #[arg(
@@ -209,14 +216,25 @@ impl Serve {
             .await
             .with_context(|| format!("cannot listen on {}", self.listen))?;
         let address = listener.local_addr()?;
+        let metrics = match self.metrics {
+            Some(address) => Some(Metrics::listen(address).await?),
+            None => None,
+        };
         let store = self.open_store().await?;
-        let config = self.config(address)?;
+        let own = metrics.as_ref().map(|metrics| metrics.address);
+        let config = self.config(address, own)?;
         let authorizations = Authorizations::from(&secrets);
         let broadcaster = Broadcaster::start(config, store, authorizations).await?;
         let drain_delay = Duration::from_secs(self.drain_delay);
         tokio::spawn(stop_on_signal(broadcaster.clone(), drain_delay)?);
         let mut stdout = std::io::stdout();
         writeln!(stdout, "listening on http://{address}").context("cannot write to stdout")?;
+        if let Some(metrics) = metrics {
+            let address = metrics.address;
+            writeln!(stdout, "metrics on http://{address}/metrics")
+                .context("cannot write to stdout")?;
+            tokio::spawn(metrics.serve(broadcaster.clone()));
+        }
         stdout.flush()?;
         let grace = Duration::from_secs(self.grace);
         let serve = ServeConfig {
@@ -247,7 +265,7 @@ impl Serve {
         Ok(Arc::new(store))
     }
 
-    fn config(&self, address: SocketAddr) -> anyhow::Result<Config> {
+    fn config(&self, address: SocketAddr, own: Option<SocketAddr>) -> anyhow::Result<Config> {
         let defaults = SpoolConfig::default();
         let mut presets = Vec::new();
         for flag in &self.zstd_preset {
@@ -277,7 +295,7 @@ impl Serve {
                 answer_timeout: Duration::from_secs(self.answer_timeout),
                 in_flight_max: self.deliveries_max,
                 in_flight_per_peer_max: self.deliveries_per_peer_max,
-                egress: self.egress.egress(address),
+                egress: self.egress.egress(address, own.into_iter().collect()),
                 ..PostConfig::default()
             },
             message_bytes_max: self.message_bytes_max,

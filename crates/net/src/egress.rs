@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -29,6 +30,12 @@ pub struct EgressConfig {
     /// Whether the profile allows loopback. Default: yes, since a library does not know who else
     /// reaches the program that it is a part of; `httppubsub serve` allows it if it listens there.
     pub loopback: bool,
+    /// The ports that may be posted to, whatever the rules say; none at all means every one. Default:
+    /// every one.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// Where this program listens for whoever runs it: never posted to, whatever the rules say. An
+    /// unspecified address stands for all that are not of the internet. Default: none.
+    pub own: Vec<SocketAddr>,
 }
 
 impl Default for EgressConfig {
@@ -37,6 +44,8 @@ impl Default for EgressConfig {
             rules: Vec::new(),
             profile: EgressProfile::Internal,
             loopback: true,
+            ports: Vec::new(),
+            own: Vec::new(),
         }
     }
 }
@@ -182,7 +191,7 @@ pub struct Allowed(Reason);
 
 /// It must not be posted to. Shown, it says why, in words that name neither the url nor the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forbidden(Reason);
+pub struct Forbidden(Against);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reason {
@@ -190,6 +199,13 @@ enum Reason {
     Class(Class, EgressProfile),
     /// A name that no rule is about.
     Name(EgressProfile),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Against {
+    Reason(Reason),
+    Port,
+    Own,
 }
 
 impl fmt::Display for Allowed {
@@ -209,7 +225,16 @@ impl fmt::Display for Allowed {
 
 impl fmt::Display for Forbidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        let reason = match &self.0 {
+            Against::Reason(reason) => reason,
+            Against::Port => {
+                return f.write_str("its port is not one of those that are posted to");
+            }
+            Against::Own => {
+                return f.write_str("the broadcaster listens there for whoever runs it");
+            }
+        };
+        match reason {
             Reason::Rule(rule) => write!(f, "by the rule \"{rule}\""),
             Reason::Class(class, profile) => {
                 let how = match class {
@@ -246,6 +271,7 @@ impl Egress {
         if let Ok(address) = origin.host.parse() {
             return self.judge_address(origin, address);
         }
+        self.judge_port(origin)?;
         let name = bare_name(&origin.host);
         let mut rules = self.0.rules.iter();
         if let Some(rule) = rules.find(|rule| rule.pattern.matches_name(name)) {
@@ -262,6 +288,15 @@ impl Egress {
         let address = address.to_canonical();
         let meant = translated(address).map_or(address, IpAddr::V4);
         let class = class_of(meant);
+        self.judge_port(origin)?;
+        let is_own = |own: &SocketAddr| {
+            let ip = own.ip().to_canonical();
+            own.port() == origin.port
+                && (ip == meant || ip.is_unspecified() && class != Class::Global)
+        };
+        if self.0.own.iter().any(is_own) {
+            return Err(Forbidden(Against::Own));
+        }
         let name = bare_name(&origin.host);
         let mut rules = self.0.rules.iter();
         let rule = rules.find(|rule| match (&rule.pattern.0, rule.action) {
@@ -273,6 +308,12 @@ impl Egress {
             Some(rule) => ruled(rule),
             None => self.judge_class(class),
         }
+    }
+
+    fn judge_port(&self, origin: &Origin) -> Result<(), Forbidden> {
+        let ports = &self.0.ports;
+        let is_allowed = ports.is_empty() || ports.iter().any(|ports| ports.contains(&origin.port));
+        is_allowed.then_some(()).ok_or(Forbidden(Against::Port))
     }
 
     fn judge_class(&self, class: Class) -> Result<Allowed, Forbidden> {
@@ -289,7 +330,7 @@ impl Egress {
         if is_allowed {
             Ok(Allowed(reason))
         } else {
-            Err(Forbidden(reason))
+            Err(Forbidden(Against::Reason(reason)))
         }
     }
 
@@ -335,7 +376,7 @@ fn ruled(rule: &EgressRule) -> Result<Allowed, Forbidden> {
     let reason = Reason::Rule(rule.clone());
     match rule.action {
         EgressAction::Allow => Ok(Allowed(reason)),
-        EgressAction::Deny => Err(Forbidden(reason)),
+        EgressAction::Deny => Err(Forbidden(Against::Reason(reason))),
     }
 }
 
@@ -504,6 +545,7 @@ mod tests {
             rules: rules.iter().map(rule).collect(),
             profile,
             loopback: false,
+            ..EgressConfig::default()
         })
     }
 
@@ -720,6 +762,51 @@ mod tests {
                 assert_eq!(is_allowed, why == "loopback", "{profile}: {url}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_for_whoever_runs_it_and_other_ports_are_refused_whatever_the_rules_say() {
+        let egress = |own: &str, ports| {
+            Egress::new(EgressConfig {
+                rules: vec![EgressRule {
+                    action: EgressAction::Allow,
+                    pattern: "0.0.0.0/0".parse().unwrap(),
+                }],
+                own: vec![own.parse().unwrap()],
+                ports,
+                ..EgressConfig::default()
+            })
+        };
+        let own = Some("the broadcaster listens there for whoever runs it".to_owned());
+        let port = Some("its port is not one of those that are posted to".to_owned());
+        let one = egress("127.0.0.1:9300", vec![80..=80, 8000..=9999]);
+        for (url, want) in [
+            ("http://127.0.0.1:9300/", &own),
+            ("http://0x7f.1:9300/", &own),
+            ("http://[::ffff:127.0.0.1]:9300/", &own),
+            ("http://127.0.0.1:9301/", &None),
+            ("http://127.0.0.2:9300/", &None),
+            ("http://hooks.example/", &None),
+            ("https://hooks.example/", &port),
+            ("http://hooks.example:7999/", &port),
+            ("http://10.0.0.7:10000/", &port),
+        ] {
+            assert_eq!(refusal(&one, url), *want, "{url}");
+        }
+        let everywhere = egress("0.0.0.0:9300", vec![]);
+        for (url, want) in [
+            ("http://127.0.0.1:9300/", &own),
+            ("http://10.0.0.7:9300/", &own),
+            ("http://1.1.1.1:9300/", &None),
+            ("http://10.0.0.7:22/", &None),
+        ] {
+            assert_eq!(refusal(&everywhere, url), *want, "{url}");
+        }
+        let leads_there: Result<Allowed, Forbidden> = one.judge_address(
+            &origin("http://hooks.example:9300/"),
+            Ipv4Addr::LOCALHOST.into(),
+        );
+        assert_eq!(leads_there, Err(Forbidden(Against::Own)));
     }
 
     #[test]

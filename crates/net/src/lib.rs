@@ -25,7 +25,7 @@ pub use egress::{
 };
 pub use nonce::{random_bytes, stamp};
 pub use payload::{FillError, Payload, PayloadReader, PayloadWriter};
-pub use post::{Answer, Post, PostConfig, PostError, Poster, Target, repr_digest};
+pub use post::{Answer, Post, PostConfig, PostError, PostLoad, Poster, Target, repr_digest};
 pub use reason::chain;
 pub use receive::{Judge, Received, Rejected, first_that_verifies, receive};
 pub use replay::{ReplayGuard, ReplayGuardError, Spent};

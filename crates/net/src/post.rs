@@ -211,6 +211,15 @@ impl PostError {
     }
 }
 
+/// What a [`Poster`] has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PostLoad {
+    /// Requests under way.
+    pub under_way: usize,
+    /// Requests that wait for a turn.
+    pub waiting: usize,
+}
+
 /// Posts within the bounds of a [`PostConfig`]. Clones share connections and bounds. It must be
 /// made inside a tokio runtime.
 #[derive(Clone, Debug)]
@@ -265,6 +274,19 @@ impl Poster {
             inner.config.idle_timeout,
         ));
         Self(inner)
+    }
+
+    /// What it has to do at this moment.
+    pub fn load(&self) -> PostLoad {
+        let free = self.0.in_flight.available_permits();
+        let peers = self.0.peers();
+        PostLoad {
+            under_way: self.0.config.in_flight_max.saturating_sub(free),
+            waiting: peers
+                .iter()
+                .map(|peer| peer.waiting.load(Ordering::Relaxed))
+                .sum(),
+        }
     }
 
     /// The target that `url` names.
@@ -491,6 +513,12 @@ impl Inner {
         peer
     }
 
+    /// All that somebody refers to.
+    fn peers(&self) -> Vec<Arc<Peer>> {
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.by_origin.values().filter_map(Weak::upgrade).collect()
+    }
+
     /// Waits for a turn at the peer first, and for one of all turns then: a peer that hangs holds
     /// no more of these than its own bound.
     async fn turn<'a>(
@@ -561,11 +589,7 @@ async fn close_idle(poster: Weak<Inner>, idle_timeout: Duration) {
         let Some(poster) = poster.upgrade() else {
             return;
         };
-        let peers: Vec<_> = {
-            let peers = poster.peers.lock().unwrap_or_else(PoisonError::into_inner);
-            peers.by_origin.values().filter_map(Weak::upgrade).collect()
-        };
-        for peer in peers {
+        for peer in poster.peers() {
             peer.close_idle(idle_timeout);
         }
     }

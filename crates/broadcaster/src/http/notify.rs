@@ -12,6 +12,7 @@ use httppubsub_proto::http::{HEAD_BYTES_MAX, NotifyHead, NotifyResponse, NotifyT
 use crate::core::Core;
 use crate::http::reply::{Failure, answer, vouch};
 use crate::http::request::Incoming;
+use crate::measures;
 use crate::notify::{Reached, notify as notify_all};
 
 pub(crate) async fn notify(
@@ -40,7 +41,7 @@ pub(crate) async fn notify(
         Ok(reached) => reached,
         Err(failure) => return Err(incoming.release(spent, failure)),
     };
-    metrics::counter!("httppubsub_notifications_total").increment(1);
+    measures::notified();
     tracing::debug!(%topic, message_bytes, ?reached, "notified");
     let trace = NotifyTrace {
         received: incoming.now,

@@ -1,0 +1,92 @@
+//! What a broadcaster counts and measures, by the names that whoever runs it sees.
+
+use httppubsub_net::PostLoad;
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+
+const NOTIFICATIONS: &str = "httppubsub_notifications_total";
+const MATCHED: &str = "httppubsub_matched_total";
+const DELIVERIES: &str = "httppubsub_deliveries_total";
+const NOTICES_GIVEN_UP: &str = "httppubsub_notices_given_up_total";
+const WEBSOCKETS_CUT_OFF: &str = "httppubsub_websockets_cut_off_total";
+const SUBSCRIPTIONS: &str = "httppubsub_subscriptions";
+const WEBSOCKETS: &str = "httppubsub_websockets";
+const REQUESTS: &str = "httppubsub_requests_to_subscribers";
+const SPOOL: &str = "httppubsub_spool_bytes";
+
+/// Says what each name means, to the recorder that is there.
+pub(crate) fn describe() {
+    describe_counter!(NOTIFICATIONS, "Notifications that were accounted for");
+    describe_counter!(
+        MATCHED,
+        "Subscriptions that notifications went to; when none is under way it is the sum of all \
+         deliveries"
+    );
+    describe_counter!(
+        DELIVERIES,
+        "What became of those: confirmed, unsubscribed, missed (a notice is owed), dropped (missed \
+         without a recovery url), unrecorded (missed, and the database did not take it: the \
+         publisher got a 503)"
+    );
+    describe_counter!(
+        NOTICES_GIVEN_UP,
+        "Notices that no subscriber took until the end of their schedule"
+    );
+    describe_counter!(
+        WEBSOCKETS_CUT_OFF,
+        "Websockets that did not take their messages and were closed"
+    );
+    describe_gauge!(SUBSCRIPTIONS, "Subscriptions that are matched");
+    describe_gauge!(WEBSOCKETS, "Websockets that are open");
+    describe_gauge!(
+        REQUESTS,
+        "Requests to subscribers: under way, or waiting for a turn at their peer"
+    );
+    describe_gauge!(
+        SPOOL,
+        Unit::Bytes,
+        "What messages that are being taken or delivered need: memory, or disk"
+    );
+}
+
+pub(crate) fn notified() {
+    counter!(NOTIFICATIONS).increment(1);
+}
+
+/// Notifications went to so many rows.
+pub(crate) fn matched(rows: u64) {
+    counter!(MATCHED).increment(rows);
+}
+
+/// That became of so many of them.
+pub(crate) fn delivered(outcome: &'static str, rows: u64) {
+    counter!(DELIVERIES, "outcome" => outcome).increment(rows);
+}
+
+pub(crate) fn notice_given_up() {
+    counter!(NOTICES_GIVEN_UP).increment(1);
+}
+
+pub(crate) fn websocket_cut_off() {
+    counter!(WEBSOCKETS_CUT_OFF).increment(1);
+}
+
+/// What there is at a moment.
+pub(crate) struct Levels {
+    pub(crate) subscriptions: usize,
+    pub(crate) websockets: usize,
+    pub(crate) requests: PostLoad,
+    pub(crate) spool_memory: u64,
+    pub(crate) spool_disk: u64,
+}
+
+impl Levels {
+    /// Sets the gauges.
+    pub(crate) fn record(&self) {
+        gauge!(SUBSCRIPTIONS).set(self.subscriptions as f64);
+        gauge!(WEBSOCKETS).set(self.websockets as f64);
+        gauge!(REQUESTS, "state" => "under_way").set(self.requests.under_way as f64);
+        gauge!(REQUESTS, "state" => "waiting").set(self.requests.waiting as f64);
+        gauge!(SPOOL, "place" => "memory").set(self.spool_memory as f64);
+        gauge!(SPOOL, "place" => "disk").set(self.spool_disk as f64);
+    }
+}

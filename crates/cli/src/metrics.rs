@@ -1,0 +1,66 @@
+//! `serve --metrics`: what a broadcaster counts, for Prometheus, on a listener of its own.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use httppubsub_broadcaster::Broadcaster;
+use httppubsub_net::ServeConfig;
+use hyper_util::service::TowerToHyperService;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Where metrics are read, before anything is counted.
+pub(crate) struct Metrics {
+    listener: TcpListener,
+    recorded: PrometheusHandle,
+    pub(crate) address: SocketAddr,
+}
+
+impl Metrics {
+    /// Listens there, and records from now on what the whole process counts.
+    pub(crate) async fn listen(address: SocketAddr) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address} for metrics"))?;
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let recorded = recorder.handle();
+        metrics::set_global_recorder(recorder).context("metrics are recorded already")?;
+        Ok(Self {
+            address: listener.local_addr()?,
+            listener,
+            recorded,
+        })
+    }
+
+    /// Answers `GET /metrics` for as long as the process lives: also while it stops.
+    pub(crate) async fn serve(self, broadcaster: Broadcaster) {
+        let router = Router::new()
+            .route("/metrics", get(read))
+            .with_state((self.recorded, broadcaster));
+        let config = ServeConfig {
+            connections_max: READERS_MAX,
+            ..ServeConfig::default()
+        };
+        let never = CancellationToken::new();
+        let service = TowerToHyperService::new(router);
+        httppubsub_net::serve(self.listener, service, config, never).await;
+    }
+}
+
+/// Whoever reads metrics is few.
+const READERS_MAX: usize = 64;
+
+async fn read(
+    State((recorded, broadcaster)): State<(PrometheusHandle, Broadcaster)>,
+) -> impl IntoResponse {
+    broadcaster.measure();
+    recorded.run_upkeep();
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    ([(CONTENT_TYPE, content_type)], recorded.render())
+}
