@@ -582,8 +582,9 @@ async fn a_later_miss_replaces_the_notice(store: Arc<dyn Store>) {
         .record_missed(missed(&it, "two", 20.0))
         .await
         .expect("a notice");
-    assert_eq!(claim(&store, 19.0).await, []);
-    let old = claim(&store, 20.0).await;
+    // What is due already is not put off.
+    assert_eq!(claim(&store, 9.0).await, []);
+    let old = claim(&store, 10.0).await;
     assert_eq!(old[0].topic, topic("two"));
     settle(
         &store,
@@ -594,8 +595,13 @@ async fn a_later_miss_replaces_the_notice(store: Arc<dyn Store>) {
         },
     )
     .await;
-    let old = claim(&store, 25.0).await;
-    assert_eq!(old[0].attempts, 1);
+    assert_eq!(claim(&store, 24.0).await, []);
+    store
+        .record_missed(missed(&it, "earlier", 22.0))
+        .await
+        .expect("a notice");
+    let old = claim(&store, 22.0).await;
+    assert_eq!((&old[0].topic, old[0].attempts), (&topic("earlier"), 0));
 
     // Also while somebody is sending the old one: the news must be sent after it.
     store
@@ -603,6 +609,7 @@ async fn a_later_miss_replaces_the_notice(store: Arc<dyn Store>) {
         .await
         .expect("a notice");
     settle(&store, &old[0], NoticeOutcome::Done).await;
+    assert_eq!(claim(&store, 29.0).await, []);
     let new = claim(&store, 30.0).await;
     assert_eq!((&new[0].topic, new[0].attempts), (&topic("three"), 0));
 }

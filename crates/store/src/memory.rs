@@ -180,10 +180,12 @@ impl Store for MemoryStore {
         if let Some(row) = state.rows.get_mut(&(missed.url, missed.interest))
             && row.recovery.is_some()
         {
+            let due = whole_seconds(missed.due);
+            let waiting = row.notice.as_ref().filter(|it| it.hold.is_none());
             row.notice = Some(Notice {
                 topic,
                 attempts: 0,
-                due: whole_seconds(missed.due),
+                due: waiting.map_or(due, |it| due.min(it.due)),
                 hold: None,
             });
         }

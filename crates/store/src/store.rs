@@ -43,7 +43,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn etag(&self, url: SubscriberUrl) -> Result<StrongEtag, StoreError>;
 
     /// Owes a notice to a subscription, due at `missed.due` with no attempt made. Replaces the one
-    /// it is owed already; does nothing for one that is gone or has no recovery url.
+    /// it is owed already, whose time it keeps if that is earlier and nobody holds it: many misses in
+    /// a row must not put a notice off for ever. Does nothing for one that is gone or has no recovery
+    /// url.
     async fn record_missed(&self, missed: Missed) -> Result<(), StoreError>;
 
     /// Takes up to `limit` notices due `now`, earliest first, that nobody holds, and holds each

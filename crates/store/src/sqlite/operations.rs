@@ -440,7 +440,9 @@ impl Table {
                 "UPDATE {name} SET missed_url = NULL, {nothing} WHERE id = ?1"
             ),
             owe: format!(
-                "UPDATE {name} SET {unlock}, missed_attempts = 0, missed_next_retry_at = ?3{announce} \
+                "UPDATE {name} SET missed_next_retry_at = CASE WHEN missed_lock_id IS NULL \
+                 THEN min(?3, coalesce(missed_next_retry_at, ?3)) ELSE ?3 END, \
+                 {unlock}, missed_attempts = 0{announce} \
                  WHERE url = ?1 AND {key} = ?2 AND {recoverable}"
             ),
             due: format!(
