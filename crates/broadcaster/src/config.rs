@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use httppubsub_net::{BodyLimits, Clock, DecompressLimits, PostConfig, SocketConfig, SpoolConfig};
+use httppubsub_net::{
+    BodyLimits, BreakerConfig, Clock, DecompressLimits, PostConfig, SocketConfig, SpoolConfig,
+};
 use httppubsub_proto::auth::{Authorization, Secrets};
 use httppubsub_proto::backoff::MissedSchedule;
 use httppubsub_proto::session::StreamCounters;
@@ -35,7 +37,8 @@ impl From<&Secrets> for Authorizations {
 pub struct Config {
     /// Where and from which size on bodies are kept in files.
     pub spool: SpoolConfig,
-    /// Bounds on what is posted to subscribers, and where they may be.
+    /// Bounds on what is posted to subscribers, and where they may be. Default: those of
+    /// [`PostConfig`], with circuit breakers.
     pub post: PostConfig,
     /// How slowly requests may arrive.
     pub body: BodyLimits,
@@ -177,7 +180,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             spool: SpoolConfig::default(),
-            post: PostConfig::default(),
+            post: PostConfig {
+                breaker: Some(BreakerConfig::default()),
+                ..PostConfig::default()
+            },
             body: BodyLimits::default(),
             message_bytes_max: None,
             set_bytes_max: 64 * 1024 * 1024,

@@ -11,6 +11,7 @@ const WEBSOCKETS_CUT_OFF: &str = "httppubsub_websockets_cut_off_total";
 const SUBSCRIPTIONS: &str = "httppubsub_subscriptions";
 const WEBSOCKETS: &str = "httppubsub_websockets";
 const REQUESTS: &str = "httppubsub_requests_to_subscribers";
+const OPEN_BREAKERS: &str = "httppubsub_open_circuit_breakers";
 const SPOOL: &str = "httppubsub_spool_bytes";
 
 /// Says what each name means, to the recorder that is there.
@@ -40,6 +41,10 @@ pub(crate) fn describe() {
     describe_gauge!(
         REQUESTS,
         "Requests to subscribers: under way, or waiting for a turn at their peer"
+    );
+    describe_gauge!(
+        OPEN_BREAKERS,
+        "Peers (scheme, host and port) that get no deliveries until they confirm something"
     );
     describe_gauge!(
         SPOOL,
@@ -86,6 +91,7 @@ impl Levels {
         gauge!(WEBSOCKETS).set(self.websockets as f64);
         gauge!(REQUESTS, "state" => "under_way").set(self.requests.under_way as f64);
         gauge!(REQUESTS, "state" => "waiting").set(self.requests.waiting as f64);
+        gauge!(OPEN_BREAKERS).set(self.requests.open_breakers as f64);
         gauge!(SPOOL, "place" => "memory").set(self.spool_memory as f64);
         gauge!(SPOOL, "place" => "disk").set(self.spool_disk as f64);
     }

@@ -19,10 +19,26 @@ use crate::core::Core;
 use crate::index::Row;
 use crate::measures;
 
+/// When a notice is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    AsScheduled,
+    AtOnce,
+}
+
 /// Owes the subscriber of `row` a notice about `topic`; returns when that is durable.
-pub(crate) async fn record(core: &Core, row: &Row, topic: &Topic) -> Result<(), StoreError> {
-    let Some(delay) = core.config.missed.delay(0, rand::random()) else {
+pub(crate) async fn record(
+    core: &Core,
+    row: &Row,
+    topic: &Topic,
+    when: When,
+) -> Result<(), StoreError> {
+    let Some(scheduled) = core.config.missed.delay(0, rand::random()) else {
         return Ok(());
+    };
+    let delay = match when {
+        When::AsScheduled => scheduled,
+        When::AtOnce => Duration::ZERO,
     };
     let missed = Missed {
         url: row.subscriber.url.clone(),
@@ -201,6 +217,7 @@ async fn send(core: &Core, recovery: &SubscriberUrl, topic: &Topic) -> Result<()
             .verify(&claim, &confirm.tracing, value, now)
     })?;
     let _spent = core.guard.spend(unspent, now).await?;
+    core.poster.confirmed(&target);
     Ok(())
 }
 

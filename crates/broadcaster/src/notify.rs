@@ -16,7 +16,7 @@ use crate::core::Core;
 use crate::index::Row;
 use crate::measures;
 use crate::message::Message;
-use crate::missed;
+use crate::missed::{self, When};
 use crate::unfinished;
 use crate::webhook::{self, Verdict};
 
@@ -329,12 +329,22 @@ async fn deliver_to_one(
             Ok(Outcome::Unsubscribed)
         }
         Verdict::Missed(why) => {
-            let (subscriber, why) = (&row.subscriber.url, chain(&why));
-            tracing::info!(%subscriber, interest = %row.interest, why, "a delivery failed");
+            let (subscriber, interest) = (&row.subscriber.url, &row.interest);
+            let when = match why.asks_for_a_notice() {
+                true => When::AtOnce,
+                false => When::AsScheduled,
+            };
+            if why.is_not_tried() {
+                let why = chain(&why);
+                tracing::debug!(%subscriber, %interest, why, "a delivery was not tried");
+            } else {
+                let why = chain(&why);
+                tracing::info!(%subscriber, %interest, why, "a delivery failed");
+            }
             // One notice tells of all that was missed.
             let mut rows = std::iter::once(row).chain(others);
             match rows.find(|row| row.recovery.is_some()) {
-                Some(row) => missed::record(core, row, &message.topic)
+                Some(row) => missed::record(core, row, &message.topic, when)
                     .await
                     .map(|()| Outcome::Missed),
                 None => Ok(Outcome::Dropped),

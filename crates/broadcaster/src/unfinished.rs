@@ -14,7 +14,7 @@ use httppubsub_store::{InFlight, StoreError};
 use crate::core::Core;
 use crate::in_flight::InUse;
 use crate::index::Row;
-use crate::missed;
+use crate::missed::{self, When};
 
 /// A notification on its way. If it is dropped before it is accounted for, everybody who may have
 /// missed it is told so.
@@ -271,7 +271,7 @@ async fn tell(core: &Core, topic: &Topic) -> Result<(), StoreError> {
     let rows = core.index.matching_long(topic).await;
     stream::iter(rows)
         .filter(|row| std::future::ready(is_told(core, row)))
-        .map(|row| async move { missed::record(core, &row, topic).await })
+        .map(|row| async move { missed::record(core, &row, topic, When::AsScheduled).await })
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await

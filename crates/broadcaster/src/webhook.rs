@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use httppubsub_net::{Post, PostError, random_bytes, stamp};
+use httppubsub_net::{
+    Admitted, NotTried, Post, PostError, Target, Told, TrialBy, random_bytes, stamp,
+};
 use httppubsub_proto::auth::{AuthError, Claim};
 use httppubsub_proto::http::{ConfirmReceive, ReceiveAnswer, ReceiveHead};
 use httppubsub_proto::topic::Identifier;
@@ -30,6 +32,8 @@ pub(crate) enum Verdict {
 pub(crate) enum Undelivered {
     #[error("nothing can be posted to its url: {0}")]
     Url(EndpointError),
+    #[error("its peer is not tried: {0}")]
+    NotTried(#[from] NotTried),
     #[error(transparent)]
     Post(#[from] PostError),
     #[error("it answered with status {0}")]
@@ -45,16 +49,41 @@ pub(crate) enum Undelivered {
     Auth(#[from] AuthError),
 }
 
+impl Undelivered {
+    /// Whether nothing was tried, because it has failed before.
+    pub(crate) fn is_not_tried(&self) -> bool {
+        matches!(
+            self,
+            Self::NotTried(_) | Self::Post(PostError::NotTried { .. })
+        )
+    }
+
+    /// Whether a notice is to be sent at once, to find out whether the peer is back.
+    pub(crate) fn asks_for_a_notice(&self) -> bool {
+        matches!(self, Self::NotTried(NotTried::NoticeFirst))
+    }
+
+    /// What it says of the peer.
+    fn told(&self) -> Option<Told> {
+        match self {
+            Self::Url(_) | Self::NotTried(_) => None,
+            Self::Post(error) => error.told(),
+            Self::Status(status)
+                if status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS =>
+            {
+                Some(Told::TooMuch)
+            }
+            Self::Status(_) | Self::Answer { .. } | Self::Identifier | Self::Auth(_) => {
+                Some(Told::NotConfirmed)
+            }
+        }
+    }
+}
+
 /// Delivers a message to the subscriber of `row`, once.
 pub(crate) async fn deliver(core: &Core, row: &Row, message: &Arc<Message>) -> Verdict {
-    let Message {
-        topic,
-        payload,
-        repr_digest,
-        ..
-    } = &**message;
-    let url = &row.subscriber.url;
-    if url.as_str() == core.config.receiver_url {
+    let Message { topic, payload, .. } = &**message;
+    if row.subscriber.url.as_str() == core.config.receiver_url {
         return if core.hub.wants(topic) {
             Verdict::Confirmed(core.hub.deliver(message))
         } else {
@@ -65,6 +94,48 @@ pub(crate) async fn deliver(core: &Core, row: &Row, message: &Arc<Message>) -> V
         Ok(target) => target,
         Err(error) => return Verdict::Missed(Undelivered::Url(error.clone())),
     };
+    let by = || trial_by(core, row, target);
+    let mut admitted = match core.poster.admit(target, payload.len(), by) {
+        Ok(admitted) => admitted,
+        Err(error) => return Verdict::Missed(error.into()),
+    };
+    let verdict = post(core, row, target, message, &mut admitted).await;
+    let told = match &verdict {
+        Verdict::Confirmed(_) => Some(Told::Confirmed),
+        // Nothing vouches for it.
+        Verdict::Unsubscribe => Some(Told::Answered),
+        Verdict::Missed(why) => why.told(),
+    };
+    if let Some(told) = told {
+        core.poster.learn(target, &admitted, told);
+    }
+    verdict
+}
+
+/// A notice goes to the recovery url, which says something of the peer only if it is there as well.
+fn trial_by(core: &Core, row: &Row, target: &Target) -> TrialBy {
+    let recovery = row.recovery.as_ref();
+    let recovery = recovery.and_then(|url| core.poster.target(url).ok());
+    match recovery {
+        Some(recovery) if recovery.peer_id() == target.peer_id() => TrialBy::Notice,
+        _ => TrialBy::Message,
+    }
+}
+
+async fn post(
+    core: &Core,
+    row: &Row,
+    target: &Target,
+    message: &Message,
+    admitted: &mut Admitted,
+) -> Verdict {
+    let Message {
+        topic,
+        payload,
+        repr_digest,
+        ..
+    } = message;
+    let url = &row.subscriber.url;
     let identifier = Identifier::new(random_bytes::<8>().to_vec()).expect("8 bytes fit");
     let head = ReceiveHead {
         tracing: Default::default(),
@@ -89,7 +160,7 @@ pub(crate) async fn deliver(core: &Core, row: &Row, message: &Arc<Message>) -> V
             payload: Some(payload.clone()),
         })
     };
-    let answer = match core.poster.post(target, payload.len(), make).await {
+    let answer = match core.poster.deliver(target, admitted, make).await {
         Ok(answer) => answer,
         Err(error) => {
             core.forbidden.warn_of(&error);

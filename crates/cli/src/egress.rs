@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use clap::error::Error;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use httppubsub_net::{
-    Egress, EgressAction, EgressConfig, EgressPattern, EgressProfile, EgressRule,
+    Egress, EgressAction, EgressConfig, EgressPattern, EgressProfile, EgressRule, UnprovenLimits,
 };
 
 /// Flags of the verbs that need to know where a broadcaster may post.
@@ -59,11 +59,21 @@ enum Profile {
     /// Private addresses and the internet
     #[default]
     Internal,
-    /// The internet only
+    /// The internet only; a host that never confirmed anything gets one delivery at a time, no
+    /// message of more than 1 MiB, and after a failure none for a second
     Public,
 }
 
 impl EgressFlags {
+    /// What is posted to those that never confirmed anything: with the profile public, whoever holds
+    /// the subscribers' secret may have named somebody who knows nothing of it.
+    pub(crate) fn unproven(&self) -> Option<UnprovenLimits> {
+        match self.profile {
+            Profile::Internal => None,
+            Profile::Public => Some(UnprovenLimits::default()),
+        }
+    }
+
     /// The policy of a broadcaster that listens there, and with `own` for whoever runs it.
     pub(crate) fn egress(&self, listen: SocketAddr, own: Vec<SocketAddr>) -> Egress {
         let listens_on_loopback = listen.ip().to_canonical().is_loopback();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use httppubsub_broadcaster::{Authorizations, Broadcaster, Config, Preset, WebSocketConfig};
-use httppubsub_net::{PostConfig, ServeConfig, SpoolConfig};
+use httppubsub_net::{BreakerConfig, PostConfig, ServeConfig, SpoolConfig};
 use httppubsub_proto::auth::Secrets;
 use httppubsub_store::{MemoryStore, SqliteStore, Store};
 use tokio::net::TcpListener;
@@ -295,6 +295,10 @@ impl Serve {
                 answer_timeout: Duration::from_secs(self.answer_timeout),
                 in_flight_max: self.deliveries_max,
                 in_flight_per_peer_max: self.deliveries_per_peer_max,
+                breaker: Some(BreakerConfig {
+                    unproven: self.egress.unproven(),
+                    ..BreakerConfig::default()
+                }),
                 egress: self.egress.egress(address, own.into_iter().collect()),
                 ..PostConfig::default()
             },

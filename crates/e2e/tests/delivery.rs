@@ -954,7 +954,7 @@ fn every_row_that_matched_is_accounted_for_exactly_once() {
     // Its own account says the same.
     let said = server.process.log_line("notified");
     let own = format!(
-        "Reached {{ subscribers: {reached}, confirmed: {}, unsubscribed: {}, missed: {}, dropped: {} }}",
+        "Reached {{ subscribers: {reached}, confirmed: {}, unsubscribed: {}, missed: {}, dropped: {}, unrecorded: 0 }}",
         count(Confirms),
         count(Unsubscribes),
         count(FailsWithRecovery),

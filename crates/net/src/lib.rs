@@ -1,6 +1,7 @@
 //! What both ends of httppubsub do to the world: the clock, bodies, requests out and connections in.
 
 mod body;
+mod breaker;
 mod clock;
 mod egress;
 mod http1;
@@ -15,9 +16,11 @@ mod serve;
 mod socket;
 mod spool;
 mod tls;
+mod turns;
 mod zstd;
 
 pub use body::{BodyError, BodyLimits, BodyReader, HeadError};
+pub use breaker::{BreakerConfig, NotTried, TrialBy, UnprovenLimits};
 pub use clock::Clock;
 pub use egress::{
     Allowed, Egress, EgressAction, EgressConfig, EgressPattern, EgressProfile, EgressRule,
@@ -25,7 +28,9 @@ pub use egress::{
 };
 pub use nonce::{random_bytes, stamp};
 pub use payload::{FillError, Payload, PayloadReader, PayloadWriter};
-pub use post::{Answer, Post, PostConfig, PostError, PostLoad, Poster, Target, repr_digest};
+pub use post::{
+    Admitted, Answer, Post, PostConfig, PostError, PostLoad, Poster, Target, Told, repr_digest,
+};
 pub use reason::chain;
 pub use receive::{Judge, Received, Rejected, first_that_verifies, receive};
 pub use replay::{ReplayGuard, ReplayGuardError, Spent};

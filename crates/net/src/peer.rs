@@ -5,16 +5,32 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use httppubsub_proto::url::{Endpoint, Origin};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::breaker::{Breaker, BreakerConfig};
 use crate::http1::Connection;
+use crate::turns::Turns;
+
+/// Whether a message has to leave room for others.
+pub(crate) fn is_large(message_bytes: u64) -> bool {
+    message_bytes > SMALL_BYTES_MAX
+}
+
+/// What is longer takes more than a moment even if the peer is fast.
+const SMALL_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Large messages have one turn for so many of small ones.
+pub(crate) const LARGE_SHARE: usize = 4;
 
 /// All that is shared between requests to one origin.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) origin: Origin,
-    pub(crate) turns: Semaphore,
+    pub(crate) breaker: Breaker,
+    /// Those of small messages and those of large ones, so that the former need not wait for the
+    /// latter.
+    small: Turns,
+    large: Turns,
     pub(crate) waiting: AtomicUsize,
     /// Value of the `Host` header.
     pub(crate) host: String,
@@ -49,14 +65,36 @@ impl Drop for Waiting<'_> {
 }
 
 impl Peer {
-    pub(crate) fn new(endpoint: &Endpoint, in_flight_max: usize) -> Self {
+    pub(crate) fn new(
+        endpoint: &Endpoint,
+        in_flight_max: usize,
+        breaker: Option<&BreakerConfig>,
+    ) -> Self {
+        let is_proven = breaker.is_none_or(|it| it.unproven.is_none());
+        let turns = |max| Turns::new(if is_proven { max } else { 1 }, max);
         Self {
             origin: endpoint.origin().clone(),
             host: endpoint.host_header().to_owned(),
-            turns: Semaphore::new(in_flight_max),
+            breaker: Breaker::new(breaker),
+            small: turns(in_flight_max),
+            large: turns(in_flight_max.div_ceil(LARGE_SHARE)),
             waiting: AtomicUsize::new(0),
             idle: Mutex::default(),
         }
+    }
+
+    /// The turns of messages of this length.
+    pub(crate) fn turns(&self, message_bytes: u64) -> &Turns {
+        match is_large(message_bytes) {
+            true => &self.large,
+            false => &self.small,
+        }
+    }
+
+    /// It has confirmed something for the first time, and is treated like all others from now on.
+    pub(crate) fn proven(&self) {
+        self.small.all();
+        self.large.all();
     }
 
     /// A connection kept from before, if one is still open: the one used last.

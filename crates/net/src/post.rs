@@ -16,12 +16,15 @@ use httppubsub_proto::digest::{Sha512, encode_repr_digest};
 use httppubsub_proto::url::{Endpoint, EndpointError, Origin, Scheme, SubscriberUrl};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
+use crate::breaker::{BreakerConfig, News, NotTried, TrialBy};
 use crate::egress::{Egress, Forbidden};
 use crate::http1::{Broken, Connection, Exchanged};
 use crate::payload::Payload;
-use crate::peer::{Peer, Waiting};
+use crate::peer::{LARGE_SHARE, Peer, Waiting, is_large};
 use crate::tls::Tls;
+use crate::turns::Turn;
 
 /// Bounds on what is posted.
 #[derive(Clone, Debug)]
@@ -36,12 +39,16 @@ pub struct PostConfig {
     /// A peer that takes nothing of a long message for this long is given up; that is noticed
     /// before it is twice as long. Default 15 s.
     pub stall_timeout: Duration,
-    /// Requests under way at once, to all peers. Default 4096.
+    /// Requests under way at once, to all peers, and a quarter more with messages of more than
+    /// 1 MiB. Default 4096.
     pub in_flight_max: usize,
-    /// Requests under way at once to one peer (scheme, host and port). Default 64.
+    /// Requests under way at once to one peer (scheme, host and port), and a quarter more with
+    /// messages of more than 1 MiB. There are fewer while a peer has too much to do. Default 64.
     pub in_flight_per_peer_max: usize,
     /// Requests that wait for their turn at one peer; one more fails at once. Default 10,000.
     pub waiting_per_peer_max: usize,
+    /// When a peer gets no deliveries for a while. Default: never.
+    pub breaker: Option<BreakerConfig>,
     /// Connections kept open to one peer while they are not used. Default 64.
     pub idle_per_peer_max: usize,
     /// For how long. Default 30 s.
@@ -67,6 +74,7 @@ impl Default for PostConfig {
             in_flight_max: 4_096,
             in_flight_per_peer_max: 64,
             waiting_per_peer_max: 10_000,
+            breaker: None,
             idle_per_peer_max: 64,
             idle_timeout: Duration::from_secs(30),
             pins: HashMap::new(),
@@ -133,6 +141,15 @@ pub enum PostError {
         /// How long it waited.
         timeout: Duration,
     },
+    /// The peer is left alone for now. Nothing was sent.
+    #[error("{origin} is not tried")]
+    NotTried {
+        /// The peer.
+        origin: Origin,
+        /// Why.
+        #[source]
+        source: NotTried,
+    },
     /// No connection could be made. Nothing was sent.
     #[error("cannot connect to {origin}")]
     Connect {
@@ -197,18 +214,56 @@ impl PostError {
         }
     }
 
+    /// What it says of the peer; `None` if the reason is here.
+    pub fn told(&self) -> Option<Told> {
+        match self {
+            Self::Authorize(_)
+            | Self::Busy { .. }
+            | Self::NoTurn { .. }
+            | Self::NotTried { .. }
+            | Self::Forbidden { .. }
+            | Self::Malformed { .. } => None,
+            Self::Connect { .. }
+            | Self::Broken { .. }
+            | Self::Timeout { .. }
+            | Self::Stalled { .. } => Some(Told::TooMuch),
+        }
+    }
+
     /// Whether the peer cannot have seen any of the request.
     pub fn nothing_sent(&self) -> bool {
         match self {
             Self::Authorize(_)
             | Self::Busy { .. }
             | Self::NoTurn { .. }
+            | Self::NotTried { .. }
             | Self::Connect { .. }
             | Self::Forbidden { .. }
             | Self::Malformed { .. } => true,
             Self::Broken { .. } | Self::Timeout { .. } | Self::Stalled { .. } => false,
         }
     }
+}
+
+/// A delivery that may be tried: see [`Poster::admit`].
+#[derive(Debug)]
+pub struct Admitted {
+    message_bytes: u64,
+    is_trial: bool,
+    began: Instant,
+}
+
+/// What the outcome of a delivery says of its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It confirmed.
+    Confirmed,
+    /// It answered something that is neither a confirmation nor a failure.
+    Answered,
+    /// It answered, and did not confirm.
+    NotConfirmed,
+    /// It did not answer, or said that it has too much to do.
+    TooMuch,
 }
 
 /// What a [`Poster`] has to do.
@@ -218,6 +273,8 @@ pub struct PostLoad {
     pub under_way: usize,
     /// Requests that wait for a turn.
     pub waiting: usize,
+    /// Peers whose circuit breaker is open.
+    pub open_breakers: usize,
 }
 
 /// Posts within the bounds of a [`PostConfig`]. Clones share connections and bounds. It must be
@@ -230,6 +287,7 @@ struct Inner {
     config: PostConfig,
     tls: Tls,
     in_flight: Semaphore,
+    large_in_flight: Semaphore,
     peers: Mutex<Peers>,
 }
 
@@ -265,6 +323,7 @@ impl Poster {
     pub fn new(config: PostConfig) -> Self {
         let inner = Arc::new(Inner {
             in_flight: Semaphore::new(config.in_flight_max),
+            large_in_flight: Semaphore::new(config.in_flight_max.div_ceil(LARGE_SHARE)),
             tls: Tls::default(),
             peers: Mutex::default(),
             config,
@@ -278,14 +337,18 @@ impl Poster {
 
     /// What it has to do at this moment.
     pub fn load(&self) -> PostLoad {
-        let free = self.0.in_flight.available_permits();
+        let large_max = self.0.config.in_flight_max.div_ceil(LARGE_SHARE);
+        let large_free = self.0.large_in_flight.available_permits();
+        let small_free = self.0.in_flight.available_permits();
         let peers = self.0.peers();
         PostLoad {
-            under_way: self.0.config.in_flight_max.saturating_sub(free),
+            under_way: (self.0.config.in_flight_max + large_max)
+                .saturating_sub(small_free + large_free),
             waiting: peers
                 .iter()
                 .map(|peer| peer.waiting.load(Ordering::Relaxed))
                 .sum(),
+            open_breakers: peers.iter().filter(|peer| peer.breaker.is_open()).count(),
         }
     }
 
@@ -326,10 +389,112 @@ impl Poster {
         sent: &Arc<AtomicU64>,
         mut make: impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
+        let _turn = self.0.turn(&target.peer, message_bytes).await?;
+        self.post_now(target, message_bytes, sent, &mut make).await
+    }
+
+    /// Whether a delivery of a message of this length may be tried now. `by` says how the peer is
+    /// tried if its circuit breaker is open and it is time for a trial.
+    pub fn admit(
+        &self,
+        target: &Target,
+        message_bytes: u64,
+        by: impl FnOnce() -> TrialBy,
+    ) -> Result<Admitted, NotTried> {
+        let began = Instant::now();
+        let is_trial = match &self.0.config.breaker {
+            Some(config) => target
+                .peer
+                .breaker
+                .admit(config, began, message_bytes, by)?,
+            None => false,
+        };
+        Ok(Admitted {
+            message_bytes,
+            is_trial,
+            began,
+        })
+    }
+
+    /// Posts an admitted delivery like [`Poster::post`], unless the circuit breaker of its peer opens
+    /// while it waits for its turn. What came of it is to be told to [`Poster::learn`].
+    pub async fn deliver(
+        &self,
+        target: &Target,
+        admitted: &mut Admitted,
+        mut make: impl FnMut() -> Result<Post, CannotAuthorize>,
+    ) -> Result<Answer, PostError> {
+        let message_bytes = admitted.message_bytes;
+        let _turn = self.0.turn(&target.peer, message_bytes).await?;
+        admitted.began = Instant::now();
+        if let (false, Some(config)) = (admitted.is_trial, &self.0.config.breaker) {
+            let breaker = &target.peer.breaker;
+            breaker
+                .is_still_admitted(config, admitted.began)
+                .map_err(|source| PostError::NotTried {
+                    origin: target.origin().clone(),
+                    source,
+                })?;
+        }
+        let sent = Arc::default();
+        self.post_now(target, message_bytes, &sent, &mut make).await
+    }
+
+    /// Takes into account what came of a delivery: how much its peer is given, and when.
+    pub fn learn(&self, target: &Target, admitted: &Admitted, told: Told) {
+        let Some(config) = &self.0.config.breaker else {
+            return;
+        };
+        let peer = &*target.peer;
+        let turns = peer.turns(admitted.message_bytes);
+        let news = match told {
+            Told::Confirmed => {
+                turns.answered();
+                peer.breaker.confirmed()
+            }
+            Told::Answered => {
+                turns.answered();
+                None
+            }
+            Told::NotConfirmed => peer.breaker.failed(config, Instant::now(), admitted.began),
+            Told::TooMuch => {
+                let now = Instant::now();
+                turns.too_much(now, admitted.began);
+                peer.breaker.failed(config, now, admitted.began)
+            }
+        };
+        tell(peer, news);
+    }
+
+    /// The peer at `url` confirmed a notice.
+    pub fn confirmed(&self, target: &Target) {
+        tell(&target.peer, target.peer.breaker.confirmed());
+    }
+
+    /// Whoever is at `url` was heard of, so it is worth while to try it again.
+    pub fn heard_of(&self, url: &SubscriberUrl) {
+        if self.0.config.breaker.is_none() {
+            return;
+        }
+        let Ok(endpoint) = Endpoint::parse(url) else {
+            return;
+        };
+        let known = self.0.known_peer(endpoint.origin());
+        if let Some(peer) = known {
+            tell(&peer, peer.breaker.heard());
+        }
+    }
+
+    async fn post_now(
+        &self,
+        target: &Target,
+        message_bytes: u64,
+        sent: &Arc<AtomicU64>,
+        make: &mut impl FnMut() -> Result<Post, CannotAuthorize>,
+    ) -> Result<Answer, PostError> {
         let config = &self.0.config;
-        let _turn = self.0.turn(&target.peer).await?;
         let timeout = config.timeout(message_bytes);
-        let exchange = self.exchange(target, message_bytes, sent, &mut make);
+        let exchange = self.exchange(target, message_bytes, sent, make);
         match tokio::time::timeout(timeout, exchange).await {
             Ok(answer) => answer,
             Err(_) => Err(PostError::Timeout {
@@ -393,6 +558,27 @@ impl Poster {
             target.peer.keep(connection, config.idle_per_peer_max);
         }
         Ok(Answer { status, body })
+    }
+}
+
+/// Tells the operator what is new about a peer.
+fn tell(peer: &Peer, news: Option<News>) {
+    let origin = &peer.origin;
+    match news {
+        Some(News::Opened(failures)) => tracing::warn!(
+            %origin,
+            failures,
+            "circuit breaker opened: deliveries fail again and again; those to come count as missed \
+             until it confirms something"
+        ),
+        Some(News::Closed) => {
+            tracing::info!(%origin, "circuit breaker closed: it is delivered to again");
+        }
+        Some(News::Proven) => {
+            peer.proven();
+            tracing::debug!(%origin, "confirmed something for the first time");
+        }
+        None => {}
     }
 }
 
@@ -506,11 +692,22 @@ impl Inner {
             peers.by_origin.retain(|_, peer| peer.strong_count() > 0);
             peers.forget_at = (peers.by_origin.len() * 2).max(64);
         }
-        let peer = Arc::new(Peer::new(endpoint, self.config.in_flight_per_peer_max));
+        let config = &self.config;
+        let peer = Peer::new(
+            endpoint,
+            config.in_flight_per_peer_max,
+            config.breaker.as_ref(),
+        );
+        let peer = Arc::new(peer);
         peers
             .by_origin
             .insert(origin.clone(), Arc::downgrade(&peer));
         peer
+    }
+
+    fn known_peer(&self, origin: &Origin) -> Option<Arc<Peer>> {
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.by_origin.get(origin).and_then(Weak::upgrade)
     }
 
     /// All that somebody refers to.
@@ -524,8 +721,16 @@ impl Inner {
     async fn turn<'a>(
         &'a self,
         peer: &'a Peer,
-    ) -> Result<(SemaphorePermit<'a>, SemaphorePermit<'a>), PostError> {
-        if let (Ok(own), Ok(any)) = (peer.turns.try_acquire(), self.in_flight.try_acquire()) {
+        message_bytes: u64,
+    ) -> Result<(Turn<'a>, SemaphorePermit<'a>), PostError> {
+        let turns = peer.turns(message_bytes);
+        let in_flight = match is_large(message_bytes) {
+            true => &self.large_in_flight,
+            false => &self.in_flight,
+        };
+        if let Some(own) = turns.try_take()
+            && let Ok(any) = in_flight.try_acquire()
+        {
             return Ok((own, any));
         }
         let waiting = Waiting::join(&peer.waiting);
@@ -536,18 +741,9 @@ impl Inner {
             });
         }
         let both = async {
-            let own = peer
-                .turns
-                .acquire()
-                .await
-                .expect("the semaphore is never closed");
-            (
-                own,
-                self.in_flight
-                    .acquire()
-                    .await
-                    .expect("the semaphore is never closed"),
-            )
+            let own = turns.take().await;
+            let any = in_flight.acquire().await;
+            (own, any.expect("the semaphore is never closed"))
         };
         let timeout = self.config.answer_timeout;
         let turn = tokio::time::timeout(timeout, both).await;

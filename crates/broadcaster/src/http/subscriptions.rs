@@ -62,7 +62,11 @@ async fn subscribe(core: &Arc<Core>, request: Request, kind: InterestKind) -> An
         recovery: recovery.clone(),
     };
     let store = core.store.clone();
-    match to_the_end(core, async move { store.subscribe(subscription).await }).await {
+    let subscribed = to_the_end(core, async move { store.subscribe(subscription).await }).await;
+    if subscribed.is_ok() {
+        core.poster.heard_of(url);
+    }
+    match subscribed {
         Ok(Subscribed::Added) => {
             tracing::debug!(subscriber = %url, %interest, "subscribed");
             let confirm = Claim::ConfirmSubscribe {
@@ -116,8 +120,9 @@ pub(crate) async fn check(State(core): State<Arc<Core>>, request: Request) -> An
     let spent = incoming
         .authorize(&Claim::Check { url: url.as_str() }, &tracing)
         .await?;
-    let etag = core.store.etag(url).await;
+    let etag = core.store.etag(url.clone()).await;
     let etag = etag.map_err(|error| incoming.release(spent, error.into()))?;
+    core.poster.heard_of(&url);
     let authorization = vouch(&core, &Claim::CheckResponse { etag: &etag }, &[])?;
     let response = CheckResponse {
         authorization,
@@ -161,6 +166,7 @@ async fn replace_all(
     let set = judged.expect("reading lists does not panic")?;
     let (store, url) = (core.store.clone(), head.url.clone());
     let changed = to_the_end(core, async move { store.set(url, set).await }).await?;
+    core.poster.heard_of(&head.url);
     tracing::debug!(subscriber = %head.url, ?changed, "set all subscriptions");
     Ok(())
 }
