@@ -21,6 +21,7 @@ use crate::forbidden::ForbiddenPeers;
 use crate::hub::Hub;
 use crate::in_flight::InFlight;
 use crate::index::Index;
+use crate::load::Load;
 use crate::measures::{self, Levels};
 use crate::session::PLAIN_LEVEL;
 use crate::training::SampleRoom;
@@ -105,6 +106,7 @@ impl Broadcaster {
             index,
             hub: Hub::default(),
             in_flight: InFlight::default(),
+            load: Load::new(config.load),
             // Asked once: the answer is put together from files.
             cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             session: Arc::new(session),
@@ -132,6 +134,15 @@ impl Broadcaster {
         unfinished::recover(&core).await?;
         core.tasks.spawn(unfinished::look_after(core.clone()));
         core.tasks.spawn(missed::sweep(core.clone()));
+        core.tasks.spawn({
+            let core = core.clone();
+            async move {
+                tokio::select! {
+                    () = core.shutdown.cancelled() => {}
+                    () = core.load.watch() => {}
+                }
+            }
+        });
         Ok(Self { core })
     }
 
@@ -163,6 +174,7 @@ impl Broadcaster {
         let levels = Levels {
             subscriptions: core.index.len(),
             websockets: sessions_max.saturating_sub(sessions_free),
+            deliveries: core.load.deliveries(),
             requests: core.poster.load(),
             spool_memory: core.spool.memory_used(),
             spool_disk: core.spool.disk_used(),

@@ -40,6 +40,8 @@ pub struct Config {
     /// Bounds on what is posted to subscribers, and where they may be. Default: those of
     /// [`PostConfig`], with circuit breakers.
     pub post: PostConfig,
+    /// What is turned away when there is too much to do.
+    pub load: LoadConfig,
     /// How slowly requests may arrive.
     pub body: BodyLimits,
     /// Longest message of a NOTIFY, in bytes; longer ones are answered 413. Default: none.
@@ -77,6 +79,30 @@ pub struct Config {
     pub websockets: WebSocketConfig,
     /// Where the time is read.
     pub clock: Clock,
+}
+
+/// What is turned away, with a 503, when there is too much to do. Notifications over websockets wait
+/// instead.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadConfig {
+    /// So many notifications may be under way, however late this process is with what it has to do.
+    /// Default 128.
+    pub notifications_min: usize,
+    /// When it is later than this, no more than those are taken. That is about the time that a
+    /// message waits for the processor. Default 50 ms.
+    pub lag_max: Duration,
+    /// How many deliveries of all notifications may wait or be under way. Default 1,000,000.
+    pub deliveries_max: NonZeroUsize,
+}
+
+impl Default for LoadConfig {
+    fn default() -> Self {
+        Self {
+            notifications_min: 128,
+            lag_max: Duration::from_millis(50),
+            deliveries_max: NonZeroUsize::new(1_000_000).expect("it is not zero"),
+        }
+    }
 }
 
 /// What can be set about websockets (`docs/protocol/stateful.md` §14).
@@ -184,6 +210,7 @@ impl Default for Config {
                 breaker: Some(BreakerConfig::default()),
                 ..PostConfig::default()
             },
+            load: LoadConfig::default(),
             body: BodyLimits::default(),
             message_bytes_max: None,
             set_bytes_max: 64 * 1024 * 1024,

@@ -18,6 +18,7 @@ use crate::forbidden::ForbiddenPeers;
 use crate::hub::Hub;
 use crate::in_flight::InFlight;
 use crate::index::Index;
+use crate::load::Load;
 use crate::training::SampleRoom;
 
 /// The parts of a running broadcaster.
@@ -28,6 +29,7 @@ pub(crate) struct Core {
     pub(crate) index: Arc<Index>,
     pub(crate) hub: Hub,
     pub(crate) in_flight: InFlight,
+    pub(crate) load: Load,
     /// How many a large fan-out may keep busy.
     pub(crate) cores: NonZeroUsize,
     /// What all websocket sessions have in common.

@@ -5,6 +5,8 @@ mod config;
 
 mod measures;
 
+mod load;
+
 mod in_flight;
 
 mod index;
@@ -41,4 +43,4 @@ mod broadcaster;
 mod vectors;
 
 pub use broadcaster::{Broadcaster, StartError};
-pub use config::{Authorizations, Config, Preset, WebSocketConfig};
+pub use config::{Authorizations, Config, LoadConfig, Preset, WebSocketConfig};

@@ -7,9 +7,11 @@ const NOTIFICATIONS: &str = "httppubsub_notifications_total";
 const MATCHED: &str = "httppubsub_matched_total";
 const DELIVERIES: &str = "httppubsub_deliveries_total";
 const NOTICES_GIVEN_UP: &str = "httppubsub_notices_given_up_total";
+const REJECTED: &str = "httppubsub_notifications_rejected_total";
 const WEBSOCKETS_CUT_OFF: &str = "httppubsub_websockets_cut_off_total";
 const SUBSCRIPTIONS: &str = "httppubsub_subscriptions";
 const WEBSOCKETS: &str = "httppubsub_websockets";
+const PENDING: &str = "httppubsub_deliveries_pending";
 const REQUESTS: &str = "httppubsub_requests_to_subscribers";
 const OPEN_BREAKERS: &str = "httppubsub_open_circuit_breakers";
 const SPOOL: &str = "httppubsub_spool_bytes";
@@ -29,6 +31,10 @@ pub(crate) fn describe() {
          publisher got a 503)"
     );
     describe_counter!(
+        REJECTED,
+        "Notifications that were answered 503 because there was too much to do"
+    );
+    describe_counter!(
         NOTICES_GIVEN_UP,
         "Notices that no subscriber took until the end of their schedule"
     );
@@ -38,6 +44,7 @@ pub(crate) fn describe() {
     );
     describe_gauge!(SUBSCRIPTIONS, "Subscriptions that are matched");
     describe_gauge!(WEBSOCKETS, "Websockets that are open");
+    describe_gauge!(PENDING, "Deliveries that wait or are under way");
     describe_gauge!(
         REQUESTS,
         "Requests to subscribers: under way, or waiting for a turn at their peer"
@@ -67,6 +74,10 @@ pub(crate) fn delivered(outcome: &'static str, rows: u64) {
     counter!(DELIVERIES, "outcome" => outcome).increment(rows);
 }
 
+pub(crate) fn rejected() {
+    counter!(REJECTED).increment(1);
+}
+
 pub(crate) fn notice_given_up() {
     counter!(NOTICES_GIVEN_UP).increment(1);
 }
@@ -79,6 +90,7 @@ pub(crate) fn websocket_cut_off() {
 pub(crate) struct Levels {
     pub(crate) subscriptions: usize,
     pub(crate) websockets: usize,
+    pub(crate) deliveries: usize,
     pub(crate) requests: PostLoad,
     pub(crate) spool_memory: u64,
     pub(crate) spool_disk: u64,
@@ -89,6 +101,7 @@ impl Levels {
     pub(crate) fn record(&self) {
         gauge!(SUBSCRIPTIONS).set(self.subscriptions as f64);
         gauge!(WEBSOCKETS).set(self.websockets as f64);
+        gauge!(PENDING).set(self.deliveries as f64);
         gauge!(REQUESTS, "state" => "under_way").set(self.requests.under_way as f64);
         gauge!(REQUESTS, "state" => "waiting").set(self.requests.waiting as f64);
         gauge!(OPEN_BREAKERS).set(self.requests.open_breakers as f64);

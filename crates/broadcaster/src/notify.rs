@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 
 use crate::core::Core;
 use crate::index::Row;
+use crate::load::Overloaded;
 use crate::measures;
 use crate::message::Message;
 use crate::missed::{self, When};
@@ -52,8 +53,19 @@ impl Reached {
 pub(crate) enum NotifyError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
     #[error("the broadcaster stopped while it delivered")]
     Stopped,
+}
+
+/// What becomes of a notification when too many deliveries wait already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfFull {
+    /// It fails, and nobody got it.
+    Fail,
+    /// It waits.
+    Wait,
 }
 
 /// Delivers `payload` to every row that matches `topic`, and returns when each has confirmed or is
@@ -62,6 +74,7 @@ pub(crate) async fn notify(
     core: &Arc<Core>,
     topic: Topic,
     payload: Payload,
+    if_full: IfFull,
 ) -> Result<Reached, NotifyError> {
     core.store.catch_up().await?;
     let rows = if topic.as_bytes().len() > LONG_TOPIC_BYTES {
@@ -72,6 +85,10 @@ pub(crate) async fn notify(
     if rows.is_empty() {
         return Ok(Reached::default());
     }
+    let places = match if_full {
+        IfFull::Fail => core.load.try_places(rows.len())?,
+        IfFull::Wait => core.load.places(rows.len()).await,
+    };
     let is_told = rows.iter().any(|row| unfinished::is_told(core, row));
     let message = Arc::new(Message::new(topic, payload));
     let own = core.clone();
@@ -81,7 +98,9 @@ pub(crate) async fn notify(
             true => Some(unfinished::begin(&own, &message.topic).await?),
             false => None,
         };
-        let reached = deliver_to_all(own, rows, message).await?;
+        let reached = deliver_to_all(own, rows, message).await;
+        drop(places);
+        let reached = reached?;
         if let Some(on_its_way) = on_its_way {
             on_its_way.accounted_for();
         }

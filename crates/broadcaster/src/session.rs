@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use crate::core::Core;
 use crate::hub::{ForSession, Member};
 use crate::message::Message;
-use crate::notify::{self, NotifyError};
+use crate::notify::{self, IfFull, NotifyError};
 use crate::training::{Lesson, Training};
 
 /// Serves a websocket that was just accepted, until it ends. `place` is given back when the
@@ -668,7 +668,8 @@ impl Job {
                                 .await?
                         }
                     };
-                    let reached = notify::notify(&core, topic, payload.clone()).await?;
+                    let reached =
+                        notify::notify(&core, topic, payload.clone(), IfFull::Wait).await?;
                     Ok((payload, reached.subscribers))
                 };
                 let notified = notified.await;

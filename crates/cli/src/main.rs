@@ -4,6 +4,7 @@ mod check_url;
 mod completions;
 mod connection;
 mod demo;
+mod descriptors;
 mod egress;
 mod listen;
 mod logs;

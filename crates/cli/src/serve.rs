@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -9,13 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use httppubsub_broadcaster::{Authorizations, Broadcaster, Config, Preset, WebSocketConfig};
+use httppubsub_broadcaster::{
+    Authorizations, Broadcaster, Config, LoadConfig, Preset, WebSocketConfig,
+};
 use httppubsub_net::{BreakerConfig, PostConfig, ServeConfig, SpoolConfig};
 use httppubsub_proto::auth::Secrets;
 use httppubsub_store::{MemoryStore, SqliteStore, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::descriptors::Connections;
 use crate::egress::EgressFlags;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
@@ -101,6 +105,11 @@ pub(crate) struct Serve {
     /// Deliveries under way at once to one peer (scheme, host and port).
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
     deliveries_per_peer_max: usize,
+
+    /// Deliveries that may wait or be under way; a notification that would make them more is answered
+    /// 503 with Retry-After.
+    #[arg(long, value_name = "N", default_value = "1000000")]
+    deliveries_pending_max: NonZeroUsize,
 
     #[command(flatten)]
     egress: EgressFlags,
@@ -222,7 +231,13 @@ impl Serve {
         };
         let store = self.open_store().await?;
         let own = metrics.as_ref().map(|metrics| metrics.address);
-        let config = self.config(address, own)?;
+        let connections = Connections {
+            served: self.connections_max,
+            websockets: self.websockets_max,
+            posted: PostConfig::default().connections_max,
+        };
+        let connections = connections.that_fit();
+        let config = self.config(address, own, connections)?;
         let authorizations = Authorizations::from(&secrets);
         let broadcaster = Broadcaster::start(config, store, authorizations).await?;
         let drain_delay = Duration::from_secs(self.drain_delay);
@@ -238,7 +253,7 @@ impl Serve {
         stdout.flush()?;
         let grace = Duration::from_secs(self.grace);
         let serve = ServeConfig {
-            connections_max: self.connections_max,
+            connections_max: connections.served,
             grace,
             ..ServeConfig::default()
         };
@@ -265,7 +280,12 @@ impl Serve {
         Ok(Arc::new(store))
     }
 
-    fn config(&self, address: SocketAddr, own: Option<SocketAddr>) -> anyhow::Result<Config> {
+    fn config(
+        &self,
+        address: SocketAddr,
+        own: Option<SocketAddr>,
+        connections: Connections,
+    ) -> anyhow::Result<Config> {
         let defaults = SpoolConfig::default();
         let mut presets = Vec::new();
         for flag in &self.zstd_preset {
@@ -293,7 +313,9 @@ impl Serve {
             },
             post: PostConfig {
                 answer_timeout: Duration::from_secs(self.answer_timeout),
-                in_flight_max: self.deliveries_max,
+                // All of them have a connection, and a quarter more with large messages.
+                in_flight_max: self.deliveries_max.min(connections.posted * 4 / 5).max(1),
+                connections_max: connections.posted,
                 in_flight_per_peer_max: self.deliveries_per_peer_max,
                 breaker: Some(BreakerConfig {
                     unproven: self.egress.unproven(),
@@ -302,12 +324,16 @@ impl Serve {
                 egress: self.egress.egress(address, own.into_iter().collect()),
                 ..PostConfig::default()
             },
+            load: LoadConfig {
+                deliveries_max: self.deliveries_pending_max,
+                ..LoadConfig::default()
+            },
             message_bytes_max: self.message_bytes_max,
             replay_folder: Some(self.data.clone()),
             receiver_url: format!("http://{address}/v1/receive_for_websockets"),
             missed_url: format!("http://{address}/v1/missed_for_websockets"),
             websockets: WebSocketConfig {
-                sessions_max: self.websockets_max,
+                sessions_max: connections.websockets,
                 compression: !self.no_compression,
                 training: !self.no_training,
                 presets,

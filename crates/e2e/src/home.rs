@@ -1,6 +1,7 @@
 //! What a test's broadcasters share, and the broadcasters themselves, each a process.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use httppubsub_net::random_bytes;
 use httppubsub_proto::auth::{Scheme, Secrets};
@@ -59,7 +60,10 @@ impl Home {
 
     /// The process of a broadcaster that was told `flags` beside the usual ones.
     pub fn spawn(&self, flags: &[&str]) -> Process {
-        let mut command = httppubsub();
+        self.spawn_with(httppubsub(), flags)
+    }
+
+    fn spawn_with(&self, mut command: Command, flags: &[&str]) -> Process {
         command.arg("serve");
         if !flags.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -82,7 +86,23 @@ impl Home {
     /// A broadcaster that listens.
     #[track_caller]
     pub fn serve(&self, flags: &[&str]) -> Server {
-        let process = self.spawn(flags);
+        self.listening(self.spawn(flags))
+    }
+
+    /// The same under a limit that `ulimit` sets, as `-n 256`.
+    #[track_caller]
+    pub fn serve_within(&self, ulimit: &str, flags: &[&str]) -> Server {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
+        command
+            .arg("-c")
+            .arg(script)
+            .arg(httppubsub().get_program());
+        self.listening(self.spawn_with(command, flags))
+    }
+
+    #[track_caller]
+    fn listening(&self, process: Process) -> Server {
         let line = process.line();
         let address = line
             .strip_prefix("listening on http://")

@@ -14,6 +14,7 @@ use http::StatusCode;
 use httparse::{Header, ParserConfig, Response, Status};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
@@ -27,6 +28,8 @@ pub(crate) struct Connection {
     input: BytesMut,
     /// What is to be sent first.
     output: Vec<u8>,
+    #[expect(dead_code, reason = "it is there to be given back with the connection")]
+    place: OwnedSemaphorePermit,
 }
 
 /// What came back.
@@ -60,17 +63,21 @@ const READ_BYTES: usize = 4 * 1024;
 const KEPT_BYTES: usize = 4 * 1024;
 
 impl Connection {
-    pub(crate) fn plain(stream: TcpStream) -> Self {
-        Self::new(Either::Left(stream))
+    pub(crate) fn plain(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
+        Self::new(Either::Left(stream), place)
     }
 
-    pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
-        Self::new(Either::Right(Box::new(stream)))
+    pub(crate) fn tls(stream: TlsStream<TcpStream>, place: OwnedSemaphorePermit) -> Self {
+        Self::new(Either::Right(Box::new(stream)), place)
     }
 
-    fn new(stream: Either<TcpStream, Box<TlsStream<TcpStream>>>) -> Self {
+    fn new(
+        stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
         Self {
             stream,
+            place,
             input: BytesMut::new(),
             output: Vec::new(),
         }

@@ -15,7 +15,7 @@ use httppubsub_proto::auth::CannotAuthorize;
 use httppubsub_proto::digest::{Sha512, encode_repr_digest};
 use httppubsub_proto::url::{Endpoint, EndpointError, Origin, Scheme, SubscriberUrl};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::breaker::{BreakerConfig, News, NotTried, TrialBy};
@@ -47,6 +47,9 @@ pub struct PostConfig {
     pub in_flight_per_peer_max: usize,
     /// Requests that wait for their turn at one peer; one more fails at once. Default 10,000.
     pub waiting_per_peer_max: usize,
+    /// Connections open at once to all peers, those that are kept included. When there are as many,
+    /// those that are not used are closed. Default 16,384.
+    pub connections_max: usize,
     /// When a peer gets no deliveries for a while. Default: never.
     pub breaker: Option<BreakerConfig>,
     /// Connections kept open to one peer while they are not used. Default 64.
@@ -74,6 +77,7 @@ impl Default for PostConfig {
             in_flight_max: 4_096,
             in_flight_per_peer_max: 64,
             waiting_per_peer_max: 10_000,
+            connections_max: 16_384,
             breaker: None,
             idle_per_peer_max: 64,
             idle_timeout: Duration::from_secs(30),
@@ -288,6 +292,7 @@ struct Inner {
     tls: Tls,
     in_flight: Semaphore,
     large_in_flight: Semaphore,
+    connections: Arc<Semaphore>,
     peers: Mutex<Peers>,
 }
 
@@ -324,6 +329,7 @@ impl Poster {
         let inner = Arc::new(Inner {
             in_flight: Semaphore::new(config.in_flight_max),
             large_in_flight: Semaphore::new(config.in_flight_max.div_ceil(LARGE_SHARE)),
+            connections: Arc::new(Semaphore::new(config.connections_max.max(1))),
             tls: Tls::default(),
             peers: Mutex::default(),
             config,
@@ -554,7 +560,9 @@ impl Poster {
             body,
             is_open,
         } = exchanged.map_err(NotDone::Broken)?;
-        if is_open {
+        // Nobody waits for its place.
+        let is_to_spare = self.0.connections.available_permits() > 0;
+        if is_open && is_to_spare {
             target.peer.keep(connection, config.idle_per_peer_max);
         }
         Ok(Answer { status, body })
@@ -753,21 +761,39 @@ impl Inner {
         })
     }
 
+    /// A place for one more connection. If there is none, those that are not used make room.
+    async fn connection_place(&self) -> OwnedSemaphorePermit {
+        if let Ok(place) = self.connections.clone().try_acquire_owned() {
+            return place;
+        }
+        for idle_timeout in [Duration::from_secs(1), Duration::ZERO] {
+            for peer in self.peers() {
+                peer.close_idle(idle_timeout);
+            }
+            if let Ok(place) = self.connections.clone().try_acquire_owned() {
+                return place;
+            }
+        }
+        let place = self.connections.clone().acquire_owned().await;
+        place.expect("the semaphore is never closed")
+    }
+
     async fn connect(&self, origin: &Origin) -> Result<Connection, PostError> {
         let failed = |error| PostError::unconnected(origin, error);
         let connecting = async {
+            let place = self.connection_place().await;
             let stream = match self.config.pins.get(&(origin.host.clone(), origin.port)) {
                 Some(address) => TcpStream::connect(address).await?,
                 None => self.config.egress.connect(origin).await?,
             };
             stream.set_nodelay(true)?;
             match origin.scheme {
-                Scheme::Http => Ok(Connection::plain(stream)),
+                Scheme::Http => Ok(Connection::plain(stream, place)),
                 Scheme::Https => {
                     let name = rustls::pki_types::ServerName::try_from(origin.host.clone())
                         .map_err(io::Error::other)?;
                     let stream = self.tls.connector().connect(name, stream).await?;
-                    Ok(Connection::tls(stream))
+                    Ok(Connection::tls(stream, place))
                 }
             }
         };

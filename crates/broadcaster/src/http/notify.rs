@@ -13,13 +13,14 @@ use crate::core::Core;
 use crate::http::reply::{Failure, answer, vouch};
 use crate::http::request::Incoming;
 use crate::measures;
-use crate::notify::{Reached, notify as notify_all};
+use crate::notify::{IfFull, Reached, notify as notify_all};
 
 pub(crate) async fn notify(
     State(core): State<Arc<Core>>,
     request: Request,
 ) -> Result<Response, Failure> {
     let mut incoming = Incoming::new(&core, request);
+    let _under_way = core.load.begin()?;
     let head = incoming
         .body()
         .head(HEAD_BYTES_MAX, NotifyHead::decode)
@@ -76,5 +77,5 @@ async fn take_and_deliver(
         return Err(Failure::MessageTooLong { bytes, bytes_max });
     }
     let payload = Payload::fill(incoming.body(), bytes, &head.sha512, &core.spool).await?;
-    Ok(notify_all(core, head.topic.clone(), payload).await?)
+    Ok(notify_all(core, head.topic.clone(), payload, IfFull::Fail).await?)
 }

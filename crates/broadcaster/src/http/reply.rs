@@ -10,6 +10,7 @@ use httppubsub_proto::wire::DecodeError;
 use httppubsub_store::StoreError;
 
 use crate::core::Core;
+use crate::load::Overloaded;
 use crate::notify::NotifyError;
 use crate::subscriptions::NotASet;
 use crate::urls::UrlRefused;
@@ -35,6 +36,8 @@ pub(crate) enum Failure {
     Existed,
     #[error("the url has no such subscription")]
     Absent,
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
     #[error("not now")]
     Store(#[from] StoreError),
     #[error("the notification may not have reached everybody")]
@@ -85,7 +88,7 @@ impl Failure {
             Self::MessageTooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Auth(error) => auth_status(error),
             Self::Existed | Self::Absent => StatusCode::CONFLICT,
-            Self::Store(_) | Self::Notify(_) | Self::Authorize(_) => {
+            Self::Overloaded(_) | Self::Store(_) | Self::Notify(_) | Self::Authorize(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Rejected(rejected) => match rejected {
@@ -141,7 +144,11 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = self.status();
         let reason = chain(&self);
-        if status.is_server_error() {
+        let is_told_elsewhere = matches!(
+            self,
+            Self::Overloaded(_) | Self::Notify(NotifyError::Overloaded(_))
+        );
+        if status.is_server_error() && !is_told_elsewhere {
             tracing::error!(status = status.as_u16(), reason, "a request failed");
         } else {
             tracing::debug!(status = status.as_u16(), reason, "a request was refused");

@@ -1,0 +1,107 @@
+//! More to do than can be done.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::thread;
+
+use httppubsub_e2e::{
+    Connection, Filler, Gate, Home, Metrics, Server, Subscriber, eventually, exact,
+};
+use httppubsub_proto::topic::Topic;
+use socket2::{Domain, Socket, Type};
+
+const MESSAGE: &[u8] = b"a message";
+
+/// Notifies beside the test; the answer says how many confirmed.
+fn notify_beside(server: &Server, topic: &'static str) -> thread::JoinHandle<u32> {
+    let door = server.door.clone();
+    thread::spawn(move || door.notify(topic, MESSAGE))
+}
+
+/// F24.
+#[test]
+fn f24_what_would_be_too_much_is_answered_503_at_once_and_may_be_sent_again_as_it_is() {
+    let home = Home::new();
+    let (server, metrics) = Metrics::serve(&home, &["--deliveries-pending-max", "10"]);
+    let (slow, good) = (
+        Subscriber::start(home.signer()),
+        Subscriber::start(home.signer()),
+    );
+    let gate = Gate::default();
+    for index in 0..8 {
+        let url = slow.url(&format!("/{index}"));
+        slow.confirm_behind(&url, &gate);
+        server.door.subscribe(&url, exact("slow"), None);
+    }
+    for index in 0..3 {
+        let url = good.url(&format!("/{index}"));
+        server.door.subscribe(&url, exact("good"), None);
+    }
+    server.door.subscribe(&good.url("/"), exact("one"), None);
+    let waiting = notify_beside(&server, "slow");
+    eventually("eight are under way", || {
+        (slow.deliveries().len() == 8).then_some(())
+    });
+    assert_eq!(metrics.value("httppubsub_deliveries_pending"), 8);
+    let asked = home.signer().notify(&Topic::new("good").unwrap(), MESSAGE);
+    let refused = server.door.ask(&asked);
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let why = refused.text();
+    assert!(
+        why.contains("too many deliveries wait for their turn here; send it again later"),
+        "{why}"
+    );
+    assert_eq!(metrics.value("httppubsub_notifications_rejected_total"), 1);
+    assert_eq!(
+        server.door.notify("one", MESSAGE),
+        1,
+        "for this there is room"
+    );
+    gate.open();
+    assert_eq!(waiting.join().unwrap(), 8);
+    // The very same bytes: a 503 has not used up their signature.
+    let accepted = server.door.ask(&asked);
+    assert_eq!(server.door.reached(&asked, &accepted), 3);
+    assert_eq!(metrics.value("httppubsub_deliveries_pending"), 0);
+    assert_eq!(metrics.value("httppubsub_notifications_total"), 3);
+}
+
+/// F23.
+#[test]
+fn f23_more_connections_than_there_are_file_descriptors_stop_no_work_that_was_begun() {
+    let home = Home::new();
+    let spool_above = ["--spool-above", "1000"];
+    let server = home.serve_within("-n 256", &spool_above);
+    let subscriber = Subscriber::start(home.signer());
+    for index in 0..20 {
+        let url = subscriber.url(&format!("/{index}"));
+        server.door.subscribe(&url, exact("t"), None);
+    }
+    let mut connection = server.door.connect();
+    assert_eq!(connection.get("/healthz").status, 200);
+    // The kernel finishes no more of them than its queue holds.
+    let connect = |_| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _in_progress = socket.connect(&server.door.address.into());
+        socket
+    };
+    let many: Vec<_> = (0..1_000).map(connect).collect();
+    // Deliveries, the database and temporary files have theirs.
+    for size in [10, 100_000] {
+        let message = vec![7; size];
+        let asked = home.signer().notify(&Topic::new("t").unwrap(), &message);
+        let response = connection.ask(&asked);
+        assert_eq!(server.door.reached(&asked, &response), 20);
+    }
+    let url = httppubsub_e2e::url(&subscriber.url("/more"));
+    let asked = home.signer().check(&url);
+    assert_eq!(connection.ask(&asked).status, 200);
+    drop(many);
+    let filler = Filler::new(1_000_000, 1);
+    assert_eq!(server.door.notify_filler("t", &filler), 20, "it recovers");
+    let open = server.process.open_files().len();
+    assert!(open < 256, "{open}");
+    drop(Connection::open(server.door.address).unwrap());
+}
