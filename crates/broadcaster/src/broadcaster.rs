@@ -23,6 +23,7 @@ use crate::in_flight::InFlight;
 use crate::index::Index;
 use crate::load::Load;
 use crate::measures::{self, Levels};
+use crate::quarantine::Quarantine;
 use crate::session::PLAIN_LEVEL;
 use crate::training::SampleRoom;
 use crate::{http, missed, unfinished};
@@ -107,6 +108,7 @@ impl Broadcaster {
             hub: Hub::default(),
             in_flight: InFlight::default(),
             load: Load::new(config.load),
+            quarantine: Quarantine::default(),
             // Asked once: the answer is put together from files.
             cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             session: Arc::new(session),

@@ -52,6 +52,10 @@ pub struct Config {
     /// How many subscribers one confirmation may stand for; what it claims beyond is not counted.
     /// Default 1,000,000.
     pub subscribers_per_confirmation_max: u32,
+    /// What becomes of a subscription when UNSUBSCRIBE_IMMEDIATE is the answer to a delivery over plain
+    /// HTTP: nothing vouches for it, so anybody on the path may have said it. Over TLS it is always
+    /// removed. Default: it is removed, as the protocol has it; otherwise it goes into quarantine.
+    pub quarantine: Option<QuarantineConfig>,
     /// When MISSED is sent again.
     pub missed: MissedSchedule,
     /// Longest time between two looks for notices that are due. They are looked for as soon as the
@@ -79,6 +83,29 @@ pub struct Config {
     pub websockets: WebSocketConfig,
     /// Where the time is read.
     pub clock: Clock,
+}
+
+/// How long a subscription is kept that is said not to be wanted by somebody who could not be
+/// verified. It is paused: what it misses meanwhile is missed, and its subscriber is told so if it has
+/// a recovery url. When a notice or a later delivery is confirmed, all is as before.
+#[derive(Clone, Copy, Debug)]
+pub struct QuarantineConfig {
+    /// How often it must be said before the subscription is removed. Default 3.
+    pub times: u32,
+    /// Over how long. Default 10 min.
+    pub lasting: Duration,
+    /// For how long nothing is delivered after it was said. Default 5 min.
+    pub pause: Duration,
+}
+
+impl Default for QuarantineConfig {
+    fn default() -> Self {
+        Self {
+            times: 3,
+            lasting: Duration::from_secs(600),
+            pause: Duration::from_secs(300),
+        }
+    }
 }
 
 /// What is turned away, with a 503, when there is too much to do. Notifications over websockets wait
@@ -215,6 +242,7 @@ impl Default for Config {
             message_bytes_max: None,
             set_bytes_max: 64 * 1024 * 1024,
             subscribers_per_confirmation_max: 1_000_000,
+            quarantine: None,
             missed: MissedSchedule::default(),
             sweep_interval: Duration::from_secs(10),
             missed_in_flight_max: 256,

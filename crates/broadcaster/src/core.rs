@@ -19,6 +19,7 @@ use crate::hub::Hub;
 use crate::in_flight::InFlight;
 use crate::index::Index;
 use crate::load::Load;
+use crate::quarantine::Quarantine;
 use crate::training::SampleRoom;
 
 /// The parts of a running broadcaster.
@@ -30,6 +31,7 @@ pub(crate) struct Core {
     pub(crate) hub: Hub,
     pub(crate) in_flight: InFlight,
     pub(crate) load: Load,
+    pub(crate) quarantine: Quarantine,
     /// How many a large fan-out may keep busy.
     pub(crate) cores: NonZeroUsize,
     /// What all websocket sessions have in common.

@@ -7,6 +7,8 @@ mod measures;
 
 mod load;
 
+mod quarantine;
+
 mod in_flight;
 
 mod index;
@@ -43,4 +45,4 @@ mod broadcaster;
 mod vectors;
 
 pub use broadcaster::{Broadcaster, StartError};
-pub use config::{Authorizations, Config, LoadConfig, Preset, WebSocketConfig};
+pub use config::{Authorizations, Config, LoadConfig, Preset, QuarantineConfig, WebSocketConfig};

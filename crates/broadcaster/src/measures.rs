@@ -8,6 +8,7 @@ const MATCHED: &str = "httppubsub_matched_total";
 const DELIVERIES: &str = "httppubsub_deliveries_total";
 const NOTICES_GIVEN_UP: &str = "httppubsub_notices_given_up_total";
 const REJECTED: &str = "httppubsub_notifications_rejected_total";
+const QUARANTINED: &str = "httppubsub_quarantined_total";
 const WEBSOCKETS_CUT_OFF: &str = "httppubsub_websockets_cut_off_total";
 const SUBSCRIPTIONS: &str = "httppubsub_subscriptions";
 const WEBSOCKETS: &str = "httppubsub_websockets";
@@ -33,6 +34,10 @@ pub(crate) fn describe() {
     describe_counter!(
         REJECTED,
         "Notifications that were answered 503 because there was too much to do"
+    );
+    describe_counter!(
+        QUARANTINED,
+        "Answers that a subscription is not wanted any more which put it into quarantine"
     );
     describe_counter!(
         NOTICES_GIVEN_UP,
@@ -76,6 +81,10 @@ pub(crate) fn delivered(outcome: &'static str, rows: u64) {
 
 pub(crate) fn rejected() {
     counter!(REJECTED).increment(1);
+}
+
+pub(crate) fn quarantined() {
+    counter!(QUARANTINED).increment(1);
 }
 
 pub(crate) fn notice_given_up() {

@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use httppubsub_net::{Post, PostError, chain, stamp};
 use httppubsub_proto::auth::{AuthError, Claim};
-use httppubsub_proto::http::{ConfirmMissed, MissedHead};
+use httppubsub_proto::http::{ConfirmMissed, MissedHead, UNSUBSCRIBE_IMMEDIATE};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::{EndpointError, Origin, SubscriberUrl};
 use httppubsub_proto::wire::DecodeError;
 use httppubsub_store::{ClaimedNotice, Missed, NoticeOutcome, StoreError};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::index::Row;
 use crate::measures;
+use crate::quarantine::Verdict;
 
 /// When a notice is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +147,14 @@ async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
     let attempts = notice.attempts.saturating_add(1);
     match send(core, recovery, topic).await {
         Ok(()) => {
+            if core.quarantine.confirmed(&notice.url, &notice.interest) {
+                tracing::info!(%recovery, interest = %notice.interest, "out of quarantine");
+            }
             tracing::info!(%recovery, %topic, attempts, "told a subscriber that it missed something");
+            NoticeOutcome::Done
+        }
+        Err(NotTaken::Unwanted) if is_believed(core, notice) => {
+            remove(core, notice).await;
             NoticeOutcome::Done
         }
         Err(error) => match core.config.missed.delay(attempts, rand::random()) {
@@ -166,6 +175,29 @@ async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
     }
 }
 
+/// Whether it was said often enough that the subscription is not wanted. The protocol has no such
+/// answer to a notice, so it means something only of one that is in quarantine.
+fn is_believed(core: &Core, notice: &ClaimedNotice) -> bool {
+    let ClaimedNotice { url, interest, .. } = notice;
+    let Some(config) = &core.config.quarantine else {
+        return false;
+    };
+    let quarantine = &core.quarantine;
+    quarantine.asked_again(config, url, interest, Instant::now()) == Some(Verdict::Remove)
+}
+
+async fn remove(core: &Core, notice: &ClaimedNotice) {
+    let ClaimedNotice { url, interest, .. } = notice;
+    let removed = core.store.unsubscribe(url.clone(), interest.clone()).await;
+    match removed {
+        Ok(_) => {
+            tracing::info!(subscriber = %url, %interest, "unsubscribed by its answer to a notice");
+        }
+        // It will answer so again.
+        Err(error) => tracing::error!(subscriber = %url, %interest, %error, "cannot unsubscribe"),
+    }
+}
+
 /// Why a notice may not have been taken.
 #[derive(Debug, thiserror::Error)]
 enum NotTaken {
@@ -175,6 +207,8 @@ enum NotTaken {
     Post(#[from] PostError),
     #[error("it answered with status {0}")]
     Status(http::StatusCode),
+    #[error("it answered that this subscription is not wanted any more")]
+    Unwanted,
     #[error("its answer makes no sense")]
     Answer(#[from] DecodeError),
     #[error("its confirmation is not vouched for")]
@@ -204,6 +238,9 @@ async fn send(core: &Core, recovery: &SubscriberUrl, topic: &Topic) -> Result<()
     };
     let answer = core.poster.post(&target, 0, make).await;
     let answer = answer.inspect_err(|error| core.forbidden.warn_of(error))?;
+    if answer.body.starts_with(&UNSUBSCRIBE_IMMEDIATE) {
+        return Err(NotTaken::Unwanted);
+    }
     if !answer.status.is_success() {
         return Err(NotTaken::Status(answer.status));
     }

@@ -9,12 +9,15 @@ use httppubsub_net::{
 use httppubsub_proto::auth::{AuthError, Claim};
 use httppubsub_proto::http::{ConfirmReceive, ReceiveAnswer, ReceiveHead};
 use httppubsub_proto::topic::Identifier;
-use httppubsub_proto::url::EndpointError;
+use httppubsub_proto::url::{EndpointError, Scheme};
 use httppubsub_proto::wire::DecodeError;
+use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::index::Row;
+use crate::measures;
 use crate::message::Message;
+use crate::quarantine;
 
 /// What became of a delivery.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub(crate) enum Verdict {
 pub(crate) enum Undelivered {
     #[error("nothing can be posted to its url: {0}")]
     Url(EndpointError),
+    #[error("somebody said that it wants this subscription no more, and it is not clear who")]
+    Quarantined,
     #[error("its peer is not tried: {0}")]
     NotTried(#[from] NotTried),
     #[error(transparent)]
@@ -54,7 +59,7 @@ impl Undelivered {
     pub(crate) fn is_not_tried(&self) -> bool {
         matches!(
             self,
-            Self::NotTried(_) | Self::Post(PostError::NotTried { .. })
+            Self::Quarantined | Self::NotTried(_) | Self::Post(PostError::NotTried { .. })
         )
     }
 
@@ -66,7 +71,7 @@ impl Undelivered {
     /// What it says of the peer.
     fn told(&self) -> Option<Told> {
         match self {
-            Self::Url(_) | Self::NotTried(_) => None,
+            Self::Url(_) | Self::Quarantined | Self::NotTried(_) => None,
             Self::Post(error) => error.told(),
             Self::Status(status)
                 if status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS =>
@@ -94,6 +99,10 @@ pub(crate) async fn deliver(core: &Core, row: &Row, message: &Arc<Message>) -> V
         Ok(target) => target,
         Err(error) => return Verdict::Missed(Undelivered::Url(error.clone())),
     };
+    let (url, now) = (&row.subscriber.url, Instant::now());
+    if core.quarantine.is_paused(url, &row.interest, now) {
+        return Verdict::Missed(Undelivered::Quarantined);
+    }
     let by = || trial_by(core, row, target);
     let mut admitted = match core.poster.admit(target, payload.len(), by) {
         Ok(admitted) => admitted,
@@ -109,7 +118,41 @@ pub(crate) async fn deliver(core: &Core, row: &Row, message: &Arc<Message>) -> V
     if let Some(told) = told {
         core.poster.learn(target, &admitted, told);
     }
-    verdict
+    match verdict {
+        Verdict::Confirmed(_) if core.quarantine.confirmed(url, &row.interest) => {
+            tracing::info!(subscriber = %url, interest = %row.interest, "out of quarantine");
+            verdict
+        }
+        Verdict::Unsubscribe => is_believed(core, row, target),
+        verdict => verdict,
+    }
+}
+
+/// Whether the subscriber is the one who said that it does not want this subscription.
+fn is_believed(core: &Core, row: &Row, target: &Target) -> Verdict {
+    let (subscriber, interest) = (&row.subscriber.url, &row.interest);
+    let Some(config) = &core.config.quarantine else {
+        return Verdict::Unsubscribe;
+    };
+    if target.origin().scheme == Scheme::Https {
+        return Verdict::Unsubscribe;
+    }
+    let asked = core
+        .quarantine
+        .asked_to_remove(config, subscriber, interest, Instant::now());
+    match asked {
+        quarantine::Verdict::Remove => Verdict::Unsubscribe,
+        quarantine::Verdict::Pause { times } => {
+            measures::quarantined();
+            tracing::warn!(
+                %subscriber,
+                %interest,
+                times,
+                "in quarantine: somebody answered that it wants this subscription no more"
+            );
+            Verdict::Missed(Undelivered::Quarantined)
+        }
+    }
 }
 
 /// A notice goes to the recovery url, which says something of the peer only if it is there as well.

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::ValueEnum;
 use httppubsub_broadcaster::{
-    Authorizations, Broadcaster, Config, LoadConfig, Preset, WebSocketConfig,
+    Authorizations, Broadcaster, Config, LoadConfig, Preset, QuarantineConfig, WebSocketConfig,
 };
 use httppubsub_net::{BreakerConfig, PostConfig, ServeConfig, SpoolConfig};
 use httppubsub_proto::auth::Secrets;
@@ -114,6 +115,11 @@ pub(crate) struct Serve {
     #[command(flatten)]
     egress: EgressFlags,
 
+    /// What becomes of a subscription when a delivery over plain HTTP is answered with
+    /// UNSUBSCRIBE_IMMEDIATE, two bytes that anybody on the path can send.
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    unsubscribe_immediate: UnsubscribeImmediate,
+
     /// Connections open at once; others wait.
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = positive)]
     connections_max: usize,
@@ -184,6 +190,17 @@ impl FromStr for PresetFlag {
         }
         Ok(flag)
     }
+}
+
+/// What is done when a subscriber is said not to want a subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum UnsubscribeImmediate {
+    /// Remove it, as the protocol has it
+    #[default]
+    Honour,
+    /// Pause it, ask with a notice, and remove it when that was said three times in ten minutes or
+    /// more; over TLS it is removed at once
+    Quarantine,
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -327,6 +344,10 @@ impl Serve {
             load: LoadConfig {
                 deliveries_max: self.deliveries_pending_max,
                 ..LoadConfig::default()
+            },
+            quarantine: match self.unsubscribe_immediate {
+                UnsubscribeImmediate::Honour => None,
+                UnsubscribeImmediate::Quarantine => Some(QuarantineConfig::default()),
             },
             message_bytes_max: self.message_bytes_max,
             replay_folder: Some(self.data.clone()),

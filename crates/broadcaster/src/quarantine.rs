@@ -1,0 +1,141 @@
+//! Subscriptions whose subscriber is said not to want them, by somebody who could not be verified.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use httppubsub_proto::subscription::Interest;
+use httppubsub_proto::url::SubscriberUrl;
+use rustc_hash::FxHashMap;
+use tokio::time::Instant;
+
+use crate::config::QuarantineConfig;
+
+/// The subscriptions in quarantine. It is forgotten at a restart, which removes nobody too early.
+#[derive(Debug, Default)]
+pub(crate) struct Quarantine {
+    /// None of them, most of the time.
+    count: AtomicUsize,
+    asked: Mutex<FxHashMap<Key, Asked>>,
+}
+
+type Key = (SubscriberUrl, Interest);
+
+#[derive(Debug)]
+struct Asked {
+    first: Instant,
+    times: u32,
+    paused_until: Instant,
+}
+
+/// What becomes of a subscription that is said not to be wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It was said often enough and for long enough.
+    Remove,
+    /// It was said for so many times.
+    Pause { times: u32 },
+}
+
+impl Quarantine {
+    /// Whether nothing is posted to it for now.
+    pub(crate) fn is_paused(&self, url: &SubscriberUrl, interest: &Interest, now: Instant) -> bool {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let asked = self.asked();
+        let asked = asked.get(&(url.clone(), interest.clone()));
+        asked.is_some_and(|asked| now < asked.paused_until)
+    }
+
+    /// It is said again not to be wanted.
+    pub(crate) fn asked_to_remove(
+        &self,
+        config: &QuarantineConfig,
+        url: &SubscriberUrl,
+        interest: &Interest,
+        now: Instant,
+    ) -> Verdict {
+        let mut all = self.asked();
+        let key = (url.clone(), interest.clone());
+        let asked = all.entry(key.clone()).or_insert(Asked {
+            first: now,
+            times: 0,
+            paused_until: now,
+        });
+        asked.times = asked.times.saturating_add(1);
+        let verdict = if asked.times >= config.times && now >= asked.first + config.lasting {
+            all.remove(&key);
+            Verdict::Remove
+        } else {
+            asked.paused_until = now + config.pause;
+            Verdict::Pause { times: asked.times }
+        };
+        self.count.store(all.len(), Ordering::Relaxed);
+        verdict
+    }
+
+    /// The same, if it was said before: of a subscription that is not in quarantine it means nothing.
+    pub(crate) fn asked_again(
+        &self,
+        config: &QuarantineConfig,
+        url: &SubscriberUrl,
+        interest: &Interest,
+        now: Instant,
+    ) -> Option<Verdict> {
+        let is_in = self.asked().contains_key(&(url.clone(), interest.clone()));
+        is_in.then(|| self.asked_to_remove(config, url, interest, now))
+    }
+
+    /// Its subscriber has confirmed something; says whether that is news.
+    pub(crate) fn confirmed(&self, url: &SubscriberUrl, interest: &Interest) -> bool {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut all = self.asked();
+        let was_in = all.remove(&(url.clone(), interest.clone())).is_some();
+        self.count.store(all.len(), Ordering::Relaxed);
+        was_in
+    }
+
+    fn asked(&self) -> MutexGuard<'_, FxHashMap<Key, Asked>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use httppubsub_proto::topic::Topic;
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_three_times_in_ten_minutes_is_believed() {
+        let config = QuarantineConfig::default();
+        let quarantine = Quarantine::default();
+        let url = SubscriberUrl::new("http://a/").expect("it fits");
+        let interest = Interest::Exact(Topic::new("t").expect("it fits"));
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let asked = |seconds| quarantine.asked_to_remove(&config, &url, &interest, at(seconds));
+        let is_paused = |seconds| quarantine.is_paused(&url, &interest, at(seconds));
+        assert!(!is_paused(0));
+        for (seconds, times) in [(0, 1), (10, 2), (300, 3), (599, 4)] {
+            assert_eq!(asked(seconds), Verdict::Pause { times });
+        }
+        assert!(is_paused(600) && is_paused(898) && !is_paused(899));
+        let other = Interest::Exact(Topic::new("other").expect("it fits"));
+        assert!(!quarantine.is_paused(&url, &other, at(600)));
+        assert_eq!(asked(600), Verdict::Remove);
+        assert!(
+            !is_paused(600),
+            "it is another one if it is subscribed again"
+        );
+        assert_eq!(asked(700), Verdict::Pause { times: 1 });
+        assert!(!quarantine.confirmed(&url, &other));
+        assert!(quarantine.confirmed(&url, &interest));
+        assert!(!quarantine.confirmed(&url, &interest) && !is_paused(700));
+        assert_eq!(asked(10_000), Verdict::Pause { times: 1 });
+    }
+}
