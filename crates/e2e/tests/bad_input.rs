@@ -1203,12 +1203,12 @@ fn mutated_requests_are_answered_as_the_protocol_says(auth: Auth, each: u64) {
 
 #[test]
 fn mutated_signed_requests_are_answered_as_the_protocol_says() {
-    mutated_requests_are_answered_as_the_protocol_says(Auth::Signed, 1_000);
+    mutated_requests_are_answered_as_the_protocol_says(Auth::Signed, 2_500);
 }
 
 #[test]
 fn mutated_requests_without_authorization_are_answered_as_the_protocol_says() {
-    mutated_requests_are_answered_as_the_protocol_says(Auth::None, 1_000);
+    mutated_requests_are_answered_as_the_protocol_says(Auth::None, 2_500);
 }
 
 #[test]

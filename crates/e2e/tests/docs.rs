@@ -427,6 +427,27 @@ const PROMISES: &[(&str, &[(&str, &str)])] = &[
         &[(SERVING, "a_broadcaster_that_stops_is_alive_and_not_ready")],
     ),
     (
+        "of every subscription that matched, whether it confirmed, is owed a notice, or missed it for good",
+        &[(
+            "crates/e2e/tests/metrics.rs",
+            "every_subscription_that_matched_is_in_one_of_the_counts",
+        )],
+    ),
+    (
+        "**Who fails again and again is left alone**",
+        &[(
+            "crates/e2e/tests/breaker.rs",
+            "a_peer_that_fails_again_and_again_gets_notices_and_no_messages_until_it_confirms_one",
+        )],
+    ),
+    (
+        "**Too much to do is a 503 at once**",
+        &[(
+            "crates/e2e/tests/overload.rs",
+            "f24_what_would_be_too_much_is_answered_503_at_once_and_may_be_sent_again_as_it_is",
+        )],
+    ),
+    (
         "SIGTERM and SIGINT stop it in an orderly way",
         &[(
             SERVING,
