@@ -164,6 +164,11 @@ impl Subscriber {
         own
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
     /// Where it takes RECEIVE at `path`, which begins with a slash.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.0.address)

@@ -32,7 +32,12 @@ fn ask(connection: &mut Connection, asked: &Asked) -> Option<Response> {
     connection.answer().ok().flatten()
 }
 
-/// F8 and F9.
+/// As many as `HTTPPUBSUB_TEST_ROUNDS` in the environment says, otherwise these.
+fn rounds(usual: usize) -> usize {
+    std::env::var("HTTPPUBSUB_TEST_ROUNDS").map_or(usual, |it| it.parse().unwrap())
+}
+
+/// F8 and F9. With `HTTPPUBSUB_TEST_ROUNDS` in the environment, so many rounds.
 #[test]
 fn fifty_kills_lose_nothing_that_was_acknowledged_and_leave_no_set_half_done() {
     const SUBSCRIBERS: usize = 4;
@@ -51,7 +56,8 @@ fn fifty_kills_lose_nothing_that_was_acknowledged_and_leave_no_set_half_done() {
     let mut server = home.serve(&[]);
     server.door.set(set_url, &sets[0]);
     let mut last_set = 0;
-    for round in 0..50 {
+    let rounds = rounds(50);
+    for round in 0..rounds {
         let kill_after = 1 + random.below(40);
         let (acked, acks) = channel();
         let (acknowledged, sets, door) = (&acknowledged, &sets, server.door.clone());
@@ -115,7 +121,7 @@ fn fifty_kills_lose_nothing_that_was_acknowledged_and_leave_no_set_half_done() {
     let (one, set): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.url != set_url);
     assert_eq!(set.len(), 200);
     assert!(
-        one.len() - acknowledged.len() <= 50 * SUBSCRIBERS,
+        one.len() - acknowledged.len() <= rounds * SUBSCRIBERS,
         "one more each at most"
     );
     let database = rusqlite::Connection::open(home.database()).unwrap();
@@ -161,7 +167,7 @@ fn who_missed_an_acknowledged_notification_is_told_after_a_kill() {
 fn who_was_not_reached_when_the_broadcaster_was_killed_is_told() {
     // More than are delivered to at once, since all are at one peer.
     const SUBSCRIBERS: usize = 90;
-    let rounds = std::env::var("HTTPPUBSUB_TEST_ROUNDS").map_or(6, |it| it.parse().unwrap());
+    let rounds = rounds(6);
     let home = Home::new();
     let subscriber = Subscriber::start(home.signer());
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
