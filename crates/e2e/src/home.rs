@@ -92,23 +92,41 @@ impl Home {
     /// The same under a limit that `ulimit` sets, as `-n 256`.
     #[track_caller]
     pub fn serve_within(&self, ulimit: &str, flags: &[&str]) -> Server {
-        let mut command = Command::new("sh");
-        let script = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
-        command
-            .arg("-c")
-            .arg(script)
-            .arg(httppubsub().get_program());
-        self.listening(self.spawn_with(command, flags))
+        // Whoever writes more than it may is told so, and not killed.
+        let script = format!("trap '' XFSZ; ulimit {ulimit} && exec \"$0\" \"$@\"");
+        let process = self.spawn_through(&["sh", "-c", &script], flags);
+        self.listening(process)
+    }
+
+    /// The process of a broadcaster, started by a program that is told these words and then the
+    /// broadcaster's command line.
+    pub fn spawn_through(&self, words: &[&str], flags: &[&str]) -> Process {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(httppubsub().get_program());
+        self.spawn_with(command, flags)
     }
 
     #[track_caller]
     fn listening(&self, process: Process) -> Server {
         let line = process.line();
-        let address = line
-            .strip_prefix("listening on http://")
-            .and_then(|it| it.parse().ok());
-        let Some(address) = address else {
-            process.fail(&format!("said {line:?}"))
+        match line.strip_prefix("listening on http://") {
+            Some(address) => self.server(process, address),
+            None => process.fail(&format!("said {line:?}")),
+        }
+    }
+
+    /// The broadcaster that this process is; `None` if it ended before it listened.
+    #[track_caller]
+    pub fn if_it_listens(&self, process: Process) -> Option<Server> {
+        let line = process.line_if_any()?;
+        let address = line.strip_prefix("listening on http://")?;
+        Some(self.server(process, address))
+    }
+
+    #[track_caller]
+    fn server(&self, process: Process, address: &str) -> Server {
+        let Ok(address) = address.parse() else {
+            process.fail(&format!("listens on {address:?}"))
         };
         let door = Door {
             address,

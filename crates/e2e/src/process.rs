@@ -78,10 +78,23 @@ impl Process {
     /// If none comes within [`PATIENCE`] or the process ends first.
     #[track_caller]
     pub fn line(&self) -> String {
+        match self.line_if_any() {
+            Some(line) => line,
+            None => self.fail("closed its output"),
+        }
+    }
+
+    /// The next line; `None` if the process closed its output before.
+    ///
+    /// # Panics
+    ///
+    /// If neither happens within [`PATIENCE`].
+    #[track_caller]
+    pub fn line_if_any(&self) -> Option<String> {
         match self.lines.recv_timeout(PATIENCE) {
-            Ok(line) => line,
+            Ok(line) => Some(line),
             Err(RecvTimeoutError::Timeout) => self.fail("said nothing in time"),
-            Err(RecvTimeoutError::Disconnected) => self.fail("closed its output"),
+            Err(RecvTimeoutError::Disconnected) => None,
         }
     }
 
@@ -120,6 +133,11 @@ impl Process {
     /// Ends its standard input, which asks a peer of ours in Python to leave.
     pub fn close_input(&mut self) {
         self.stdin = None;
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends SIGTERM, which asks our binary to leave.

@@ -83,6 +83,7 @@ struct Both {
     far: TcpStream,
     /// It ends by a reset, when both directions have let go of it.
     is_reset: AtomicBool,
+    is_frozen: AtomicBool,
 }
 
 impl Proxy {
@@ -139,7 +140,17 @@ impl Proxy {
         self.inner.frozen().clear();
     }
 
-    /// How many connections it has taken since the last cut.
+    /// From now on, nothing passes over the connections there are, which stay open.
+    pub fn freeze(&self) {
+        for both in self.inner.connections().drain(..) {
+            if let Some(both) = both.upgrade() {
+                both.is_frozen.store(true, Ordering::SeqCst);
+                self.inner.frozen().push(both);
+            }
+        }
+    }
+
+    /// How many connections it has taken since the last cut or freeze.
     pub fn connections(&self) -> usize {
         self.inner.connections().len()
     }
@@ -181,6 +192,7 @@ impl Inner {
             near,
             far,
             is_reset: AtomicBool::new(false),
+            is_frozen: AtomicBool::new(false),
         });
         self.connections().push(Arc::downgrade(&both));
         for is_back in [false, true] {
@@ -253,6 +265,9 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, fault: &Fault, both: &Both) ->
                 let _ = to.shutdown(Shutdown::Write);
             }
             return Ended::Closed;
+        }
+        if both.is_frozen.load(Ordering::SeqCst) {
+            return Ended::Frozen;
         }
         let part = &buffer[..read];
         let sent = match fault {
