@@ -1,11 +1,11 @@
 //! The yardsticks: the same requests to the same subscribers, from bare hyper connections and from
 //! HTTP written by hand, in a process of their own.
 
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use futures_util::future::try_join_all;
 use httppubsub_proto::auth::{Claim, Secrets};
 use httppubsub_proto::digest::{Sha512, encode_repr_digest};
 use httppubsub_proto::http::{ReceiveAnswer, ReceiveHead};
@@ -15,11 +15,10 @@ use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::connection::{Answer, Connection};
+use crate::by_hand::ByHand;
+use crate::connection::Connection;
 use crate::keys::Keys;
 use crate::machine::{self, Cores};
 use crate::message::{Label, Message};
@@ -32,6 +31,9 @@ pub(crate) struct Order {
     pub(crate) message_bytes: u64,
     /// Whether HTTP is written by hand, not by hyper.
     pub(crate) by_hand: bool,
+    /// Whether the next message is sent when all subscribers have confirmed the one before, as a
+    /// publisher with one NOTIFY in flight makes a broadcaster do.
+    pub(crate) lockstep: bool,
     pub(crate) warm_up: u64,
     pub(crate) duration: Duration,
 }
@@ -73,7 +75,11 @@ impl Order {
         for url in self.urls {
             let endpoint = Endpoint::parse(&url)?;
             let wire = if self.by_hand {
-                Wire::Hand(ByHand::open(&endpoint, &sha512).await?)
+                let always = format!(
+                    "content-type: application/octet-stream\r\nrepr-digest: {}\r\n",
+                    encode_repr_digest(&sha512)
+                );
+                Wire::Hand(ByHand::open(&endpoint, &always).await?)
             } else {
                 Wire::Hyper(Connection::open(&endpoint).await?)
             };
@@ -94,15 +100,20 @@ impl Order {
             }
         }
         let (began, cpu_before) = (Instant::now(), machine::cpu_time(std::process::id())?);
-        let mut running = JoinSet::new();
-        for (number, mut deliverer) in deliverers.into_iter().enumerate() {
-            let duration = self.duration;
-            running.spawn(async move { (number, deliverer.deliver_for(duration).await) });
-        }
-        let mut delivered = vec![self.warm_up; running.len()];
-        while let Some(done) = running.join_next().await {
-            let (number, count) = done?;
-            delivered[number] += count?;
+        let mut delivered = vec![self.warm_up; deliverers.len()];
+        if self.lockstep {
+            let deliveries = deliver_in_lockstep(&mut deliverers, self.duration).await?;
+            delivered.iter_mut().for_each(|it| *it += deliveries);
+        } else {
+            let mut running = JoinSet::new();
+            for (number, mut deliverer) in deliverers.into_iter().enumerate() {
+                let duration = self.duration;
+                running.spawn(async move { (number, deliverer.deliver_for(duration).await) });
+            }
+            while let Some(done) = running.join_next().await {
+                let (number, count) = done?;
+                delivered[number] += count?;
+            }
         }
         Ok(Done {
             delivered,
@@ -111,6 +122,21 @@ impl Order {
             memory_max: machine::memory_max(std::process::id())?,
         })
     }
+}
+
+/// How many each of them delivered.
+async fn deliver_in_lockstep(
+    deliverers: &mut [Deliverer],
+    duration: Duration,
+) -> anyhow::Result<u64> {
+    let began = Instant::now();
+    let mut deliveries = 0;
+    while began.elapsed() < duration && deliveries < DELIVERIES_MAX {
+        let sent_at = machine::now().unix_nanoseconds();
+        try_join_all(deliverers.iter_mut().map(|it| it.deliver(sent_at))).await?;
+        deliveries += 1;
+    }
+    Ok(deliveries)
 }
 
 /// One connection to one subscriber.
@@ -196,82 +222,6 @@ enum Wire {
     Hand(ByHand),
 }
 
-/// A connection for which HTTP is written by hand.
-struct ByHand {
-    stream: TcpStream,
-    /// Request line and headers that are always the same.
-    first: Vec<u8>,
-    output: Vec<u8>,
-    input: BytesMut,
-}
-
-impl ByHand {
-    async fn open(peer: &Endpoint, sha512: &Sha512) -> anyhow::Result<Self> {
-        let origin = peer.origin();
-        let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
-        stream.set_nodelay(true)?;
-        let first = format!(
-            "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/octet-stream\r\n\
-             repr-digest: {}\r\n",
-            peer.path_and_query(),
-            peer.host_header(),
-            encode_repr_digest(sha512)
-        );
-        Ok(Self {
-            stream,
-            first: first.into(),
-            output: Vec::new(),
-            input: BytesMut::new(),
-        })
-    }
-
-    async fn post(
-        &mut self,
-        authorization: Option<String>,
-        head: &[u8],
-        message: &[u8],
-    ) -> anyhow::Result<Answer> {
-        let output = &mut self.output;
-        output.clear();
-        output.extend_from_slice(&self.first);
-        if let Some(value) = authorization {
-            write!(output, "authorization: {value}\r\n")?;
-        }
-        write!(
-            output,
-            "content-length: {}\r\n\r\n",
-            head.len() + message.len()
-        )?;
-        output.extend_from_slice(head);
-        output.extend_from_slice(message);
-        self.stream.write_all(output).await?;
-        loop {
-            self.input.reserve(READ_BYTES);
-            let read = self.stream.read_buf(&mut self.input).await?;
-            ensure!(read > 0, "a peer closed the connection");
-            let mut headers = [httparse::EMPTY_HEADER; 16];
-            let mut response = httparse::Response::new(&mut headers);
-            let httparse::Status::Complete(bytes) = response.parse(&self.input)? else {
-                continue;
-            };
-            let mut headers = response.headers.iter();
-            let length = headers.find(|it| it.name.eq_ignore_ascii_case("content-length"));
-            let length = length.context("an answer has no length")?.value;
-            let length: usize = std::str::from_utf8(length)?.parse()?;
-            if self.input.len() < bytes + length {
-                continue;
-            }
-            let status = StatusCode::from_u16(response.code.unwrap_or(0))?;
-            let body = Bytes::copy_from_slice(&self.input[bytes..bytes + length]);
-            self.input.clear();
-            return Ok(Answer { status, body });
-        }
-    }
-}
-
-/// How much is read at once, in bytes.
-const READ_BYTES: usize = 4 * 1024;
-
 impl Order {
     fn to_json(&self) -> serde_json::Value {
         json!({
@@ -279,6 +229,7 @@ impl Order {
             "secrets": self.secrets.to_text(),
             "message_bytes": self.message_bytes,
             "by_hand": self.by_hand,
+            "lockstep": self.lockstep,
             "warm_up": self.warm_up,
             "duration_ns": nanoseconds(self.duration),
         })
@@ -295,7 +246,8 @@ impl Order {
             urls: urls.iter().map(url).collect::<anyhow::Result<_>>()?,
             secrets: Secrets::parse(order["secrets"].as_str().context("no secrets")?)?,
             message_bytes: number(order, "message_bytes")?,
-            by_hand: order["by_hand"].as_bool().context("by_hand is missing")?,
+            by_hand: flag(order, "by_hand")?,
+            lockstep: flag(order, "lockstep")?,
             warm_up: number(order, "warm_up")?,
             duration: Duration::from_nanos(number(order, "duration_ns")?),
         })
@@ -330,6 +282,12 @@ fn number(object: &serde_json::Value, name: &str) -> anyhow::Result<u64> {
         .with_context(|| format!("{name} is missing"))
 }
 
+fn flag(object: &serde_json::Value, name: &str) -> anyhow::Result<bool> {
+    object[name]
+        .as_bool()
+        .with_context(|| format!("{name} is missing"))
+}
+
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -349,9 +307,12 @@ mod tests {
     #[tokio::test]
     async fn what_the_yardstick_says_it_delivered_was_received() {
         let secrets = Auth::Hmac.fresh_secrets();
-        for by_hand in [false, true] {
+        for (by_hand, lockstep) in [(false, false), (false, true), (true, false), (true, true)] {
             let sinks = sinks(&secrets).await;
-            let order = order(&sinks, secrets.clone(), by_hand);
+            let order = Order {
+                lockstep,
+                ..order(&sinks, secrets.clone(), by_hand)
+            };
             let done = order.carry_out().await.unwrap();
             let received = sinks.finish().unwrap().received;
             let received: Vec<_> = received.iter().map(|it| it.messages).collect();
@@ -403,6 +364,7 @@ mod tests {
             secrets,
             message_bytes: 100,
             by_hand,
+            lockstep: false,
             warm_up: 2,
             duration: Duration::from_millis(20),
         }

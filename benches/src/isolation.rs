@@ -10,7 +10,7 @@ use crate::broadcaster::Broadcaster;
 use crate::keys::{Auth, Keys};
 use crate::machine;
 use crate::message::{Label, Message};
-use crate::publish::Publisher;
+use crate::publish::{Notify as _, Publisher};
 use crate::report::{Latency, Report, milliseconds, table};
 use crate::setting::Setting;
 use crate::sinks::{Behaviour, SentAt, Sinks};

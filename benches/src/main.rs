@@ -2,7 +2,9 @@
 
 mod bare;
 mod broadcaster;
+mod by_hand;
 mod connection;
+mod contest;
 mod fanout;
 mod isolation;
 mod keys;
@@ -12,7 +14,9 @@ mod message;
 mod publish;
 mod report;
 mod setting;
+mod shapes;
 mod sinks;
+mod skeleton;
 mod subscriptions;
 mod websocket;
 
@@ -47,8 +51,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
-    /// All of them, one after the other, each as it is by default.
+    /// All of them but `fanout`, which `shapes` contains: one after the other, each as it is by
+    /// default.
     All,
+    Shapes(shapes::Shapes),
     Fanout(fanout::Fanout),
     Large(large::Large),
     Isolation(isolation::Isolation),
@@ -57,6 +63,9 @@ enum Bench {
     /// The yardstick: started by `fanout`, reads what to do from stdin.
     #[command(name = bare::SUBCOMMAND, hide = true)]
     Bare,
+    /// The yardstick of latency: started by `fanout`, serves until it is killed.
+    #[command(name = skeleton::SUBCOMMAND, hide = true)]
+    Skeleton,
     /// The yardstick of `websocket`.
     #[command(name = websocket::ECHO, hide = true)]
     Echo,
@@ -77,7 +86,9 @@ impl Arguments {
         match self.bench {
             Bench::Bare => return print(&format!("{}\n", bare::main()?)),
             Bench::Echo => return print(&format!("{}\n", websocket::echo()?)),
+            Bench::Skeleton => return skeleton::main(),
             Bench::All
+            | Bench::Shapes(_)
             | Bench::Fanout(_)
             | Bench::Large(_)
             | Bench::Isolation(_)
@@ -100,18 +111,19 @@ impl Bench {
     async fn run(&self, setting: &Setting) -> anyhow::Result<Report> {
         match self {
             Self::All => Self::all(setting).await,
+            Self::Shapes(shapes) => shapes.run(setting).await,
             Self::Fanout(fanout) => fanout.run(setting).await,
             Self::Large(large) => large.run(setting).await,
             Self::Isolation(isolation) => isolation.run(setting).await,
             Self::Subscriptions(subscriptions) => subscriptions.run(setting).await,
             Self::Websocket(websocket) => websocket.run(setting).await,
-            Self::Bare | Self::Echo => unreachable!("it has returned already"),
+            Self::Bare | Self::Skeleton | Self::Echo => unreachable!("it has returned already"),
         }
     }
 
     async fn all(setting: &Setting) -> anyhow::Result<Report> {
         let (mut texts, mut jsons) = (Vec::new(), Vec::new());
-        for name in ["fanout", "large", "isolation", "subscriptions", "websocket"] {
+        for name in ["shapes", "large", "isolation", "subscriptions", "websocket"] {
             eprintln!("{name}");
             let it = Arguments::try_parse_from(["bench", name])?.bench;
             let Report { text, json } = Box::pin(it.run(setting)).await?;

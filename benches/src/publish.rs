@@ -24,6 +24,48 @@ pub(crate) struct Publisher {
     subscribers: u32,
 }
 
+/// Who notifies, one message after the other.
+pub(crate) trait Notify {
+    /// Notifies, and fails unless all subscribers confirmed. Gives how long that took, hashing
+    /// aside.
+    async fn notify(&mut self, message: Message) -> anyhow::Result<Duration>;
+
+    /// Notifies so often without a send time: connections are made, nothing is measured.
+    async fn warm_up(
+        &mut self,
+        notifications: u64,
+        message_bytes: u64,
+    ) -> anyhow::Result<Published> {
+        let mut published = Published::default();
+        for _ in 0..notifications {
+            self.notify(Message::new(Label::default(), message_bytes))
+                .await?;
+            published.notifications += 1;
+        }
+        Ok(published)
+    }
+
+    /// Notifies one after the other for so long. Sequence numbers start at `first_sequence`.
+    async fn publish(
+        &mut self,
+        duration: Duration,
+        message_bytes: u64,
+        first_sequence: u64,
+    ) -> anyhow::Result<Published> {
+        let began = Instant::now();
+        let mut published = Published::default();
+        while began.elapsed() < duration && published.notifications < NOTIFICATIONS_MAX {
+            let sequence = first_sequence + published.notifications;
+            let sent_at = machine::now().unix_nanoseconds();
+            self.notify(Message::new(Label { sent_at, sequence }, message_bytes))
+                .await?;
+            published.notifications += 1;
+            published.sequences += sequence;
+        }
+        Ok(published)
+    }
+}
+
 /// What publishers have sent and had confirmed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Published {
@@ -45,10 +87,10 @@ impl Publisher {
             subscribers,
         })
     }
+}
 
-    /// Notifies, and fails unless all subscribers confirmed. Gives how long the broadcaster took,
-    /// hashing aside.
-    pub(crate) async fn notify(&mut self, message: Message) -> anyhow::Result<Duration> {
+impl Notify for Publisher {
+    async fn notify(&mut self, message: Message) -> anyhow::Result<Duration> {
         let sha512 = message.sha512();
         let topic = topic();
         let identifier = Identifier::new(Bytes::copy_from_slice(&rand::random::<[u8; 4]>()))?;
@@ -98,41 +140,6 @@ impl Publisher {
             "{confirmed} subscribers confirmed, {wanted} there are"
         );
         Ok(took)
-    }
-
-    /// Notifies so often without a send time: connections are made, nothing is measured.
-    pub(crate) async fn warm_up(
-        &mut self,
-        notifications: u64,
-        message_bytes: u64,
-    ) -> anyhow::Result<Published> {
-        let mut published = Published::default();
-        for _ in 0..notifications {
-            self.notify(Message::new(Label::default(), message_bytes))
-                .await?;
-            published.notifications += 1;
-        }
-        Ok(published)
-    }
-
-    /// Notifies one after the other for so long. Sequence numbers start at `first_sequence`.
-    pub(crate) async fn publish(
-        &mut self,
-        duration: Duration,
-        message_bytes: u64,
-        first_sequence: u64,
-    ) -> anyhow::Result<Published> {
-        let began = Instant::now();
-        let mut published = Published::default();
-        while began.elapsed() < duration && published.notifications < NOTIFICATIONS_MAX {
-            let sequence = first_sequence + published.notifications;
-            let sent_at = machine::now().unix_nanoseconds();
-            self.notify(Message::new(Label { sent_at, sequence }, message_bytes))
-                .await?;
-            published.notifications += 1;
-            published.sequences += sequence;
-        }
-        Ok(published)
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::broadcaster::Broadcaster;
 use crate::keys::{Auth, Keys};
 use crate::message::{Label, Message};
-use crate::publish::Publisher;
+use crate::publish::{Notify as _, Publisher};
 use crate::report::{Report, mebibytes, median, table};
 use crate::setting::Setting;
 use crate::sinks::{Behaviour, SentAt, Sinks};

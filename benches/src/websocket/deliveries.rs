@@ -9,11 +9,11 @@ use super::Websocket;
 use super::echo::{self, Order};
 use super::sessions::{Sessions, patience};
 use crate::broadcaster::Broadcaster;
-use crate::fanout::{HEADINGS, check_counts, row};
+use crate::contest::{HEADINGS, check_counts, row};
 use crate::keys::Keys;
 use crate::machine;
 use crate::message::{Label, Message};
-use crate::publish::{Published, Publisher};
+use crate::publish::{Notify as _, Published, Publisher};
 use crate::report::{Latency, Report, Turn, Turns, table};
 use crate::setting::Setting;
 

@@ -1,0 +1,101 @@
+//! HTTP/1.1 written by hand: what a delivery costs when nothing is general.
+
+use std::io::Write as _;
+
+use anyhow::{Context as _, ensure};
+use bytes::{Bytes, BytesMut};
+use httppubsub_proto::url::Endpoint;
+use hyper::StatusCode;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::connection::Answer;
+
+/// A connection for which HTTP is written by hand.
+pub(crate) struct ByHand {
+    stream: TcpStream,
+    /// Request line and headers that are always the same.
+    first: Vec<u8>,
+    output: Vec<u8>,
+    input: BytesMut,
+}
+
+impl ByHand {
+    /// `always` are headers that all requests have.
+    pub(crate) async fn open(peer: &Endpoint, always: &str) -> anyhow::Result<Self> {
+        let origin = peer.origin();
+        let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
+        stream.set_nodelay(true)?;
+        let first = format!(
+            "POST {} HTTP/1.1\r\nhost: {}\r\n{always}",
+            peer.path_and_query(),
+            peer.host_header(),
+        );
+        Ok(Self {
+            stream,
+            first: first.into(),
+            output: Vec::new(),
+            input: BytesMut::new(),
+        })
+    }
+
+    /// Posts a body of two parts and reads the whole answer.
+    pub(crate) async fn post(
+        &mut self,
+        authorization: Option<String>,
+        head: &[u8],
+        message: &[u8],
+    ) -> anyhow::Result<Answer> {
+        let output = &mut self.output;
+        output.clear();
+        output.extend_from_slice(&self.first);
+        if let Some(value) = authorization {
+            write!(output, "authorization: {value}\r\n")?;
+        }
+        write!(
+            output,
+            "content-length: {}\r\n\r\n",
+            head.len() + message.len()
+        )?;
+        output.extend_from_slice(head);
+        output.extend_from_slice(message);
+        self.stream.write_all(output).await?;
+        self.answer().await
+    }
+
+    /// Sends what follows the headers that all requests have: further ones, and the body.
+    pub(crate) async fn send(&mut self, rest: &[u8]) -> anyhow::Result<()> {
+        self.output.clear();
+        self.output.extend_from_slice(&self.first);
+        self.output.extend_from_slice(rest);
+        Ok(self.stream.write_all(&self.output).await?)
+    }
+
+    /// Reads the answer to what was sent.
+    pub(crate) async fn answer(&mut self) -> anyhow::Result<Answer> {
+        loop {
+            self.input.reserve(READ_BYTES);
+            let read = self.stream.read_buf(&mut self.input).await?;
+            ensure!(read > 0, "a peer closed the connection");
+            let mut headers = [httparse::EMPTY_HEADER; 16];
+            let mut response = httparse::Response::new(&mut headers);
+            let httparse::Status::Complete(bytes) = response.parse(&self.input)? else {
+                continue;
+            };
+            let mut headers = response.headers.iter();
+            let length = headers.find(|it| it.name.eq_ignore_ascii_case("content-length"));
+            let length = length.context("an answer has no length")?.value;
+            let length: usize = std::str::from_utf8(length)?.parse()?;
+            if self.input.len() < bytes + length {
+                continue;
+            }
+            let status = StatusCode::from_u16(response.code.unwrap_or(0))?;
+            let body = Bytes::copy_from_slice(&self.input[bytes..bytes + length]);
+            self.input.clear();
+            return Ok(Answer { status, body });
+        }
+    }
+}
+
+/// How much is read at once, in bytes.
+const READ_BYTES: usize = 4 * 1024;
