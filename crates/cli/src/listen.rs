@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::connection::{Connection, WebSocket};
+use crate::misbehave::{Misbehaving, Misbehaviours};
 use crate::output;
 use crate::topic::{Interests, to_json, to_text};
 use crate::usage;
@@ -51,6 +52,18 @@ pub(crate) struct Listen {
     /// the bound address]
     #[arg(long, value_name = "URL", env = "HTTPPUBSUB_HOST")]
     host: Option<String>,
+
+    /// Misbehave, to see what the broadcaster makes of it: a list of slow=SECONDS (confirm so much
+    /// later), hang (never answer), drip (answer a byte a second), truncate (answer half), garbage,
+    /// status=N, redirect=URL, wrong-id (confirm another delivery), no-read (take nothing) and reset,
+    /// each with its probability, as in hang@0.1,status=503@0.2, or always. Notices that something
+    /// was missed are taken as they should be.
+    #[arg(long, value_name = "LIST", conflicts_with = "ws")]
+    misbehave: Option<Misbehaviours>,
+
+    /// Draw the same again as the last time with this number.
+    #[arg(long, value_name = "N", requires = "misbehave")]
+    misbehave_seed: Option<u64>,
 
     /// End after so many messages.
     #[arg(long, value_name = "N")]
@@ -94,7 +107,20 @@ impl Listen {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
-        let mut config = self.connection.builder()?.bind(Bind::To(self.bind));
+        let misbehaving = match &self.misbehave {
+            Some(how) => {
+                let (how, seed) = (how.clone(), self.misbehave_seed);
+                Some(Misbehaving::listen(self.bind, how, seed, self.json).await?)
+            }
+            None => None,
+        };
+        let mut config = self.connection.builder()?;
+        config = match &misbehaving {
+            Some(front) => config
+                .bind(Bind::Mounted)
+                .host(format!("http://{}", front.address)),
+            None => config.bind(Bind::To(self.bind)),
+        };
         if let Some(host) = &self.host {
             config = config.host(host);
         }
@@ -103,6 +129,9 @@ impl Listen {
         // From here on a signal does not end the program before it has unsubscribed.
         let mut stop = Stop::new()?;
         let client = Client::start(config.build()?).await?;
+        if let Some(front) = misbehaving {
+            tokio::spawn(front.serve(client.router()));
+        }
         let ended = self.listen(&client, interests, &mut stop).await;
         // Unsubscribing comes before any complaint about what was received.
         let closed = tokio::select! {

@@ -9,6 +9,7 @@ mod egress;
 mod listen;
 mod logs;
 mod metrics;
+mod misbehave;
 mod notify;
 mod output;
 mod secrets;

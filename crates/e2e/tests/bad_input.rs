@@ -751,6 +751,7 @@ fn every_flipped_bit_of_what_is_signed_is_noticed() {
     }
 }
 
+/// F15.
 #[test]
 fn a_clock_that_is_off_is_told_ours_and_costs_no_subscription() {
     let home = Home::new();
@@ -787,7 +788,7 @@ fn a_clock_that_is_off_is_told_ours_and_costs_no_subscription() {
         );
     }
 
-    // F15: a subscriber whose confirmations come from another time loses one delivery.
+    // A subscriber whose confirmations come from another time loses one delivery.
     let subscriber = Subscriber::start(&door.signer.with_skew(-130));
     let (receive, recover) = (subscriber.url("/receive"), subscriber.recovery("/"));
     door.subscribe(&receive, exact("clock"), Some(&recover));

@@ -232,6 +232,7 @@ fn a_notice_that_is_owed_survives_a_kill() {
     drop(server);
 }
 
+/// F25: a hostile recovery url does not end the sweep.
 #[test]
 fn a_recovery_url_that_hangs_delays_no_other_notice() {
     let home = Home::new();

@@ -1,0 +1,395 @@
+//! `listen --misbehave`: a subscriber that fails as real ones do, to see what a broadcaster makes of it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::{StreamExt as _, stream};
+use httppubsub_proto::http::{ConfirmReceive, RECEIVE, ReceiveAnswer};
+use httppubsub_proto::topic::Identifier;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::output;
+
+/// What may be done to a delivery instead of taking and confirming it, and how often.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Misbehaviours(Vec<(Misbehaviour, f64)>);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Misbehaviour {
+    Slow(Duration),
+    Hang,
+    Drip,
+    Truncate,
+    Garbage,
+    Status(u16),
+    Redirect(String),
+    WrongId,
+    NoRead,
+    Reset,
+}
+
+impl FromStr for Misbehaviours {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = Vec::new();
+        for part in text.split(',') {
+            // A url may hold an @ as well.
+            let probability = part
+                .rsplit_once('@')
+                .and_then(|(what, p)| Some((what, p.parse::<f64>().ok()?)));
+            let (what, probability) = probability.unwrap_or((part, 1.0));
+            if !(0.0..=1.0).contains(&probability) {
+                return Err(format!(
+                    "{part:?}: a probability is between 0 and 1, as in hang@0.1"
+                ));
+            }
+            all.push((what.parse()?, probability));
+        }
+        let sum: f64 = all.iter().map(|(_, probability)| probability).sum();
+        if sum > 1.0 + 1e-9 {
+            return Err(format!(
+                "the probabilities sum up to {sum}, which is more than 1; without @ it is 1"
+            ));
+        }
+        Ok(Self(all))
+    }
+}
+
+impl FromStr for Misbehaviour {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (what, value) = match text.split_once('=') {
+            Some((what, value)) => (what, Some(value)),
+            None => (text, None),
+        };
+        let needed = |example| value.ok_or_else(|| format!("{what:?} needs a value: {example}"));
+        let misbehaviour = match what {
+            "slow" => {
+                let seconds = needed("slow=2.5 for seconds")?.trim_end_matches('s');
+                let seconds = seconds.parse().ok().map(Duration::try_from_secs_f64);
+                match seconds {
+                    Some(Ok(duration)) => Self::Slow(duration),
+                    _ => return Err(format!("{text:?}: not a number of seconds")),
+                }
+            }
+            "status" => match needed("status=503")?.parse() {
+                Ok(status @ 200..=599) => Self::Status(status),
+                _ => return Err(format!("{text:?}: a status is from 200 to 599")),
+            },
+            "redirect" => Self::Redirect(needed("redirect=http://10.0.0.7/")?.to_owned()),
+            _ if value.is_some() => return Err(unknown(text)),
+            "hang" => Self::Hang,
+            "drip" => Self::Drip,
+            "truncate" => Self::Truncate,
+            "garbage" => Self::Garbage,
+            "wrong-id" => Self::WrongId,
+            "no-read" => Self::NoRead,
+            "reset" => Self::Reset,
+            _ => return Err(unknown(text)),
+        };
+        Ok(misbehaviour)
+    }
+}
+
+fn unknown(text: &str) -> String {
+    format!(
+        "{text:?} is none of slow=SECONDS, hang, drip, truncate, garbage, status=N, redirect=URL, \
+         wrong-id, no-read and reset"
+    )
+}
+
+impl fmt::Display for Misbehaviour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Slow(_) => "slow",
+            Self::Hang => "hang",
+            Self::Drip => "drip",
+            Self::Truncate => "truncate",
+            Self::Garbage => "garbage",
+            Self::Status(_) => "status",
+            Self::Redirect(_) => "redirect",
+            Self::WrongId => "wrong-id",
+            Self::NoRead => "no-read",
+            Self::Reset => "reset",
+        })
+    }
+}
+
+/// A listener whose deliveries are misbehaved upon.
+pub(crate) struct Misbehaving {
+    listener: TcpListener,
+    pub(crate) address: SocketAddr,
+    how: Arc<How>,
+}
+
+struct How {
+    misbehaviours: Misbehaviours,
+    random: Mutex<StdRng>,
+    json: bool,
+}
+
+impl How {
+    /// What becomes of the next delivery; `None` if it is taken as it should be.
+    fn draw(&self) -> Option<Misbehaviour> {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left: f64 = random.random();
+        let drawn = self.misbehaviours.0.iter().find(|(_, probability)| {
+            left -= probability;
+            left < 0.0
+        });
+        drawn.map(|(misbehaviour, _)| misbehaviour.clone())
+    }
+
+    fn tell(&self, misbehaviour: &Misbehaviour) {
+        let how = misbehaviour.to_string();
+        let told = if self.json {
+            output::json([("event", "misbehaved".into()), ("how", how.into())])
+        } else {
+            eprintln!("misbehaved: {how}");
+            Ok(())
+        };
+        if let Err(error) = told {
+            eprintln!("httppubsub: cannot write: {error}");
+        }
+    }
+}
+
+impl Misbehaving {
+    pub(crate) async fn listen(
+        address: SocketAddr,
+        misbehaviours: Misbehaviours,
+        seed: Option<u64>,
+        json: bool,
+    ) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?;
+        let seed = seed.unwrap_or_else(rand::random);
+        Ok(Self {
+            address: listener.local_addr()?,
+            listener,
+            how: Arc::new(How {
+                misbehaviours,
+                random: Mutex::new(StdRng::seed_from_u64(seed)),
+                json,
+            }),
+        })
+    }
+
+    /// Serves `router`, more or less, until the program ends.
+    pub(crate) async fn serve(self, router: Router) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let (router, how) = (router.clone(), self.how.clone());
+                    tokio::spawn(async move {
+                        // Whoever misbehaves does not complain about others.
+                        drop(connection(stream, router, how).await);
+                    });
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, how: Arc<How>) -> anyhow::Result<()> {
+    stream.set_nodelay(true)?;
+    // It outlives the one that is served, so that how it ends can be said in time.
+    let other = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?);
+    let inner = TowerToHyperService::new(router);
+    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+        let inner = inner.clone();
+        let (how, other) = (&how, &other);
+        async move {
+            let is_delivery = request.uri().path().ends_with(RECEIVE);
+            let misbehaviour = is_delivery.then(|| how.draw()).flatten();
+            if let Some(misbehaviour) = &misbehaviour {
+                how.tell(misbehaviour);
+            }
+            let request = request.map(Body::new);
+            answer(misbehaviour, request, inner, other).await
+        }
+    });
+    hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await?;
+    Ok(())
+}
+
+type Inner = TowerToHyperService<Router>;
+
+async fn take(inner: &Inner, request: Request) -> Response {
+    let taken = hyper::service::Service::call(inner, request).await;
+    taken.unwrap_or_else(|never: Infallible| match never {})
+}
+
+/// Reads a message to its end and forgets it.
+async fn ignore(request: Request) {
+    let mut parts = request.into_body().into_data_stream();
+    while let Some(Ok(_)) = parts.next().await {}
+}
+
+/// The answer to a request; an error ends its connection.
+async fn answer(
+    misbehaviour: Option<Misbehaviour>,
+    request: Request,
+    inner: Inner,
+    connection: &std::net::TcpStream,
+) -> io::Result<Response> {
+    let Some(misbehaviour) = misbehaviour else {
+        return Ok(take(&inner, request).await);
+    };
+    Ok(match misbehaviour {
+        Misbehaviour::Slow(delay) => {
+            let answer = take(&inner, request).await;
+            tokio::time::sleep(delay).await;
+            answer
+        }
+        Misbehaviour::Hang => {
+            ignore(request).await;
+            std::future::pending().await
+        }
+        Misbehaviour::NoRead => {
+            let _unread = request;
+            std::future::pending().await
+        }
+        Misbehaviour::Drip => {
+            let (parts, bytes) = whole(take(&inner, request).await).await?;
+            let drops = stream::iter(bytes).then(|byte| async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok::<_, io::Error>(Bytes::copy_from_slice(&[byte]))
+            });
+            Response::from_parts(parts, Body::from_stream(drops))
+        }
+        Misbehaviour::Truncate => {
+            let (parts, bytes) = whole(take(&inner, request).await).await?;
+            let half = bytes.slice(..bytes.len() / 2);
+            let cut = stream::iter([Ok(half), Err(io::Error::other("cut"))]);
+            Response::from_parts(parts, Body::from_stream(cut))
+        }
+        Misbehaviour::Garbage => {
+            ignore(request).await;
+            "this is not what was asked for".into_response()
+        }
+        Misbehaviour::Status(status) => {
+            ignore(request).await;
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = status.try_into().map_err(io::Error::other)?;
+            response
+        }
+        Misbehaviour::Redirect(url) => {
+            ignore(request).await;
+            let builder = Response::builder().status(307).header("location", url);
+            builder.body(Body::empty()).map_err(io::Error::other)?
+        }
+        Misbehaviour::WrongId => {
+            let (mut parts, bytes) = whole(take(&inner, request).await).await?;
+            let wrong = of_another_delivery(&bytes);
+            parts.headers.remove("content-length");
+            Response::from_parts(parts, Body::from(wrong))
+        }
+        Misbehaviour::Reset => {
+            let socket = socket2::SockRef::from(connection);
+            socket.set_linger(Some(Duration::ZERO))?;
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+    })
+}
+
+/// An answer with its body; its length is still announced.
+async fn whole(answer: Response) -> io::Result<(axum::http::response::Parts, Bytes)> {
+    let (mut parts, body) = answer.into_parts();
+    let bytes = axum::body::to_bytes(body, usize::MAX).await;
+    let bytes = bytes.map_err(io::Error::other)?;
+    parts.headers.insert("content-length", bytes.len().into());
+    Ok((parts, bytes))
+}
+
+/// This confirmation as if it were one of another delivery.
+fn of_another_delivery(answer: &[u8]) -> Vec<u8> {
+    match ReceiveAnswer::decode(answer) {
+        Ok(ReceiveAnswer::Confirm(confirm)) => {
+            let mut other = confirm.identifier.as_bytes().to_vec();
+            other.iter_mut().for_each(|byte| *byte ^= 1);
+            let identifier = Identifier::new(other).unwrap_or(confirm.identifier);
+            ConfirmReceive {
+                identifier,
+                ..confirm
+            }
+            .encode()
+        }
+        _ => answer.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_says_what_is_done_how_often() {
+        let list = "slow=1.5@0.25,status=503@0.25,redirect=http://u@host/,hang@0";
+        let error = list.parse::<Misbehaviours>().expect_err("it is too much");
+        assert!(error.contains("sum up to 1.5"), "{error}");
+        let list = "slow=1.5s@0.25,status=503@0.25,redirect=http://u@host/@0.5,hang@0";
+        let parsed: Misbehaviours = list.parse().expect("it is a list");
+        let slow = Misbehaviour::Slow(Duration::from_millis(1_500));
+        let redirect = Misbehaviour::Redirect("http://u@host/".to_owned());
+        let want = [
+            (slow, 0.25),
+            (Misbehaviour::Status(503), 0.25),
+            (redirect, 0.5),
+            (Misbehaviour::Hang, 0.0),
+        ];
+        assert_eq!(parsed.0, want);
+        for (list, why) in [
+            ("", "is none of slow=SECONDS, hang"),
+            ("sulk", "\"sulk\" is none of"),
+            ("hang=1", "\"hang=1\" is none of"),
+            ("slow", "needs a value: slow=2.5"),
+            ("slow=-1", "not a number of seconds"),
+            ("status=99", "from 200 to 599"),
+            ("hang@1.5", "a probability is between 0 and 1"),
+        ] {
+            let error = list.parse::<Misbehaviours>().expect_err(list);
+            assert!(error.contains(why), "{list:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_seed_repeats_itself() {
+        let draw = |seed| {
+            let how = How {
+                misbehaviours: "hang@0.4,garbage@0.4".parse().expect("it is a list"),
+                random: Mutex::new(StdRng::seed_from_u64(seed)),
+                json: false,
+            };
+            (0..100).map(|_| how.draw()).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+        for drawn in [None, Some(Misbehaviour::Hang), Some(Misbehaviour::Garbage)] {
+            assert!(draw(1).contains(&drawn), "{drawn:?}");
+        }
+    }
+}
