@@ -54,4 +54,24 @@ impl Metrics {
         });
         value.unwrap_or(0)
     }
+
+    /// How many deliveries ended so.
+    #[track_caller]
+    pub fn deliveries(&self, outcome: &str) -> u64 {
+        self.value(&format!(
+            "httppubsub_deliveries_total{{outcome=\"{outcome}\"}}"
+        ))
+    }
+
+    /// How many subscriptions notifications went to.
+    #[track_caller]
+    pub fn matched(&self) -> u64 {
+        self.value("httppubsub_matched_total")
+    }
+
+    /// How many circuit breakers are open.
+    #[track_caller]
+    pub fn open_breakers(&self) -> u64 {
+        self.value("httppubsub_open_circuit_breakers")
+    }
 }

@@ -202,11 +202,6 @@ fn notify_all(server: &Server, what: &str) -> [u64; TOPICS] {
 }
 
 fn check(home: &Home, metrics: &Metrics, all: &[Subscribed], reached: [u64; TOPICS], what: &str) {
-    let outcome = |outcome: &str| {
-        metrics.value(&format!(
-            "httppubsub_deliveries_total{{outcome=\"{outcome}\"}}"
-        ))
-    };
     let outcomes = [
         "confirmed",
         "unsubscribed",
@@ -214,8 +209,9 @@ fn check(home: &Home, metrics: &Metrics, all: &[Subscribed], reached: [u64; TOPI
         "dropped",
         "unrecorded",
     ];
-    let [confirmed, unsubscribed, missed, dropped, unrecorded] = outcomes.map(outcome);
-    let matched = metrics.value("httppubsub_matched_total");
+    let [confirmed, unsubscribed, missed, dropped, unrecorded] =
+        outcomes.map(|it| metrics.deliveries(it));
+    let matched = metrics.matched();
     let sum = confirmed + unsubscribed + missed + dropped + unrecorded;
     assert_eq!(matched, sum, "{what}");
     assert_eq!(unrecorded, 0, "{what}");

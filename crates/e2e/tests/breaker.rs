@@ -10,7 +10,6 @@ use httppubsub_e2e::{
 };
 
 const MESSAGE: &[u8] = b"a message";
-const OPEN: &str = "httppubsub_open_circuit_breakers";
 
 /// Notifies until deliveries are not tried any more, each time reaching so many; says how often.
 fn notify_until_open(server: &Server, metrics: &Metrics, reached: u32) -> usize {
@@ -18,7 +17,7 @@ fn notify_until_open(server: &Server, metrics: &Metrics, reached: u32) -> usize 
     eventually("its circuit breaker opens", || {
         assert_eq!(server.door.notify("t", MESSAGE), reached);
         sent.set(sent.get() + 1);
-        (metrics.value(OPEN) == 1).then_some(())
+        (metrics.open_breakers() == 1).then_some(())
     });
     assert!(sent.get() >= 5, "{sent:?}");
     sent.get()
@@ -73,25 +72,27 @@ fn a_peer_that_fails_again_and_again_gets_notices_and_no_messages_until_it_confi
         confirmed.last().unwrap().at < failing.deliveries_to(&receive)[tried].at,
         "it confirmed a notice first"
     );
-    assert_eq!(metrics.value(OPEN), 0);
-    assert_eq!(metrics.value("httppubsub_matched_total"), 2 * sent);
-    let outcome = |outcome: &str| {
-        metrics.value(&format!(
-            "httppubsub_deliveries_total{{outcome=\"{outcome}\"}}"
-        ))
-    };
+    assert_eq!(metrics.open_breakers(), 0);
+    assert_eq!(metrics.matched(), 2 * sent);
+    let outcome = |outcome| metrics.deliveries(outcome);
     assert_eq!(outcome("confirmed"), sent + 1);
     assert_eq!(outcome("missed"), sent - 1);
+}
+
+/// A subscriber without a recovery url that fails until the gate is open.
+fn failing(home: &Home, server: &Server) -> (Subscriber, Gate) {
+    let failing = Subscriber::start(home.signer());
+    let (url, is_back) = (failing.url("/a"), Gate::default());
+    refuse_until(&failing, &url, &is_back);
+    server.door.subscribe(&url, exact("t"), None);
+    (failing, is_back)
 }
 
 #[test]
 fn a_peer_without_a_recovery_url_is_tried_with_a_small_message() {
     let home = Home::new();
     let (server, metrics) = Metrics::serve(&home, &[]);
-    let failing = Subscriber::start(home.signer());
-    let (url, is_back) = (failing.url("/a"), Gate::default());
-    refuse_until(&failing, &url, &is_back);
-    server.door.subscribe(&url, exact("t"), None);
+    let (failing, is_back) = failing(&home, &server);
     let tried = notify_until_open(&server, &metrics, 0);
     let large = vec![7; 64 * 1024 + 1];
     eventually("it was tried once more", || {
@@ -105,21 +106,18 @@ fn a_peer_without_a_recovery_url_is_tried_with_a_small_message() {
         (server.door.notify("t", MESSAGE) == 1).then_some(())
     });
     assert_eq!(server.door.notify("t", &large), 1);
-    assert_eq!(metrics.value(OPEN), 0);
+    assert_eq!(metrics.open_breakers(), 0);
 }
 
 #[test]
 fn a_peer_that_asks_for_something_is_delivered_to_at_once() {
     let home = Home::new();
     let (server, metrics) = Metrics::serve(&home, &[]);
-    let failing = Subscriber::start(home.signer());
-    let (url, is_back) = (failing.url("/a"), Gate::default());
-    refuse_until(&failing, &url, &is_back);
-    server.door.subscribe(&url, exact("t"), None);
+    let (failing, is_back) = failing(&home, &server);
     let tried = notify_until_open(&server, &metrics, 0);
     is_back.open();
-    server.door.etag(&url);
-    assert_eq!(metrics.value(OPEN), 0);
+    server.door.etag(&failing.url("/a"));
+    assert_eq!(metrics.open_breakers(), 0);
     assert_eq!(server.door.notify("t", MESSAGE), 1);
     assert_eq!(failing.deliveries().len(), tried + 1);
 }

@@ -240,7 +240,7 @@ fn f21_who_took_over_a_port_gets_no_more_than_a_few_requests_and_ends_no_subscri
         other.on(&receive, move |_| vec![Act::Say(answer.clone())]);
         eventually("it is left alone", || {
             assert_eq!(server.door.notify("t", MESSAGE), 0);
-            (metrics.value("httppubsub_open_circuit_breakers") == 1).then_some(())
+            (metrics.open_breakers() == 1).then_some(())
         });
         let (before, began) = (other.deliveries().len(), Instant::now());
         while began.elapsed() < Duration::from_secs(3) {
@@ -249,9 +249,7 @@ fn f21_who_took_over_a_port_gets_no_more_than_a_few_requests_and_ends_no_subscri
         let more = other.deliveries().len() - before;
         assert!(more <= 2, "{more} more");
         assert_eq!(home.rows().len(), 1, "it is kept");
-        let missed = "httppubsub_deliveries_total{outcome=\"missed\"}";
-        let matched = metrics.value("httppubsub_matched_total");
-        assert_eq!(metrics.value(missed), matched);
+        assert_eq!(metrics.deliveries("missed"), metrics.matched());
         assert!(told.await_deliveries(&recover, 1)[0].is_genuine);
     }
 }

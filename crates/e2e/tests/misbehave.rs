@@ -59,13 +59,9 @@ fn who_misbehaves_is_not_counted_and_is_told_that_it_missed_something() {
             });
         }
     });
-    let outcome = |outcome: &str| {
-        metrics.value(&format!(
-            "httppubsub_deliveries_total{{outcome=\"{outcome}\"}}"
-        ))
-    };
+    let outcome = |outcome| metrics.deliveries(outcome);
     assert_eq!((outcome("confirmed"), outcome("missed")), (1, 10));
-    assert_eq!(metrics.value("httppubsub_matched_total"), 11);
+    assert_eq!(metrics.matched(), 11);
 }
 
 #[test]

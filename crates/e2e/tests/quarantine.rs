@@ -51,14 +51,10 @@ fn a_subscription_in_quarantine_is_paused_asked_about_and_kept() {
         (server.door.notify("t", MESSAGE) == 1).then_some(())
     });
     assert_eq!(subscriber.deliveries_to(&other).len(), 1, "it stays paused");
-    let outcome = |outcome: &str| {
-        metrics.value(&format!(
-            "httppubsub_deliveries_total{{outcome=\"{outcome}\"}}"
-        ))
-    };
+    let outcome = |outcome| metrics.deliveries(outcome);
     assert_eq!((outcome("unsubscribed"), outcome("confirmed")), (0, 1));
     assert_eq!(
-        metrics.value("httppubsub_matched_total"),
+        metrics.matched(),
         1 + outcome("missed") + outcome("dropped")
     );
 }
