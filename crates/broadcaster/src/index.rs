@@ -270,7 +270,7 @@ struct Globs {
     all: FxHashMap<GlobPattern, Kept>,
     by_prefix: ByEnd,
     by_suffix: ByEnd,
-    by_gram: FxHashMap<Gram, Vec<GlobPattern>>,
+    by_gram: FxHashMap<Gram, FoundAlike>,
     /// Those that have nothing of that kind.
     others: Vec<GlobPattern>,
 }
@@ -296,7 +296,7 @@ type Gram = [u8; 3];
 
 #[derive(Debug, Default)]
 struct ByEnd {
-    globs: FxHashMap<Box<[u8]>, Vec<GlobPattern>>,
+    globs: FxHashMap<Box<[u8]>, FoundAlike>,
     /// How many ends there are of each length.
     lengths: BTreeMap<usize, usize>,
 }
@@ -356,7 +356,7 @@ impl Globs {
             grams.sort_unstable();
             grams.dedup();
             let found = grams.into_iter().filter_map(|gram| self.by_gram.get(gram));
-            found.flatten().for_each(&mut visit);
+            found.flat_map(FoundAlike::as_slice).for_each(&mut visit);
         }
         self.others.iter().for_each(visit);
     }
@@ -374,8 +374,7 @@ impl Globs {
                 Key::Prefix => self.by_prefix.add(prefix(glob), glob),
                 Key::Suffix => self.by_suffix.add(suffix(glob), glob),
                 Key::Gram(gram) => {
-                    let globs = self.by_gram.entry(gram);
-                    globs.or_insert_with(one_place).push(glob.clone());
+                    self.by_gram.entry(gram).or_default().push(glob.clone());
                 }
                 Key::Other => self.others.push(glob.clone()),
             }
@@ -398,7 +397,7 @@ impl Globs {
         if let Some((end, _, 0)) = end {
             return end;
         }
-        let grams = grams(glob).map(|it| (self.by_gram.get(&it).map_or(0, Vec::len), it));
+        let grams = grams(glob).map(|it| (self.by_gram.get(&it).map_or(0, FoundAlike::len), it));
         match (end, grams.min_by_key(|(count, _)| *count)) {
             (Some((end, _, count)), Some((others, _))) if count <= others => end,
             (_, Some((_, gram))) => Key::Gram(gram),
@@ -419,11 +418,13 @@ impl Globs {
                 Key::Prefix => self.by_prefix.remove(prefix(glob), glob),
                 Key::Suffix => self.by_suffix.remove(suffix(glob), glob),
                 Key::Gram(gram) => {
-                    if remove_glob(self.by_gram.get_mut(&gram), glob) {
+                    if let Some(globs) = self.by_gram.get_mut(&gram)
+                        && globs.remove(glob)
+                    {
                         self.by_gram.remove(&gram);
                     }
                 }
-                Key::Other => drop(remove_glob(Some(&mut self.others), glob)),
+                Key::Other => self.others.retain(|own| own != glob),
             }
         }
         changed
@@ -433,24 +434,25 @@ impl Globs {
 impl ByEnd {
     fn visit(&self, end: &[u8], visit: impl FnMut(&GlobPattern)) {
         if let Some(globs) = self.globs.get(end) {
-            globs.iter().for_each(visit);
+            globs.as_slice().iter().for_each(visit);
         }
     }
 
     fn count(&self, end: &[u8]) -> usize {
-        self.globs.get(end).map_or(0, Vec::len)
+        self.globs.get(end).map_or(0, FoundAlike::len)
     }
 
     fn add(&mut self, end: &[u8], glob: &GlobPattern) {
         if !self.globs.contains_key(end) {
             *self.lengths.entry(end.len()).or_default() += 1;
         }
-        let globs = self.globs.entry(end.into());
-        globs.or_insert_with(one_place).push(glob.clone());
+        self.globs.entry(end.into()).or_default().push(glob.clone());
     }
 
     fn remove(&mut self, end: &[u8], glob: &GlobPattern) {
-        if remove_glob(self.globs.get_mut(end), glob) {
+        if let Some(globs) = self.globs.get_mut(end)
+            && globs.remove(glob)
+        {
             self.globs.remove(end);
             if let Some(count) = self.lengths.get_mut(&end.len()) {
                 *count -= 1;
@@ -462,20 +464,53 @@ impl ByEnd {
     }
 }
 
-/// Most often there is one.
-fn one_place() -> Vec<GlobPattern> {
-    Vec::with_capacity(1)
+/// Globs that are found by the same.
+#[derive(Debug, Default)]
+enum FoundAlike {
+    #[default]
+    None,
+    /// Most often there is one, which needs no list.
+    One(GlobPattern),
+    Many(Box<Vec<GlobPattern>>),
 }
 
-/// Whether none is left.
-fn remove_glob(globs: Option<&mut Vec<GlobPattern>>, glob: &GlobPattern) -> bool {
-    let Some(globs) = globs else {
-        return false;
-    };
-    if let Some(at) = globs.iter().position(|own| own == glob) {
-        globs.swap_remove(at);
+impl FoundAlike {
+    fn as_slice(&self) -> &[GlobPattern] {
+        match self {
+            Self::None => &[],
+            Self::One(glob) => std::slice::from_ref(glob),
+            Self::Many(globs) => globs,
+        }
     }
-    globs.is_empty()
+
+    fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    fn push(&mut self, glob: GlobPattern) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(glob),
+            Self::One(first) => Self::Many(Box::new(vec![first, glob])),
+            Self::Many(mut globs) => {
+                globs.push(glob);
+                Self::Many(globs)
+            }
+        };
+    }
+
+    /// Whether none is left.
+    fn remove(&mut self, glob: &GlobPattern) -> bool {
+        match self {
+            Self::One(own) if own == glob => *self = Self::None,
+            Self::None | Self::One(_) => {}
+            Self::Many(globs) => {
+                if let Some(at) = globs.iter().position(|own| own == glob) {
+                    globs.swap_remove(at);
+                }
+            }
+        }
+        self.as_slice().is_empty()
+    }
 }
 
 #[cfg(test)]

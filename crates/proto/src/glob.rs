@@ -20,7 +20,8 @@ pub struct GlobPattern(Arc<Inner>);
 
 struct Inner {
     source: Box<str>,
-    program: OnceLock<Program>,
+    /// In a place of its own, which a pattern that never had to match does not need.
+    program: OnceLock<Box<Program>>,
 }
 
 /// A glob has more bytes than the wire can say.
@@ -93,7 +94,7 @@ impl GlobPattern {
     fn program(&self) -> &Program {
         self.0
             .program
-            .get_or_init(|| Program::compile(&self.0.source))
+            .get_or_init(|| Box::new(Program::compile(&self.0.source)))
     }
 }
 

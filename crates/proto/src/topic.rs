@@ -1,12 +1,16 @@
 //! What a notification is about, and what it is called on its way.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::limits::{FIELD_BYTES_MAX, IDENTIFIER_BYTES_MAX};
 
 /// What a notification is about: any bytes, at most [`FIELD_BYTES_MAX`] of them.
+///
+/// Clones share it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Topic(Bytes);
+pub struct Topic(Arc<[u8]>);
 
 /// A topic has more bytes than the wire can say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,27 +22,22 @@ pub struct TopicTooLong {
 
 impl Topic {
     /// The topic of these bytes.
-    pub fn new(bytes: impl Into<Bytes>) -> Result<Self, TopicTooLong> {
-        let bytes = bytes.into();
+    pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self, TopicTooLong> {
+        let bytes = bytes.as_ref();
         if bytes.len() > FIELD_BYTES_MAX {
             return Err(TopicTooLong { bytes: bytes.len() });
         }
-        Ok(Self(bytes))
+        Ok(Self(bytes.into()))
     }
 
     /// A copy of the bytes of a field of the wire, which cannot be too long.
     pub(crate) fn from_field(bytes: &[u8]) -> Self {
-        Self(Bytes::copy_from_slice(bytes))
+        Self(bytes.into())
     }
 
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
-    }
-
-    /// Its bytes, without a copy.
-    pub fn to_bytes(&self) -> Bytes {
-        self.0.clone()
     }
 
     /// Its text, if it is UTF-8. Only such topics match globs.
