@@ -12,6 +12,7 @@ mod large;
 mod machine;
 mod message;
 mod publish;
+mod published;
 mod report;
 mod setting;
 mod shapes;
@@ -57,6 +58,7 @@ enum Bench {
     Shapes(shapes::Shapes),
     Fanout(fanout::Fanout),
     Large(large::Large),
+    Published(published::Published),
     Isolation(isolation::Isolation),
     Subscriptions(subscriptions::Subscriptions),
     Websocket(websocket::Websocket),
@@ -91,6 +93,7 @@ impl Arguments {
             | Bench::Shapes(_)
             | Bench::Fanout(_)
             | Bench::Large(_)
+            | Bench::Published(_)
             | Bench::Isolation(_)
             | Bench::Subscriptions(_)
             | Bench::Websocket(_) => {}
@@ -114,6 +117,7 @@ impl Bench {
             Self::Shapes(shapes) => shapes.run(setting).await,
             Self::Fanout(fanout) => fanout.run(setting).await,
             Self::Large(large) => large.run(setting).await,
+            Self::Published(published) => published.run(setting).await,
             Self::Isolation(isolation) => isolation.run(setting).await,
             Self::Subscriptions(subscriptions) => subscriptions.run(setting).await,
             Self::Websocket(websocket) => websocket.run(setting).await,
@@ -123,7 +127,14 @@ impl Bench {
 
     async fn all(setting: &Setting) -> anyhow::Result<Report> {
         let (mut texts, mut jsons) = (Vec::new(), Vec::new());
-        for name in ["shapes", "large", "isolation", "subscriptions", "websocket"] {
+        for name in [
+            "shapes",
+            "large",
+            "published",
+            "isolation",
+            "subscriptions",
+            "websocket",
+        ] {
             eprintln!("{name}");
             let it = Arguments::try_parse_from(["bench", name])?.bench;
             let Report { text, json } = Box::pin(it.run(setting)).await?;
