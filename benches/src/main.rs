@@ -11,6 +11,7 @@ mod keys;
 mod large;
 mod machine;
 mod message;
+mod overload;
 mod publish;
 mod published;
 mod report;
@@ -60,6 +61,7 @@ enum Bench {
     Large(large::Large),
     Published(published::Published),
     Isolation(isolation::Isolation),
+    Overload(overload::Overload),
     Subscriptions(subscriptions::Subscriptions),
     Websocket(websocket::Websocket),
     /// The yardstick: started by `fanout`, reads what to do from stdin.
@@ -95,6 +97,7 @@ impl Arguments {
             | Bench::Large(_)
             | Bench::Published(_)
             | Bench::Isolation(_)
+            | Bench::Overload(_)
             | Bench::Subscriptions(_)
             | Bench::Websocket(_) => {}
         }
@@ -119,6 +122,7 @@ impl Bench {
             Self::Large(large) => large.run(setting).await,
             Self::Published(published) => published.run(setting).await,
             Self::Isolation(isolation) => isolation.run(setting).await,
+            Self::Overload(overload) => overload.run(setting).await,
             Self::Subscriptions(subscriptions) => subscriptions.run(setting).await,
             Self::Websocket(websocket) => websocket.run(setting).await,
             Self::Bare | Self::Skeleton | Self::Echo => unreachable!("it has returned already"),
