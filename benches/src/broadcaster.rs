@@ -2,13 +2,16 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use httppubsub_proto::auth::{Claim, Secrets};
-use httppubsub_proto::http::{GenericResponse, SUBSCRIBE_EXACT, SubscribeRequest};
+use httppubsub_proto::http::{
+    GenericResponse, SUBSCRIBE_EXACT, SUBSCRIBE_GLOB, SubscribeRequest, UNSUBSCRIBE_EXACT,
+    UNSUBSCRIBE_GLOB, UnsubscribeRequest,
+};
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::url::{Endpoint, SubscriberUrl};
 use hyper::StatusCode;
@@ -16,7 +19,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout};
 
-use crate::connection::{Connection, path};
+use crate::connection::{self, Connection};
 use crate::keys::Keys;
 use crate::machine::{self, Cores};
 use crate::message::Outgoing;
@@ -52,20 +55,51 @@ impl Broadcaster {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let secrets_file = folder.path().join("secrets.json");
         std::fs::write(&secrets_file, secrets.to_text())?;
-        let log = File::create(folder.path().join(LOG_FILE))?;
-        let mut process = machine::measured_command(program, cores)
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--db",
-                database,
-                "--data",
-            ])
+        let mut command = Command::new(program);
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--db", database])
+            .arg("--data")
             .arg(folder.path().join("data"))
             .arg("--secrets")
-            .arg(&secrets_file)
-            .stdin(Stdio::null())
+            .arg(&secrets_file);
+        let url_of = |line: &str| line.strip_prefix("listening on ").map(str::to_owned);
+        Self::launch(command, cores, folder, url_of).await
+    }
+
+    /// Starts the published broadcaster, lonelypss, on a database on disk, and waits until it listens.
+    /// `command` runs it, see [`published_command`].
+    pub(crate) async fn start_published(
+        mut command: Command,
+        secrets: &Secrets,
+        cores: Option<Cores>,
+    ) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let secrets_file = folder.path().join("secrets.json");
+        std::fs::write(&secrets_file, secrets.to_text())?;
+        command
+            .args(["--delivery-timeout", "3600", "--data"])
+            .arg(folder.path().join("data"))
+            .arg("--secrets")
+            .arg(&secrets_file);
+        let url_of = |line: &str| {
+            let event: serde_json::Value = serde_json::from_str(line).ok()?;
+            (event["event"] == "ready").then(|| event["url"].as_str().map(str::to_owned))?
+        };
+        Self::launch(command, cores, folder, url_of).await
+    }
+
+    /// Runs `command` and waits until it says in its first line what `url_of` finds there.
+    async fn launch(
+        command: Command,
+        cores: Option<Cores>,
+        folder: TempDir,
+        url_of: impl Fn(&str) -> Option<String>,
+    ) -> anyhow::Result<Self> {
+        let program = command.get_program().to_owned();
+        let log = File::create(folder.path().join(LOG_FILE))?;
+        // Its stdin stays open as long as this does: the published one ends with it.
+        let mut process = machine::measured(command, cores)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
@@ -79,7 +113,7 @@ impl Broadcaster {
         let mut line = String::new();
         let ready = tokio::time::timeout(READY_TIMEOUT, stdout.read_line(&mut line)).await;
         let url = match ready {
-            Ok(Ok(_)) => line.trim().strip_prefix("listening on "),
+            Ok(Ok(_)) => url_of(line.trim()),
             Ok(Err(_)) | Err(_) => None,
         };
         let Some(url) = url else {
@@ -89,7 +123,7 @@ impl Broadcaster {
                 program.display()
             );
         };
-        let endpoint = Endpoint::parse_str(url)?;
+        let endpoint = Endpoint::parse_str(&url)?;
         Ok(Self {
             process,
             pid,
@@ -126,11 +160,20 @@ impl Broadcaster {
     ) -> anyhow::Result<()> {
         let mut connection = Connection::open(&self.endpoint).await?;
         for url in urls {
-            subscribe(&mut connection, url, interest, keys)
-                .await
-                .context("cannot subscribe")?;
+            subscribe(&mut connection, url, interest, None, keys).await?;
         }
         Ok(())
+    }
+
+    /// Subscribes `url` to [`topic`], and has MISSED posted to it as well.
+    pub(crate) async fn subscribe_with_recovery(
+        &self,
+        url: &SubscriberUrl,
+        keys: &Keys,
+    ) -> anyhow::Result<()> {
+        let mut connection = Connection::open(&self.endpoint).await?;
+        let interest = Interest::Exact(topic());
+        subscribe(&mut connection, url, &interest, Some(url), keys).await
     }
 
     /// How long it has been computing.
@@ -162,27 +205,84 @@ impl Broadcaster {
     }
 }
 
-async fn subscribe(
+/// Subscribes over a connection that is there.
+pub(crate) async fn subscribe(
+    connection: &mut Connection,
+    url: &SubscriberUrl,
+    interest: &Interest,
+    recovery: Option<&SubscriberUrl>,
+    keys: &Keys,
+) -> anyhow::Result<()> {
+    let recovery_text = recovery.map(SubscriberUrl::as_str);
+    let asked = Claim::Subscribe {
+        url: url.as_str(),
+        recovery: recovery_text,
+        interest,
+    };
+    let request = SubscribeRequest {
+        url: url.clone(),
+        interest: interest.clone(),
+        recovery: recovery.cloned(),
+        tracing: Bytes::new(),
+    };
+    let confirmed = Claim::ConfirmSubscribe {
+        url: url.as_str(),
+        recovery: recovery_text,
+        interest,
+    };
+    let path = match interest {
+        Interest::Exact(_) => SUBSCRIBE_EXACT,
+        Interest::Glob(_) => SUBSCRIBE_GLOB,
+    };
+    call(connection, path, request.encode(), &asked, &confirmed, keys)
+        .await
+        .context("cannot subscribe")
+}
+
+/// Unsubscribes over a connection that is there.
+pub(crate) async fn unsubscribe(
     connection: &mut Connection,
     url: &SubscriberUrl,
     interest: &Interest,
     keys: &Keys,
 ) -> anyhow::Result<()> {
-    let claim = Claim::Subscribe {
+    // The two sign alike.
+    let asked = Claim::Subscribe {
         url: url.as_str(),
         recovery: None,
         interest,
     };
-    let authorization = keys.to_broadcaster.authorize(&claim, machine::now())?;
-    let request = SubscribeRequest {
+    let request = UnsubscribeRequest {
         url: url.clone(),
         interest: interest.clone(),
-        recovery: None,
         tracing: Bytes::new(),
     };
-    let body = Outgoing::whole(request.encode());
+    let confirmed = Claim::ConfirmSubscribe {
+        url: url.as_str(),
+        recovery: None,
+        interest,
+    };
+    let path = match interest {
+        Interest::Exact(_) => UNSUBSCRIBE_EXACT,
+        Interest::Glob(_) => UNSUBSCRIBE_GLOB,
+    };
+    call(connection, path, request.encode(), &asked, &confirmed, keys)
+        .await
+        .context("cannot unsubscribe")
+}
+
+async fn call(
+    connection: &mut Connection,
+    path: &'static str,
+    request: Vec<u8>,
+    asked: &Claim<'_>,
+    confirmed: &Claim<'_>,
+    keys: &Keys,
+) -> anyhow::Result<()> {
+    let authorization = keys.to_broadcaster.authorize(asked, machine::now())?;
+    let body = Outgoing::whole(request);
     let answer = connection
-        .post(&path(SUBSCRIBE_EXACT), authorization, None, body)
+        .post(&connection::path(path), authorization, None, body)
         .await?;
     ensure!(
         answer.status == StatusCode::OK,
@@ -190,14 +290,24 @@ async fn subscribe(
         answer.status
     );
     let response = GenericResponse::decode(&answer.body)?;
-    let claim = Claim::ConfirmSubscribe {
-        url: url.as_str(),
-        recovery: None,
-        interest,
-    };
     let authorization = response.authorization.as_deref().map(str::as_bytes);
     keys.to_subscriber
-        .verify(&claim, &response.tracing, authorization, machine::now())
+        .verify(confirmed, &response.tracing, authorization, machine::now())
+}
+
+/// What runs the published broadcaster. It is installed first if it is not there, which asks the
+/// package index; fails with the reason if that does not work.
+pub(crate) async fn published_command() -> anyhow::Result<Command> {
+    let made = tokio::task::spawn_blocking(|| httppubsub_interop::peer("broadcaster.py")).await;
+    made.map_err(|failed| {
+        // The kit of the interop tests says what it lacks by panicking.
+        let reason = failed.try_into_panic().ok();
+        let reason = reason.and_then(|it| it.downcast::<String>().ok());
+        anyhow::anyhow!(
+            "{}",
+            reason.map_or_else(|| "it ended early".to_owned(), |it| *it)
+        )
+    })
 }
 
 /// The broadcaster's program: `given`, or the one that was built beside this program.

@@ -82,8 +82,11 @@ impl ByHand {
             let httparse::Status::Complete(bytes) = response.parse(&self.input)? else {
                 continue;
             };
-            let mut headers = response.headers.iter();
-            let length = headers.find(|it| it.name.eq_ignore_ascii_case("content-length"));
+            let named = |name: &str| {
+                let mut headers = response.headers.iter();
+                headers.find(|it| it.name.eq_ignore_ascii_case(name))
+            };
+            let length = named("content-length");
             let length = length.context("an answer has no length")?.value;
             let length: usize = std::str::from_utf8(length)?.parse()?;
             if self.input.len() < bytes + length {
@@ -91,8 +94,13 @@ impl ByHand {
             }
             let status = StatusCode::from_u16(response.code.unwrap_or(0))?;
             let body = Bytes::copy_from_slice(&self.input[bytes..bytes + length]);
+            let retry_after = named("retry-after").is_some();
             self.input.clear();
-            return Ok(Answer { status, body });
+            return Ok(Answer {
+                status,
+                retry_after,
+                body,
+            });
         }
     }
 }

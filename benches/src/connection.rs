@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use httppubsub_proto::url::Endpoint;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
@@ -23,6 +23,8 @@ pub(crate) struct Connection {
 /// What came back.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    /// Whether it says when to ask again.
+    pub(crate) retry_after: bool,
     pub(crate) body: Bytes,
 }
 
@@ -81,6 +83,7 @@ impl Connection {
             .to_bytes();
         Ok(Answer {
             status: head.status,
+            retry_after: head.headers.contains_key(RETRY_AFTER),
             body,
         })
     }

@@ -1,8 +1,9 @@
 //! How fast one large message streams through, and how much memory that takes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use httppubsub_proto::auth::Secrets;
 use serde_json::json;
 
 use crate::broadcaster::Broadcaster;
@@ -11,11 +12,11 @@ use crate::message::{Label, Message};
 use crate::publish::{Notify as _, Publisher};
 use crate::report::{Report, mebibytes, table};
 use crate::setting::Setting;
-use crate::sinks::{Behaviour, SentAt, Sinks};
+use crate::sinks::{Behaviour, Sinks};
 
 /// One large message to a few subscribers: its rate, and by how much the broadcaster's memory grows.
 ///
-/// The message is made while it is sent; subscribers read and hash it and keep nothing.
+/// The message is made while it is sent; subscribers read and compare it and keep nothing.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Large {
     /// Size of the message.
@@ -23,7 +24,7 @@ pub(crate) struct Large {
     mib: u64,
 
     /// How many subscribers it is for.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     subscribers: u32,
 
     /// How messages are authorized.
@@ -34,71 +35,31 @@ pub(crate) struct Large {
 impl Large {
     pub(crate) async fn run(&self, setting: &Setting) -> anyhow::Result<Report> {
         let secrets = self.auth.fresh_secrets();
-        let keys = Keys::of(&secrets);
-        let behaviours = vec![Behaviour::Confirm; self.subscribers as usize];
-        let sinks = Sinks::start(&behaviours, 1, keys.clone()).await?;
         let broadcaster = Broadcaster::start(&setting.program, &secrets, setting.cores).await?;
-        broadcaster
-            .subscribe(sinks.urls(), &keys)
-            .await
-            .with_context(|| broadcaster.log())?;
-        let mut publisher =
-            Publisher::connect(broadcaster.endpoint(), keys, self.subscribers).await?;
-        publisher
-            .warm_up(3, 100)
-            .await
-            .with_context(|| broadcaster.log())?;
-
         eprintln!(
             "sending {} MiB to {} subscribers",
             self.mib, self.subscribers
         );
-        sinks.begin(SentAt::Message);
-        let message = Message::new(Label::default(), self.mib << 20);
-        let memory_before = broadcaster.memory()?;
-        let (cpu_before, began) = (broadcaster.cpu_time()?, Instant::now());
-        let sampled = sample_memory_max(&broadcaster, publisher.notify(message));
-        let sampled = tokio::time::timeout(self.patience(), sampled).await;
-        let sampled = sampled.context("the message does not arrive").flatten();
-        let (took, memory_max) = sampled.with_context(|| broadcaster.log())?;
-        let cpu = broadcaster.cpu_time()?.saturating_sub(cpu_before);
-        for received in sinks.finish()?.received {
-            ensure!(
-                received.messages == 1,
-                "a subscriber received it {} times",
-                received.messages
-            );
-            ensure!(
-                received.bytes == message.bytes(),
-                "a subscriber received {} bytes",
-                received.bytes
-            );
-        }
-        eprintln!("done after {:.1} s", began.elapsed().as_secs_f64());
+        let sent = send(&broadcaster, &secrets, self.subscribers, self.mib << 20).await;
+        let sent = sent.with_context(|| broadcaster.log())?;
         broadcaster.stop().await?;
-        Ok(self.report(took, cpu, memory_before, memory_max, setting))
+        Ok(self.report(&sent, setting))
     }
 
-    /// Longest time that the message may take.
-    fn patience(&self) -> Duration {
-        Duration::from_secs(60 + self.mib * u64::from(self.subscribers + 2) / MIB_PER_SECOND_MIN)
-    }
-
-    fn report(
-        &self,
-        took: Duration,
-        cpu: Duration,
-        memory_before: u64,
-        memory_max: u64,
-        setting: &Setting,
-    ) -> Report {
+    fn report(&self, sent: &Sent, setting: &Setting) -> Report {
+        let Sent {
+            took,
+            cpu,
+            memory_before,
+            ..
+        } = *sent;
         let Self {
             mib,
             subscribers,
             auth,
         } = self;
         let mib_per_second = *mib as f64 / took.as_secs_f64();
-        let growth = mebibytes(memory_max.saturating_sub(memory_before));
+        let growth = sent.memory_growth_mib();
         let figure = |name: &str, value: String| vec![name.to_owned(), value];
         let rows = [
             figure(
@@ -141,6 +102,64 @@ impl Large {
         });
         Report { text, json }
     }
+}
+
+/// How a large message went through.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    /// From the first byte to the answer.
+    pub(crate) took: Duration,
+    /// The broadcaster's, in that time.
+    pub(crate) cpu: Duration,
+    memory_before: u64,
+    memory_max: u64,
+}
+
+impl Sent {
+    pub(crate) fn memory_growth_mib(&self) -> f64 {
+        mebibytes(self.memory_max.saturating_sub(self.memory_before))
+    }
+}
+
+/// Sends one message of so many bytes to so many subscribers, which compare it.
+pub(crate) async fn send(
+    broadcaster: &Broadcaster,
+    secrets: &Secrets,
+    subscribers: u32,
+    bytes: u64,
+) -> anyhow::Result<Sent> {
+    let keys = Keys::of(secrets);
+    let behaviours = vec![Behaviour::Confirm; subscribers as usize];
+    let sinks = Sinks::start(&behaviours, 1, keys.clone()).await?;
+    broadcaster.subscribe(sinks.urls(), &keys).await?;
+    let message = Message::new(Label::default(), bytes);
+    let sha512 = message.sha512();
+    let mut publisher = Publisher::connect(broadcaster.endpoint(), keys, subscribers).await?;
+    publisher.warm_up(3, 100).await?;
+    sinks.begin_with(message, sha512);
+    let memory_before = broadcaster.memory()?;
+    let cpu_before = broadcaster.cpu_time()?;
+    let sampled = sample_memory_max(broadcaster, publisher.notify_hashed(message, sha512));
+    let mib = bytes >> 20;
+    let patience = 60 + mib * u64::from(subscribers + 2) / MIB_PER_SECOND_MIN;
+    let sampled = tokio::time::timeout(Duration::from_secs(patience), sampled).await;
+    let (took, memory_max) = sampled.context("the message does not arrive").flatten()?;
+    let cpu = broadcaster.cpu_time()?.saturating_sub(cpu_before);
+    for received in sinks.finish()?.received {
+        ensure!(
+            received.messages == 1 && received.bytes == message.bytes(),
+            "a subscriber received {} messages, {} bytes",
+            received.messages,
+            received.bytes
+        );
+    }
+    eprintln!("done after {:.1} s", took.as_secs_f64());
+    Ok(Sent {
+        took,
+        cpu,
+        memory_before,
+        memory_max,
+    })
 }
 
 /// Runs `work` and gives the most memory that the broadcaster had meanwhile, in bytes.

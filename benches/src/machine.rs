@@ -41,22 +41,22 @@ impl Cores {
     }
 }
 
-/// The command that runs `program` where measured processes run.
-pub(crate) fn measured_command(
-    program: &std::path::Path,
-    cores: Option<Cores>,
-) -> tokio::process::Command {
+/// `command`, run where measured processes run.
+pub(crate) fn measured(command: Command, cores: Option<Cores>) -> tokio::process::Command {
     let mut command = match cores {
         Some(cores) => {
-            let mut command = tokio::process::Command::new("taskset");
-            command
+            let mut pinned = Command::new("taskset");
+            pinned
                 .args(["-c", &cores.measured.to_string()])
-                .arg(program);
+                .arg(command.get_program())
+                .args(command.get_args());
+            let variables = command.get_envs();
+            pinned.envs(variables.filter_map(|(name, value)| Some((name, value?))));
             // Its runtime would see all cores of the machine and switch between that many threads.
-            command.env("TOKIO_WORKER_THREADS", "1");
-            command
+            pinned.env("TOKIO_WORKER_THREADS", "1");
+            tokio::process::Command::from(pinned)
         }
-        None => tokio::process::Command::new(program),
+        None => tokio::process::Command::from(command),
     };
     command.kill_on_drop(true);
     command
@@ -69,7 +69,7 @@ pub(crate) async fn start_yardstick(
     order: &serde_json::Value,
     cores: Option<Cores>,
 ) -> anyhow::Result<tokio::process::Child> {
-    let mut process = measured_command(&std::env::current_exe()?, cores)
+    let mut process = measured(Command::new(std::env::current_exe()?), cores)
         .arg(subcommand)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -11,7 +11,9 @@ mod keys;
 mod large;
 mod machine;
 mod message;
+mod overload;
 mod publish;
+mod published;
 mod report;
 mod setting;
 mod shapes;
@@ -57,7 +59,9 @@ enum Bench {
     Shapes(shapes::Shapes),
     Fanout(fanout::Fanout),
     Large(large::Large),
+    Published(published::Published),
     Isolation(isolation::Isolation),
+    Overload(overload::Overload),
     Subscriptions(subscriptions::Subscriptions),
     Websocket(websocket::Websocket),
     /// The yardstick: started by `fanout`, reads what to do from stdin.
@@ -91,7 +95,9 @@ impl Arguments {
             | Bench::Shapes(_)
             | Bench::Fanout(_)
             | Bench::Large(_)
+            | Bench::Published(_)
             | Bench::Isolation(_)
+            | Bench::Overload(_)
             | Bench::Subscriptions(_)
             | Bench::Websocket(_) => {}
         }
@@ -114,7 +120,9 @@ impl Bench {
             Self::Shapes(shapes) => shapes.run(setting).await,
             Self::Fanout(fanout) => fanout.run(setting).await,
             Self::Large(large) => large.run(setting).await,
+            Self::Published(published) => published.run(setting).await,
             Self::Isolation(isolation) => isolation.run(setting).await,
+            Self::Overload(overload) => overload.run(setting).await,
             Self::Subscriptions(subscriptions) => subscriptions.run(setting).await,
             Self::Websocket(websocket) => websocket.run(setting).await,
             Self::Bare | Self::Skeleton | Self::Echo => unreachable!("it has returned already"),
@@ -123,7 +131,14 @@ impl Bench {
 
     async fn all(setting: &Setting) -> anyhow::Result<Report> {
         let (mut texts, mut jsons) = (Vec::new(), Vec::new());
-        for name in ["shapes", "large", "isolation", "subscriptions", "websocket"] {
+        for name in [
+            "shapes",
+            "large",
+            "published",
+            "isolation",
+            "subscriptions",
+            "websocket",
+        ] {
             eprintln!("{name}");
             let it = Arguments::try_parse_from(["bench", name])?.bench;
             let Report { text, json } = Box::pin(it.run(setting)).await?;

@@ -100,6 +100,47 @@ impl Message {
     }
 }
 
+/// Tells whether bytes that come in parts are those of a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Comparison {
+    message: Message,
+    compared: u64,
+}
+
+impl Comparison {
+    pub(crate) fn with(message: Message) -> Self {
+        let compared = 0;
+        Self { message, compared }
+    }
+
+    /// Whether the next bytes of the message are these.
+    pub(crate) fn goes_on_with(&mut self, mut part: &[u8]) -> bool {
+        let label = self.message.label.encode();
+        while !part.is_empty() {
+            let wanted = match self.compared.checked_sub(Label::BYTES as u64) {
+                None => &label[self.compared as usize..],
+                Some(at) => {
+                    let rest = &FILLER[(at % FILLER.len() as u64) as usize..];
+                    let left = self.message.bytes - self.compared;
+                    &rest[..rest.len().min(usize::try_from(left).unwrap_or(usize::MAX))]
+                }
+            };
+            let length = wanted.len().min(part.len());
+            if length == 0 || part[..length] != wanted[..length] {
+                return false;
+            }
+            self.compared += length as u64;
+            part = &part[length..];
+        }
+        true
+    }
+
+    /// Whether all of the message has come.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.compared == self.message.bytes
+    }
+}
+
 /// A body that is made while it is sent.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
@@ -185,5 +226,24 @@ mod tests {
             assert_eq!(Sha512::of(&body[4..]), message.sha512(), "{bytes}");
             assert_eq!(Label::decode(body[4..20].try_into().unwrap()), label);
         }
+    }
+
+    #[test]
+    fn a_comparison_sees_every_byte_that_differs() {
+        let message = Message::new(Label::default(), 70_000);
+        let bytes = message.to_bytes();
+        for step in [1, 7, 65_536, 70_000] {
+            let mut comparison = Comparison::with(message);
+            assert!(bytes.chunks(step).all(|it| comparison.goes_on_with(it)));
+            assert!(comparison.is_complete());
+            assert!(!comparison.goes_on_with(&bytes[..1]));
+        }
+        for differs in [0, 15, 16, 65_552, 69_999] {
+            let mut other = bytes.clone();
+            other[differs] ^= 1;
+            assert!(!Comparison::with(message).goes_on_with(&other), "{differs}");
+        }
+        let mut short = Comparison::with(message);
+        assert!(short.goes_on_with(&bytes[..69_999]) && !short.is_complete());
     }
 }

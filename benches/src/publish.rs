@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use httppubsub_proto::auth::Claim;
+use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::http::{NOTIFY, NotifyHead, NotifyResponse};
 use httppubsub_proto::topic::Identifier;
 use httppubsub_proto::url::Endpoint;
@@ -87,11 +88,18 @@ impl Publisher {
             subscribers,
         })
     }
-}
 
-impl Notify for Publisher {
-    async fn notify(&mut self, message: Message) -> anyhow::Result<Duration> {
-        let sha512 = message.sha512();
+    /// Notifies. Gives what was answered, and how long that took, hashing aside. Fails if there is
+    /// no answer, or one that is not to this or not vouched for.
+    pub(crate) async fn ask(&mut self, message: Message) -> anyhow::Result<(Answered, Duration)> {
+        self.ask_hashed(message, message.sha512()).await
+    }
+
+    async fn ask_hashed(
+        &mut self,
+        message: Message,
+        sha512: Sha512,
+    ) -> anyhow::Result<(Answered, Duration)> {
         let topic = topic();
         let identifier = Identifier::new(Bytes::copy_from_slice(&rand::random::<[u8; 4]>()))?;
         let claim = Claim::Notify {
@@ -115,11 +123,13 @@ impl Notify for Publisher {
             .await;
         let answer = answer.context("a NOTIFY was not answered")?;
         let took = began.elapsed();
-        ensure!(
-            answer.status == StatusCode::OK,
-            "a NOTIFY was answered {}",
-            answer.status
-        );
+        match answer.status {
+            StatusCode::OK => {}
+            StatusCode::SERVICE_UNAVAILABLE if answer.retry_after => {
+                return Ok((Answered::TurnedAway, took));
+            }
+            status => return Ok((Answered::Failed(status), took)),
+        }
         let response = NotifyResponse::decode(&answer.body).context("no answer to a NOTIFY")?;
         ensure!(
             response.identifier == identifier,
@@ -134,13 +144,44 @@ impl Notify for Publisher {
         let authorization = response.authorization.as_deref().map(str::as_bytes);
         let key = &self.keys.to_subscriber;
         key.verify(&claim, &response.tracing, authorization, machine::now())?;
-        let (confirmed, wanted) = (response.subscribers, self.subscribers);
+        let subscribers = response.subscribers;
+        Ok((Answered::Accepted { subscribers }, took))
+    }
+
+    /// [`Notify::notify`] for a message whose digest is known.
+    pub(crate) async fn notify_hashed(
+        &mut self,
+        message: Message,
+        sha512: Sha512,
+    ) -> anyhow::Result<Duration> {
+        let (answered, took) = self.ask_hashed(message, sha512).await?;
+        let wanted = self.subscribers;
         ensure!(
-            confirmed == wanted,
-            "{confirmed} subscribers confirmed, {wanted} there are"
+            answered
+                == Answered::Accepted {
+                    subscribers: wanted
+                },
+            "a NOTIFY was answered {answered:?}, there are {wanted} subscribers"
         );
         Ok(took)
     }
+}
+
+impl Notify for Publisher {
+    async fn notify(&mut self, message: Message) -> anyhow::Result<Duration> {
+        self.notify_hashed(message, message.sha512()).await
+    }
+}
+
+/// What a broadcaster answers to a NOTIFY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answered {
+    /// So many subscribers confirmed, the others are accounted for.
+    Accepted { subscribers: u32 },
+    /// 503 with Retry-After.
+    TurnedAway,
+    /// Anything else.
+    Failed(StatusCode),
 }
 
 impl std::iter::Sum for Published {

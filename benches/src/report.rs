@@ -40,15 +40,6 @@ impl Latency {
             max,
         }
     }
-
-    pub(crate) fn to_json(self) -> serde_json::Value {
-        json!({
-            "p50_ms": milliseconds(self.p50),
-            "p90_ms": milliseconds(self.p90),
-            "p99_ms": milliseconds(self.p99),
-            "max_ms": milliseconds(self.max),
-        })
-    }
 }
 
 /// The turns of one competitor; every figure is the median of the turns.

@@ -10,7 +10,7 @@ use httppubsub_proto::auth::Claim;
 use httppubsub_proto::digest::{Sha512, Sha512Hasher, decode_repr_digest};
 use httppubsub_proto::http::{ConfirmReceive, ReceiveHead};
 use httppubsub_proto::time::Now;
-use httppubsub_proto::topic::Topic;
+use httppubsub_proto::topic::{Identifier, Topic};
 use httppubsub_proto::url::SubscriberUrl;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::keys::Keys;
 use crate::machine;
-use crate::message::Label;
+use crate::message::{Comparison, Label, Message};
 
 /// What all messages of this program are about.
 pub(crate) fn topic() -> Topic {
@@ -31,13 +31,47 @@ pub(crate) struct Sinks {
     _listeners: Vec<AbortOnDropHandle<()>>,
 }
 
-/// How a subscriber behaves.
+/// How a subscriber behaves. Latencies are only those of subscribers that confirm at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Behaviour {
     /// It confirms at once.
     Confirm,
-    /// It takes the message and says nothing for so long, then fails. Its messages do not count.
+    /// It confirms after so long.
+    Slow(Duration),
+    /// It takes the message, says nothing for so long, and closes.
     Hang(Duration),
+    /// It answers one byte a second.
+    Drip,
+    /// It announces more than it answers, and closes.
+    Truncate,
+    /// Its answer is no HTTP.
+    Garbage,
+    /// It answers 500.
+    BadStatus,
+    /// It sends the broadcaster on to the last subscriber.
+    Redirect,
+    /// It confirms another delivery.
+    WrongIdentifier,
+    /// It reads nothing of the message and says nothing for so long.
+    NoRead(Duration),
+    /// It resets the connection.
+    Reset,
+}
+
+impl Behaviour {
+    /// Every way to be hostile.
+    pub(crate) const HOSTILE: [Self; 10] = [
+        Self::Slow(Duration::from_secs(2)),
+        Self::Hang(Duration::from_secs(60)),
+        Self::Drip,
+        Self::Truncate,
+        Self::Garbage,
+        Self::BadStatus,
+        Self::Redirect,
+        Self::WrongIdentifier,
+        Self::NoRead(Duration::from_secs(60)),
+        Self::Reset,
+    ];
 }
 
 /// Where a turn's messages say when they were sent.
@@ -75,7 +109,12 @@ struct Shared {
     keys: Keys,
     topic: Topic,
     tally: Mutex<Tally>,
+    /// What arrives is compared with this and not hashed.
+    known: Mutex<Option<Known>>,
 }
+
+/// A message and its digest.
+type Known = (Message, Sha512);
 
 struct Sink {
     url: SubscriberUrl,
@@ -111,6 +150,7 @@ impl Sinks {
             keys,
             topic: topic(),
             tally,
+            known: Mutex::default(),
         });
         let listen =
             |listener| AbortOnDropHandle::new(tokio::spawn(shared.clone().accept(listener)));
@@ -128,11 +168,14 @@ impl Sinks {
     /// Counts from zero.
     pub(crate) fn begin(&self, sent_at: SentAt) {
         *self.shared.tally() = Tally::new(self.shared.sinks.len(), sent_at);
+        *self.shared.known() = None;
     }
 
-    /// How many messages the subscriber of this number has received.
-    pub(crate) fn messages(&self, sink: usize) -> u64 {
-        self.shared.tally().received[sink].messages
+    /// The same when one message is sent and no other: it is compared, which takes these subscribers
+    /// much less time than hashing it.
+    pub(crate) fn begin_with(&self, message: Message, sha512: Sha512) {
+        self.begin(SentAt::Message);
+        *self.shared.known() = Some((message, sha512));
     }
 
     /// What was received since [`Sinks::begin`]. Fails if anything was rejected.
@@ -167,6 +210,10 @@ impl Shared {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn accept(self: Arc<Self>, listener: TcpListener) {
         // Dropped, and the connections with it, when the listener is.
         let mut connections = tokio::task::JoinSet::new();
@@ -189,6 +236,17 @@ impl Shared {
         loop {
             match RequestHead::read(&mut stream, &mut input).await {
                 Ok(Some(request)) => {
+                    let sink = self.sinks.get(request.number);
+                    let behaviour = sink.map_or(Behaviour::Confirm, |it| it.behaviour);
+                    if behaviour != Behaviour::Confirm {
+                        let misbehaves =
+                            self.misbehave(behaviour, request, &mut stream, &mut input);
+                        match misbehaves.await {
+                            Ok(After::GoOn) => continue,
+                            // Errors of its connection are what it asks for.
+                            Ok(After::Close) | Err(_) => return,
+                        }
+                    }
                     let done = self.receive(request, &mut stream, &mut input).await;
                     let (status, body) = done.unwrap_or_else(|error| {
                         self.reject(format!("{error:#}"));
@@ -207,6 +265,70 @@ impl Shared {
                 Err(error) => return self.reject(format!("{error:#}")),
             }
         }
+    }
+
+    /// Whatever is posted to it, notices included.
+    async fn misbehave(
+        &self,
+        behaviour: Behaviour,
+        request: RequestHead,
+        stream: &mut TcpStream,
+        input: &mut BytesMut,
+    ) -> anyhow::Result<After> {
+        if let Behaviour::NoRead(duration) = behaviour {
+            tokio::time::sleep(duration).await;
+            return Ok(After::Close);
+        }
+        let body = take(stream, input, request.body_bytes).await?;
+        self.tally().received[request.number].messages += 1;
+        let url = &self.sinks[request.number].url;
+        match behaviour {
+            Behaviour::Confirm | Behaviour::NoRead(_) => {
+                unreachable!("they were looked for before")
+            }
+            Behaviour::Slow(duration) => {
+                tokio::time::sleep(duration).await;
+                let identifier = ReceiveHead::decode(&body)?.0.identifier;
+                let body = self.confirmation(url, identifier, machine::now())?;
+                respond(stream, "200 OK", &body).await?;
+                return Ok(After::GoOn);
+            }
+            Behaviour::Hang(duration) => tokio::time::sleep(duration).await,
+            Behaviour::Drip => {
+                for byte in b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n"
+                    .iter()
+                    .chain(&[0; 1000])
+                {
+                    stream.write_all(&[*byte]).await?;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+            Behaviour::Truncate => {
+                let half = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf";
+                stream.write_all(half).await?;
+            }
+            Behaviour::Garbage => stream.write_all(b"\0\xff this is no HTTP\r\n\r\n").await?,
+            Behaviour::BadStatus => {
+                respond(stream, "500 Internal Server Error", b"").await?;
+                return Ok(After::GoOn);
+            }
+            Behaviour::Redirect => {
+                let other = self.sinks.last().context("there is one")?.url.as_str();
+                let head = format!(
+                    "HTTP/1.1 307 Temporary Redirect\r\nlocation: {other}\r\ncontent-length: 0\r\n\r\n"
+                );
+                stream.write_all(head.as_bytes()).await?;
+                return Ok(After::GoOn);
+            }
+            Behaviour::WrongIdentifier => {
+                let identifier = Identifier::new(&b"another"[..])?;
+                let body = self.confirmation(url, identifier, machine::now())?;
+                respond(stream, "200 OK", &body).await?;
+                return Ok(After::GoOn);
+            }
+            Behaviour::Reset => stream.set_zero_linger()?,
+        }
+        Ok(After::Close)
     }
 
     fn reject(&self, reason: String) {
@@ -231,7 +353,8 @@ impl Shared {
             .sinks
             .get(number)
             .context("there is no such subscriber")?;
-        let arrived = Arrived::read(stream, input, body_bytes).await?;
+        let known = *self.known();
+        let arrived = Arrived::read(stream, input, body_bytes, known).await?;
         ensure!(
             arrived.sha512 == repr_digest.context("there is no Repr-Digest")?,
             "the message is not that of the Repr-Digest"
@@ -252,11 +375,11 @@ impl Shared {
             .to_subscriber
             .verify(&claim, tracing, authorization.as_deref(), arrived.now)?;
         self.count(number, &arrived)?;
-        if let Behaviour::Hang(duration) = sink.behaviour {
-            tokio::time::sleep(duration).await;
-            return Ok(("200 OK", Bytes::new()));
-        }
-        Ok(("200 OK", self.confirm(sink, &arrived)?))
+        let identifier = arrived.head.identifier;
+        Ok((
+            "200 OK",
+            self.confirmation(&sink.url, identifier, arrived.now)?,
+        ))
     }
 
     fn count(&self, number: usize, arrived: &Arrived) -> anyhow::Result<()> {
@@ -272,7 +395,7 @@ impl Shared {
                 )
             }
         };
-        if sent_at > 0 && self.sinks[number].behaviour == Behaviour::Confirm {
+        if sent_at > 0 {
             let latency = arrived.now.unix_nanoseconds().saturating_sub(sent_at);
             tally.latency.saturating_record(latency);
         }
@@ -283,14 +406,18 @@ impl Shared {
         Ok(())
     }
 
-    fn confirm(&self, sink: &Sink, arrived: &Arrived) -> anyhow::Result<Bytes> {
-        let identifier = arrived.head.identifier.clone();
+    fn confirmation(
+        &self,
+        url: &SubscriberUrl,
+        identifier: Identifier,
+        now: Now,
+    ) -> anyhow::Result<Bytes> {
         let claim = Claim::ConfirmReceive {
             identifier: &identifier,
             subscribers: 1,
-            url: sink.url.as_str(),
+            url: url.as_str(),
         };
-        let authorization = self.keys.to_broadcaster.authorize(&claim, arrived.now)?;
+        let authorization = self.keys.to_broadcaster.authorize(&claim, now)?;
         let tracing = Bytes::new();
         let confirmation = ConfirmReceive {
             authorization,
@@ -302,7 +429,32 @@ impl Shared {
     }
 }
 
-/// A message that was read whole and hashed, and not kept.
+/// What becomes of a connection.
+enum After {
+    GoOn,
+    Close,
+}
+
+async fn take(
+    stream: &mut TcpStream,
+    input: &mut BytesMut,
+    body_bytes: u64,
+) -> anyhow::Result<BytesMut> {
+    let body_bytes = usize::try_from(body_bytes)?;
+    while input.len() < body_bytes {
+        fill(stream, input).await?;
+    }
+    Ok(input.split_to(body_bytes))
+}
+
+async fn respond(stream: &mut TcpStream, status: &str, body: &[u8]) -> anyhow::Result<()> {
+    let mut output = Vec::new();
+    write_head(&mut output, status, body.len());
+    output.extend_from_slice(body);
+    Ok(stream.write_all(&output).await?)
+}
+
+/// A message that was read whole and checked, and not kept.
 struct Arrived {
     head: ReceiveHead,
     label: Label,
@@ -315,6 +467,7 @@ impl Arrived {
         stream: &mut TcpStream,
         input: &mut BytesMut,
         body_bytes: u64,
+        known: Option<Known>,
     ) -> anyhow::Result<Self> {
         let mut left = body_bytes;
         let head = loop {
@@ -336,7 +489,7 @@ impl Arrived {
             "the head announced {} bytes, the body has {left}",
             head.message_bytes
         );
-        let mut hasher = Sha512Hasher::default();
+        let mut check = Check::of(known);
         while input.len() < Label::BYTES {
             fill(stream, input).await?;
         }
@@ -346,16 +499,52 @@ impl Arrived {
                 fill(stream, input).await?;
             }
             let here = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
-            hasher.update(&input[..here]);
+            check.update(&input[..here])?;
             input.advance(here);
             left -= here as u64;
         }
         Ok(Self {
             head,
             label,
-            sha512: hasher.finish(),
+            sha512: check.finish()?,
             now: machine::now(),
         })
+    }
+}
+
+/// How the digest of what arrives is found.
+enum Check {
+    Hash(Sha512Hasher),
+    Compare(Comparison, Sha512),
+}
+
+impl Check {
+    fn of(known: Option<Known>) -> Self {
+        match known {
+            Some((message, sha512)) => Self::Compare(Comparison::with(message), sha512),
+            None => Self::Hash(Sha512Hasher::default()),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        match self {
+            Self::Hash(hasher) => hasher.update(bytes),
+            Self::Compare(comparison, _) => {
+                let goes_on = comparison.goes_on_with(bytes);
+                ensure!(goes_on, "the message is not the one that was sent");
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> anyhow::Result<Sha512> {
+        match self {
+            Self::Hash(hasher) => Ok(hasher.finish()),
+            Self::Compare(comparison, sha512) => {
+                ensure!(comparison.is_complete(), "the message is cut off");
+                Ok(sha512)
+            }
+        }
     }
 }
 

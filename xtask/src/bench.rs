@@ -4,8 +4,8 @@ use std::ffi::OsString;
 
 use crate::command::{cargo, run};
 
-/// Measure the broadcaster: `all`, `fanout`, `large`, `isolation`, `subscriptions` or `websocket`;
-/// `--help` after a name tells more.
+/// Measure the broadcaster: `all`, `shapes`, `fanout`, `large`, `published`, `isolation`,
+/// `overload`, `subscriptions` or `websocket`; `--help` after a name tells more.
 ///
 /// Builds `httppubsub` and the benchmarks for release, then runs the one that is named.
 #[derive(Clone, Debug, clap::Args)]

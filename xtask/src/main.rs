@@ -43,9 +43,12 @@ Examples:
   cargo xtask test                         everything that CI runs
   cargo xtask test --only clippy           one step of it
   cargo xtask test --keep-going            all steps, whatever fails
+  cargo xtask bench shapes                 fan-out in every shape that has a goal
   cargo xtask bench fanout                 deliveries a second, next to bare hyper
   cargo xtask bench fanout --auth hmac --subscribers 1000 --publishers 4
   cargo xtask bench large --mib 1024       one large message, and the memory it takes
-  cargo xtask bench isolation              what one hanging subscriber does to the others
+  cargo xtask bench published              next to the published broadcaster
+  cargo xtask bench isolation              what hostile subscribers do to the others
+  cargo xtask bench overload               more notifications than can be delivered
   cargo xtask fuzz --seconds 60            every fuzz target for a minute
   cargo xtask fuzz globs                   one of them";
