@@ -57,7 +57,8 @@ pub(crate) struct Listen {
     /// later), hang (never answer), drip (answer a byte a second), truncate (answer half), garbage,
     /// status=N, redirect=URL, wrong-id (confirm another delivery), no-read (take nothing) and reset,
     /// each with its probability, as in hang@0.1,status=503@0.2, or always. Notices that something
-    /// was missed are taken as they should be.
+    /// was missed are taken as they should be. What is done to which delivery is told on stderr, or
+    /// with --json as an event.
     #[arg(long, value_name = "LIST", conflicts_with = "ws")]
     misbehave: Option<Misbehaviours>,
 
@@ -116,6 +117,8 @@ impl Listen {
         };
         let mut config = self.connection.builder()?;
         config = match &misbehaving {
+            // Of all addresses of the machine, which one leads here is not known.
+            Some(front) if front.address.ip().is_unspecified() => config.bind(Bind::Mounted),
             Some(front) => config
                 .bind(Bind::Mounted)
                 .host(format!("http://{}", front.address)),

@@ -13,9 +13,11 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use axum::http::HeaderValue;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
-use httppubsub_proto::http::{ConfirmReceive, RECEIVE, ReceiveAnswer};
+use httppubsub_proto::digest::hex;
+use httppubsub_proto::http::{ConfirmReceive, HEAD_BYTES_MAX, RECEIVE, ReceiveAnswer, ReceiveHead};
 use httppubsub_proto::topic::Identifier;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,6 +27,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::output;
+use crate::topic::{to_json, to_text};
 
 /// What may be done to a delivery instead of taking and confirming it, and how often.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,16 +53,20 @@ impl FromStr for Misbehaviours {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut all = Vec::new();
         for part in text.split(',') {
-            // A url may hold an @ as well.
-            let probability = part
-                .rsplit_once('@')
-                .and_then(|(what, p)| Some((what, p.parse::<f64>().ok()?)));
-            let (what, probability) = probability.unwrap_or((part, 1.0));
-            if !(0.0..=1.0).contains(&probability) {
-                return Err(format!(
-                    "{part:?}: a probability is between 0 and 1, as in hang@0.1"
-                ));
-            }
+            let (what, probability) = match part.rsplit_once('@') {
+                Some((what, probability)) => (what, probability.parse::<f64>().ok()),
+                None => (part, Some(1.0)),
+            };
+            let (what, probability) = match probability {
+                // A url may hold an @ as well.
+                None if part.starts_with("redirect=") => (part, 1.0),
+                Some(probability @ 0.0..=1.0) => (what, probability),
+                _ => {
+                    return Err(format!(
+                        "{part:?}: a probability is between 0 and 1, as in hang@0.1"
+                    ));
+                }
+            };
             all.push((what.parse()?, probability));
         }
         let sum: f64 = all.iter().map(|(_, probability)| probability).sum();
@@ -83,18 +90,25 @@ impl FromStr for Misbehaviour {
         let needed = |example| value.ok_or_else(|| format!("{what:?} needs a value: {example}"));
         let misbehaviour = match what {
             "slow" => {
-                let seconds = needed("slow=2.5 for seconds")?.trim_end_matches('s');
+                let value = needed("slow=2.5 for seconds")?;
+                let seconds = value.strip_suffix('s').unwrap_or(value);
                 let seconds = seconds.parse().ok().map(Duration::try_from_secs_f64);
                 match seconds {
                     Some(Ok(duration)) => Self::Slow(duration),
-                    _ => return Err(format!("{text:?}: not a number of seconds")),
+                    _ => return Err(format!("{text:?}: not a number of seconds, as in slow=2.5")),
                 }
             }
             "status" => match needed("status=503")?.parse() {
                 Ok(status @ 200..=599) => Self::Status(status),
                 _ => return Err(format!("{text:?}: a status is from 200 to 599")),
             },
-            "redirect" => Self::Redirect(needed("redirect=http://10.0.0.7/")?.to_owned()),
+            "redirect" => {
+                let url = needed("redirect=http://10.0.0.7/")?;
+                if url.is_empty() || HeaderValue::from_str(url).is_err() {
+                    return Err(format!("{text:?}: no url, as in redirect=http://10.0.0.7/"));
+                }
+                Self::Redirect(url.to_owned())
+            }
             _ if value.is_some() => return Err(unknown(text)),
             "hang" => Self::Hang,
             "drip" => Self::Drip,
@@ -144,6 +158,8 @@ struct How {
     misbehaviours: Misbehaviours,
     random: Mutex<StdRng>,
     json: bool,
+    /// The confirmation that the last delivery should have got which got another one.
+    confirmed: Mutex<Option<Bytes>>,
 }
 
 impl How {
@@ -158,12 +174,28 @@ impl How {
         drawn.map(|(misbehaviour, _)| misbehaviour.clone())
     }
 
-    fn tell(&self, misbehaviour: &Misbehaviour) {
+    /// Says what is done to the delivery that begins so; nothing is known of one that is not read.
+    fn tell(&self, misbehaviour: &Misbehaviour, head: Option<&ReceiveHead>) {
         let how = misbehaviour.to_string();
+        let identifier = head.map(|head| hex(head.identifier.as_bytes()));
         let told = if self.json {
-            output::json([("event", "misbehaved".into()), ("how", how.into())])
+            let unknown = ["topic", "topic_base64"].map(|name| (name, serde_json::Value::Null));
+            let [topic, topic_base64] = head.map_or(unknown, |head| to_json(&head.topic));
+            output::json([
+                ("event", "misbehaved".into()),
+                ("how", how.into()),
+                topic,
+                topic_base64,
+                ("identifier", identifier.into()),
+            ])
         } else {
-            eprintln!("misbehaved: {how}");
+            match (head, identifier) {
+                (Some(head), Some(identifier)) => {
+                    let topic = to_text(&head.topic);
+                    eprintln!("misbehaved: {how} upon {topic} ({identifier})");
+                }
+                _ => eprintln!("misbehaved: {how}"),
+            }
             Ok(())
         };
         if let Err(error) = told {
@@ -190,6 +222,7 @@ impl Misbehaving {
                 misbehaviours,
                 random: Mutex::new(StdRng::seed_from_u64(seed)),
                 json,
+                confirmed: Mutex::default(),
             }),
         })
     }
@@ -221,12 +254,16 @@ async fn connection(stream: TcpStream, router: Router, how: Arc<How>) -> anyhow:
         let (how, other) = (&how, &other);
         async move {
             let is_delivery = request.uri().path().ends_with(RECEIVE);
-            let misbehaviour = is_delivery.then(|| how.draw()).flatten();
-            if let Some(misbehaviour) = &misbehaviour {
-                how.tell(misbehaviour);
-            }
             let request = request.map(Body::new);
-            answer(misbehaviour, request, inner, other).await
+            let Some(misbehaviour) = is_delivery.then(|| how.draw()).flatten() else {
+                return Ok(take(&inner, request).await);
+            };
+            let (head, request) = match misbehaviour {
+                Misbehaviour::NoRead => (None, request),
+                _ => beginning(request).await,
+            };
+            how.tell(&misbehaviour, head.as_ref());
+            answer(misbehaviour, how, request, inner, other).await
         }
     });
     hyper::server::conn::http1::Builder::new()
@@ -243,6 +280,28 @@ async fn take(inner: &Inner, request: Request) -> Response {
     taken.unwrap_or_else(|never: Infallible| match never {})
 }
 
+/// What a delivery says of itself before its message, if it does, and the delivery as if nothing of
+/// it had been read.
+async fn beginning(request: Request) -> (Option<ReceiveHead>, Request) {
+    let (parts, body) = request.into_parts();
+    let mut rest = body.into_data_stream();
+    let (mut read, mut head, mut broken) = (Vec::new(), None, None);
+    while head.is_none() && read.len() < HEAD_BYTES_MAX {
+        match rest.next().await {
+            Some(Ok(part)) => read.extend_from_slice(&part),
+            Some(Err(error)) => {
+                broken = Some(Err(error));
+                break;
+            }
+            None => break,
+        }
+        head = ReceiveHead::decode(&read).ok().map(|(head, _)| head);
+    }
+    let read = stream::iter([Ok(Bytes::from(read))]);
+    let body = Body::from_stream(read.chain(stream::iter(broken)).chain(rest));
+    (head, Request::from_parts(parts, body))
+}
+
 /// Reads a message to its end and forgets it.
 async fn ignore(request: Request) {
     let mut parts = request.into_body().into_data_stream();
@@ -251,14 +310,12 @@ async fn ignore(request: Request) {
 
 /// The answer to a request; an error ends its connection.
 async fn answer(
-    misbehaviour: Option<Misbehaviour>,
+    misbehaviour: Misbehaviour,
+    how: &How,
     request: Request,
     inner: Inner,
     connection: &std::net::TcpStream,
 ) -> io::Result<Response> {
-    let Some(misbehaviour) = misbehaviour else {
-        return Ok(take(&inner, request).await);
-    };
     Ok(match misbehaviour {
         Misbehaviour::Slow(delay) => {
             let answer = take(&inner, request).await;
@@ -271,7 +328,9 @@ async fn answer(
         }
         Misbehaviour::NoRead => {
             let _unread = request;
-            std::future::pending().await
+            // That its peer is gone would be behind what is not read.
+            tokio::time::sleep(UNREAD_KEPT).await;
+            return Err(io::ErrorKind::TimedOut.into());
         }
         Misbehaviour::Drip => {
             let (parts, bytes) = whole(take(&inner, request).await).await?;
@@ -284,7 +343,12 @@ async fn answer(
         Misbehaviour::Truncate => {
             let (parts, bytes) = whole(take(&inner, request).await).await?;
             let half = bytes.slice(..bytes.len() / 2);
-            let cut = stream::iter([Ok(half), Err(io::Error::other("cut"))]);
+            let cut = stream::once(async {
+                // What is ready is sent while there is nothing more, and would be lost otherwise.
+                tokio::task::yield_now().await;
+                Err(io::Error::other("cut"))
+            });
+            let cut = stream::iter([Ok(half)]).chain(cut);
             Response::from_parts(parts, Body::from_stream(cut))
         }
         Misbehaviour::Garbage => {
@@ -304,7 +368,14 @@ async fn answer(
         }
         Misbehaviour::WrongId => {
             let (mut parts, bytes) = whole(take(&inner, request).await).await?;
-            let wrong = of_another_delivery(&bytes);
+            if !parts.status.is_success() {
+                return Ok(Response::from_parts(parts, Body::from(bytes)));
+            }
+            let mut due = how.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+            let earlier = due.replace(bytes.clone());
+            drop(due);
+            // That of another delivery is vouched for; at first there is none.
+            let wrong = earlier.unwrap_or_else(|| of_another_delivery(&bytes));
             parts.headers.remove("content-length");
             Response::from_parts(parts, Body::from(wrong))
         }
@@ -325,8 +396,11 @@ async fn whole(answer: Response) -> io::Result<(axum::http::response::Parts, Byt
     Ok((parts, bytes))
 }
 
+/// How long a connection of which nothing is read is kept: longer than broadcasters wait.
+const UNREAD_KEPT: Duration = Duration::from_secs(300);
+
 /// This confirmation as if it were one of another delivery.
-fn of_another_delivery(answer: &[u8]) -> Vec<u8> {
+fn of_another_delivery(answer: &[u8]) -> Bytes {
     match ReceiveAnswer::decode(answer) {
         Ok(ReceiveAnswer::Confirm(confirm)) => {
             let mut other = confirm.identifier.as_bytes().to_vec();
@@ -337,8 +411,9 @@ fn of_another_delivery(answer: &[u8]) -> Vec<u8> {
                 ..confirm
             }
             .encode()
+            .into()
         }
-        _ => answer.to_vec(),
+        _ => Bytes::copy_from_slice(answer),
     }
 }
 
@@ -369,7 +444,17 @@ mod tests {
             ("slow", "needs a value: slow=2.5"),
             ("slow=-1", "not a number of seconds"),
             ("status=99", "from 200 to 599"),
+            ("slow=200ms", "not a number of seconds, as in slow=2.5"),
+            ("status=1000", "from 200 to 599"),
+            ("status=", "from 200 to 599"),
+            ("redirect", "needs a value: redirect=http"),
+            ("redirect=", "no url, as in redirect=http"),
+            ("redirect=\n@0.1", "no url, as in redirect=http"),
             ("hang@1.5", "a probability is between 0 and 1"),
+            ("hang@-0.1", "a probability is between 0 and 1"),
+            ("hang@often", "a probability is between 0 and 1"),
+            ("hang@NaN", "a probability is between 0 and 1"),
+            ("hang@0.5,", "\"\" is none of"),
         ] {
             let error = list.parse::<Misbehaviours>().expect_err(list);
             assert!(error.contains(why), "{list:?}: {error}");
@@ -383,6 +468,7 @@ mod tests {
                 misbehaviours: "hang@0.4,garbage@0.4".parse().expect("it is a list"),
                 random: Mutex::new(StdRng::seed_from_u64(seed)),
                 json: false,
+                confirmed: Mutex::default(),
             };
             (0..100).map(|_| how.draw()).collect::<Vec<_>>()
         };
