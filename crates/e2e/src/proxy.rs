@@ -137,7 +137,10 @@ impl Proxy {
                 both.end();
             }
         }
-        self.inner.frozen().clear();
+        // Those that were frozen idle still wait for something to pass.
+        for both in self.inner.frozen().drain(..) {
+            both.end();
+        }
     }
 
     /// From now on, nothing passes over the connections there are, which stay open.
