@@ -412,7 +412,7 @@ impl Broadcaster {
             prefix: String::new(),
             signer: (&Secrets::NONE).into(),
         };
-        let topic = Topic::new(topic.to_owned()).expect("it is short");
+        let topic = Topic::new(topic).expect("it is short");
         let url = format!("{}{MISSED_FOR_WEBSOCKETS}", self.url);
         let answer = door.ask(&door.signer.missed_for_websockets(&url, &topic));
         assert_eq!(answer.status, 200, "{}", self.log());

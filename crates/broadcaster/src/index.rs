@@ -471,6 +471,10 @@ enum FoundAlike {
     None,
     /// Most often there is one, which needs no list.
     One(GlobPattern),
+    #[expect(
+        clippy::box_collection,
+        reason = "the others must not need room for a list"
+    )]
     Many(Box<Vec<GlobPattern>>),
 }
 
@@ -525,7 +529,7 @@ mod tests {
     fn subscription(url: &str, interest: &str, recovery: Option<&str>) -> Subscription {
         let interest = match interest.strip_prefix("glob ") {
             Some(glob) => Interest::Glob(GlobPattern::parse(glob).unwrap()),
-            None => Interest::Exact(Topic::new(interest.to_owned()).unwrap()),
+            None => Interest::Exact(Topic::new(interest).unwrap()),
         };
         let recovery = recovery.map(|it| SubscriberUrl::new(it).unwrap());
         Subscription {
@@ -541,7 +545,7 @@ mod tests {
     }
 
     async fn matching(index: &Index, topic: &str) -> Vec<String> {
-        let topic = Topic::new(topic.to_owned()).unwrap();
+        let topic = Topic::new(topic).unwrap();
         let show = |rows: Vec<Arc<Row>>| {
             let mut found: Vec<String> = rows
                 .iter()

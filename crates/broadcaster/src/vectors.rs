@@ -448,7 +448,7 @@ fn check_vouched(secrets: &Secrets, path: &str, asked: &[u8], body: &[u8]) {
 }
 
 async fn notify(stage: &Stage, topic: &str, message: &[u8]) -> NotifyResponse {
-    let topic = Topic::new(topic.to_owned()).unwrap();
+    let topic = Topic::new(topic).unwrap();
     let sha512 = httppubsub_proto::digest::Sha512::of(message);
     let identifier = Identifier::new(&b"1234"[..]).unwrap();
     let claim = Claim::Notify {

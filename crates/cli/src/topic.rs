@@ -8,7 +8,7 @@ use httppubsub_proto::topic::Topic;
 
 /// A topic given as text.
 pub(crate) fn parse_topic(text: &str) -> Result<Topic, String> {
-    Topic::new(text.to_owned()).map_err(|error| error.to_string())
+    Topic::new(text).map_err(|error| error.to_string())
 }
 
 /// A topic given as hexadecimal digits.

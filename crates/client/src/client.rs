@@ -273,7 +273,7 @@ impl Client {
         &self,
         topic: impl AsRef<[u8]>,
     ) -> Result<Subscription, SubscribeError> {
-        let topic = Topic::new(topic.as_ref().to_vec())?;
+        let topic = Topic::new(topic.as_ref())?;
         self.subscribe([Interest::Exact(topic)]).await
     }
 
@@ -329,7 +329,7 @@ impl Client {
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Notified, NotifyError> {
         let core = &self.core;
-        let topic = Topic::new(topic.as_ref().to_vec())?;
+        let topic = Topic::new(topic.as_ref())?;
         if core.closing.is_cancelled() {
             return Err(NotifyError::Closed);
         }

@@ -128,7 +128,7 @@ impl Door {
 }
 
 fn topic(text: &str) -> Topic {
-    Topic::new(text.to_owned()).expect("tests use topics that fit")
+    Topic::new(text).expect("tests use topics that fit")
 }
 
 /// This very topic.

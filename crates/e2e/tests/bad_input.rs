@@ -29,7 +29,7 @@ const IN_MEMORY: &[&str] = &["--db", "memory"];
 const NO_GROWTH: u64 = 32 * 1024 * 1024;
 
 fn topic(text: &str) -> Topic {
-    Topic::new(text.to_owned()).unwrap()
+    Topic::new(text).unwrap()
 }
 
 /// One of the broadcaster's endpoints for messages.

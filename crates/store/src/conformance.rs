@@ -891,7 +891,7 @@ fn glob(of: &str, pattern: &str, recovery: Option<&str>) -> Subscription {
 }
 
 fn topic(name: impl AsRef<[u8]>) -> Topic {
-    Topic::new(name.as_ref().to_vec()).expect("it is short enough")
+    Topic::new(name.as_ref()).expect("it is short enough")
 }
 
 fn url(text: &str) -> SubscriberUrl {

@@ -676,7 +676,7 @@ fn glob(of: &str, pattern: &str, recovery: Option<&str>) -> Subscription {
 }
 
 fn topic(name: impl AsRef<[u8]>) -> Topic {
-    Topic::new(name.as_ref().to_vec()).unwrap()
+    Topic::new(name.as_ref()).unwrap()
 }
 
 fn url(text: &str) -> SubscriberUrl {

@@ -89,7 +89,7 @@ impl Message {
         let half = (0..half).map(|at| (at as u8).wrapping_mul(31) ^ seed);
         let half: Vec<_> = half.collect();
         Self {
-            topic: Topic::new(topic.to_owned()).expect("a short topic"),
+            topic: Topic::new(topic).expect("a short topic"),
             plain: half.repeat(2),
         }
     }
