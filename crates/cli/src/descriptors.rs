@@ -31,14 +31,17 @@ impl Connections {
         fitting
     }
 
-    /// Each has its third, and what one does not need the others may have.
+    /// Websockets have half and the others a quarter each; what one does not need the others may have.
     fn within(self, mut room: usize) -> Self {
         let mut shares = [self.served, self.websockets, self.posted];
+        let weights = [1, 2, 1];
+        let mut weight: usize = weights.iter().sum();
         let mut smallest_first = [0, 1, 2];
-        smallest_first.sort_by_key(|at| shares[*at]);
-        for (served, at) in smallest_first.into_iter().enumerate() {
-            shares[at] = shares[at].min(room / (3 - served)).max(1);
+        smallest_first.sort_by_key(|at| shares[*at] / weights[*at]);
+        for at in smallest_first {
+            shares[at] = shares[at].min(room * weights[at] / weight).max(1);
             room = room.saturating_sub(shares[at]);
+            weight -= weights[at];
         }
         let [served, websockets, posted] = shares;
         Self {
@@ -85,9 +88,12 @@ mod tests {
     #[test]
     fn what_fits_stays_and_what_does_not_is_shared() {
         assert_eq!(within(100, [10, 20, 30]), [10, 20, 30]);
-        assert_eq!(within(90, [100, 1_000, 10_000]), [30, 30, 30]);
+        assert_eq!(within(90, [100, 1_000, 10_000]), [22, 45, 23]);
         assert_eq!(within(90, [10, 1_000, 20]), [10, 60, 20]);
         assert_eq!(within(90, [1_000, 10, 1_000]), [40, 10, 40]);
         assert_eq!(within(0, [5, 5, 5]), [1, 1, 1]);
+        // 20,000 descriptors are enough for 10,000 websockets.
+        let [_, websockets, _] = within(20_000 - RESERVED, [4_096, 100_000, 16_384]);
+        assert!(websockets >= 10_000, "{websockets}");
     }
 }
