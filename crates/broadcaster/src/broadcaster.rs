@@ -108,7 +108,7 @@ impl Broadcaster {
             hub: Hub::default(),
             in_flight: InFlight::default(),
             load: Load::new(config.load),
-            quarantine: Quarantine::default(),
+            quarantine: config.quarantine.map(Quarantine::new),
             // Asked once: the answer is put together from files.
             cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             session: Arc::new(session),

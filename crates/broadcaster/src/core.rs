@@ -31,7 +31,8 @@ pub(crate) struct Core {
     pub(crate) hub: Hub,
     pub(crate) in_flight: InFlight,
     pub(crate) load: Load,
-    pub(crate) quarantine: Quarantine,
+    /// There is none unless it is asked for.
+    pub(crate) quarantine: Option<Quarantine>,
     /// How many a large fan-out may keep busy.
     pub(crate) cores: NonZeroUsize,
     /// What all websocket sessions have in common.

@@ -147,8 +147,10 @@ async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
     let attempts = notice.attempts.saturating_add(1);
     match send(core, recovery, topic).await {
         Ok(()) => {
-            if core.quarantine.confirmed(&notice.url, &notice.interest) {
-                tracing::info!(%recovery, interest = %notice.interest, "out of quarantine");
+            let (url, interest) = (&notice.url, &notice.interest);
+            let quarantine = core.quarantine.as_ref();
+            if quarantine.is_some_and(|it| it.confirmed(url, interest)) {
+                tracing::info!(%recovery, %interest, "out of quarantine");
             }
             tracing::info!(%recovery, %topic, attempts, "told a subscriber that it missed something");
             NoticeOutcome::Done
@@ -179,11 +181,9 @@ async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
 /// answer to a notice, so it means something only of one that is in quarantine.
 fn is_believed(core: &Core, notice: &ClaimedNotice) -> bool {
     let ClaimedNotice { url, interest, .. } = notice;
-    let Some(config) = &core.config.quarantine else {
-        return false;
-    };
-    let quarantine = &core.quarantine;
-    quarantine.asked_again(config, url, interest, Instant::now()) == Some(Verdict::Remove)
+    let quarantine = core.quarantine.as_ref();
+    let verdict = quarantine.and_then(|it| it.asked_again(url, interest, Instant::now()));
+    verdict == Some(Verdict::Remove)
 }
 
 async fn remove(core: &Core, notice: &ClaimedNotice) {

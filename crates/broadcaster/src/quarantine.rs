@@ -1,6 +1,5 @@
 //! Subscriptions whose subscriber is said not to want them, by somebody who could not be verified.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use httppubsub_proto::subscription::Interest;
@@ -11,10 +10,9 @@ use tokio::time::Instant;
 use crate::config::QuarantineConfig;
 
 /// The subscriptions in quarantine. It is forgotten at a restart, which removes nobody too early.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Quarantine {
-    /// None of them, most of the time.
-    count: AtomicUsize,
+    config: QuarantineConfig,
     asked: Mutex<FxHashMap<Key, Asked>>,
 }
 
@@ -37,11 +35,15 @@ pub(crate) enum Verdict {
 }
 
 impl Quarantine {
+    pub(crate) fn new(config: QuarantineConfig) -> Self {
+        Self {
+            config,
+            asked: Mutex::default(),
+        }
+    }
+
     /// Whether nothing is posted to it for now.
     pub(crate) fn is_paused(&self, url: &SubscriberUrl, interest: &Interest, now: Instant) -> bool {
-        if self.count.load(Ordering::Relaxed) == 0 {
-            return false;
-        }
         let asked = self.asked();
         let asked = asked.get(&(url.clone(), interest.clone()));
         asked.is_some_and(|asked| now < asked.paused_until)
@@ -50,7 +52,6 @@ impl Quarantine {
     /// It is said again not to be wanted.
     pub(crate) fn asked_to_remove(
         &self,
-        config: &QuarantineConfig,
         url: &SubscriberUrl,
         interest: &Interest,
         now: Instant,
@@ -63,38 +64,30 @@ impl Quarantine {
             paused_until: now,
         });
         asked.times = asked.times.saturating_add(1);
-        let verdict = if asked.times >= config.times && now >= asked.first + config.lasting {
+        if asked.times >= self.config.times && now >= asked.first + self.config.lasting {
             all.remove(&key);
             Verdict::Remove
         } else {
-            asked.paused_until = now + config.pause;
+            asked.paused_until = now + self.config.pause;
             Verdict::Pause { times: asked.times }
-        };
-        self.count.store(all.len(), Ordering::Relaxed);
-        verdict
+        }
     }
 
     /// The same, if it was said before: of a subscription that is not in quarantine it means nothing.
     pub(crate) fn asked_again(
         &self,
-        config: &QuarantineConfig,
         url: &SubscriberUrl,
         interest: &Interest,
         now: Instant,
     ) -> Option<Verdict> {
         let is_in = self.asked().contains_key(&(url.clone(), interest.clone()));
-        is_in.then(|| self.asked_to_remove(config, url, interest, now))
+        is_in.then(|| self.asked_to_remove(url, interest, now))
     }
 
     /// Its subscriber has confirmed something; says whether that is news.
     pub(crate) fn confirmed(&self, url: &SubscriberUrl, interest: &Interest) -> bool {
-        if self.count.load(Ordering::Relaxed) == 0 {
-            return false;
-        }
-        let mut all = self.asked();
-        let was_in = all.remove(&(url.clone(), interest.clone())).is_some();
-        self.count.store(all.len(), Ordering::Relaxed);
-        was_in
+        let key = (url.clone(), interest.clone());
+        self.asked().remove(&key).is_some()
     }
 
     fn asked(&self) -> MutexGuard<'_, FxHashMap<Key, Asked>> {
@@ -112,13 +105,12 @@ mod tests {
 
     #[test]
     fn what_is_said_three_times_in_ten_minutes_is_believed() {
-        let config = QuarantineConfig::default();
-        let quarantine = Quarantine::default();
+        let quarantine = Quarantine::new(QuarantineConfig::default());
         let url = SubscriberUrl::new("http://a/").expect("it fits");
         let interest = Interest::Exact(Topic::new("t").expect("it fits"));
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let asked = |seconds| quarantine.asked_to_remove(&config, &url, &interest, at(seconds));
+        let asked = |seconds| quarantine.asked_to_remove(&url, &interest, at(seconds));
         let is_paused = |seconds| quarantine.is_paused(&url, &interest, at(seconds));
         assert!(!is_paused(0));
         for (seconds, times) in [(0, 1), (10, 2), (300, 3), (599, 4)] {

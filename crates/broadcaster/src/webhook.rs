@@ -17,7 +17,7 @@ use crate::core::Core;
 use crate::index::Row;
 use crate::measures;
 use crate::message::Message;
-use crate::quarantine;
+use crate::quarantine::{self, Quarantine};
 
 /// What became of a delivery.
 #[derive(Debug)]
@@ -99,8 +99,9 @@ pub(crate) async fn deliver(core: &Core, row: &Row, message: &Arc<Message>) -> V
         Ok(target) => target,
         Err(error) => return Verdict::Missed(Undelivered::Url(error.clone())),
     };
-    let (url, now) = (&row.subscriber.url, Instant::now());
-    if core.quarantine.is_paused(url, &row.interest, now) {
+    let (url, interest) = (&row.subscriber.url, &row.interest);
+    let quarantine = core.quarantine.as_ref();
+    if quarantine.is_some_and(|it| it.is_paused(url, interest, Instant::now())) {
         return Verdict::Missed(Undelivered::Quarantined);
     }
     let by = || trial_by(core, row, target);
@@ -118,29 +119,28 @@ pub(crate) async fn deliver(core: &Core, row: &Row, message: &Arc<Message>) -> V
     if let Some(told) = told {
         core.poster.learn(target, &admitted, told);
     }
+    let Some(quarantine) = quarantine else {
+        return verdict;
+    };
     match verdict {
-        Verdict::Confirmed(_) if core.quarantine.confirmed(url, &row.interest) => {
-            tracing::info!(subscriber = %url, interest = %row.interest, "out of quarantine");
+        Verdict::Confirmed(_) => {
+            if quarantine.confirmed(url, interest) {
+                tracing::info!(subscriber = %url, %interest, "out of quarantine");
+            }
             verdict
         }
-        Verdict::Unsubscribe => is_believed(core, row, target),
+        // Over TLS it is known who said so.
+        Verdict::Unsubscribe if target.origin().scheme == Scheme::Http => {
+            is_believed(quarantine, row)
+        }
         verdict => verdict,
     }
 }
 
 /// Whether the subscriber is the one who said that it does not want this subscription.
-fn is_believed(core: &Core, row: &Row, target: &Target) -> Verdict {
+fn is_believed(quarantine: &Quarantine, row: &Row) -> Verdict {
     let (subscriber, interest) = (&row.subscriber.url, &row.interest);
-    let Some(config) = &core.config.quarantine else {
-        return Verdict::Unsubscribe;
-    };
-    if target.origin().scheme == Scheme::Https {
-        return Verdict::Unsubscribe;
-    }
-    let asked = core
-        .quarantine
-        .asked_to_remove(config, subscriber, interest, Instant::now());
-    match asked {
+    match quarantine.asked_to_remove(subscriber, interest, Instant::now()) {
         quarantine::Verdict::Remove => Verdict::Unsubscribe,
         quarantine::Verdict::Pause { times } => {
             measures::quarantined();

@@ -41,7 +41,7 @@ pub(crate) enum Failure {
     #[error("not now")]
     Store(#[from] StoreError),
     #[error("the notification may not have reached everybody")]
-    Notify(#[from] NotifyError),
+    Notify(#[source] NotifyError),
     #[error("the answer cannot be authorized")]
     Authorize(#[from] CannotAuthorize),
     #[error("this is not the url that was subscribed")]
@@ -63,6 +63,16 @@ impl From<HeadError> for Failure {
         match error {
             HeadError::Body(error) => error.into(),
             HeadError::Decode(error) => error.into(),
+        }
+    }
+}
+
+impl From<NotifyError> for Failure {
+    fn from(error: NotifyError) -> Self {
+        match error {
+            // Nobody got it.
+            NotifyError::Overloaded(error) => error.into(),
+            error => Self::Notify(error),
         }
     }
 }
@@ -144,10 +154,8 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = self.status();
         let reason = chain(&self);
-        let is_told_elsewhere = matches!(
-            self,
-            Self::Overloaded(_) | Self::Notify(NotifyError::Overloaded(_))
-        );
+        // Of so many, `Load` tells once a second.
+        let is_told_elsewhere = matches!(self, Self::Overloaded(_));
         if status.is_server_error() && !is_told_elsewhere {
             tracing::error!(status = status.as_u16(), reason, "a request failed");
         } else {
