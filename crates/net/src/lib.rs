@@ -9,6 +9,7 @@ mod nonce;
 mod payload;
 mod peer;
 mod post;
+mod post_error;
 mod reason;
 mod receive;
 mod replay;
@@ -28,9 +29,8 @@ pub use egress::{
 };
 pub use nonce::{random_bytes, stamp};
 pub use payload::{FillError, Payload, PayloadReader, PayloadWriter};
-pub use post::{
-    Admitted, Answer, Post, PostConfig, PostError, PostLoad, Poster, Target, Told, repr_digest,
-};
+pub use post::{Admitted, Answer, Post, PostConfig, PostLoad, Poster, Target, repr_digest};
+pub use post_error::{PostError, Told};
 pub use reason::chain;
 pub use receive::{Judge, Received, Rejected, first_that_verifies, receive};
 pub use replay::{ReplayGuard, ReplayGuardError, Spent};

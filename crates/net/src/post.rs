@@ -19,10 +19,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::breaker::{BreakerConfig, News, NotTried, TrialBy};
-use crate::egress::{Egress, Forbidden};
+use crate::egress::Egress;
 use crate::http1::{Broken, Connection, Exchanged};
 use crate::payload::Payload;
 use crate::peer::{LARGE_SHARE, Peer, Waiting, is_large};
+use crate::post_error::{PostError, Told};
 use crate::tls::Tls;
 use crate::turns::Turn;
 
@@ -123,151 +124,12 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Why no answer came back. Unless it says otherwise, the peer may have acted on the request.
-#[derive(Debug, thiserror::Error)]
-pub enum PostError {
-    /// No value for the `Authorization` header could be made. Nothing was sent.
-    #[error(transparent)]
-    Authorize(#[from] CannotAuthorize),
-    /// Too many requests wait for this peer. Nothing was sent.
-    #[error("{waiting} requests wait for {origin} already")]
-    Busy {
-        /// The peer.
-        origin: Origin,
-        /// How many wait.
-        waiting: usize,
-    },
-    /// Others took all the turns for too long. Nothing was sent.
-    #[error("no turn at {origin} within {} s", .timeout.as_secs())]
-    NoTurn {
-        /// The peer.
-        origin: Origin,
-        /// How long it waited.
-        timeout: Duration,
-    },
-    /// The peer is left alone for now. Nothing was sent.
-    #[error("{origin} is not tried")]
-    NotTried {
-        /// The peer.
-        origin: Origin,
-        /// Why.
-        #[source]
-        source: NotTried,
-    },
-    /// No connection could be made. Nothing was sent.
-    #[error("cannot connect to {origin}")]
-    Connect {
-        /// The peer.
-        origin: Origin,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The egress policy forbids it. Nothing was sent.
-    #[error("{origin} must not be posted to")]
-    Forbidden {
-        /// The peer.
-        origin: Origin,
-        /// Why not.
-        #[source]
-        source: Forbidden,
-    },
-    /// The request cannot be put into HTTP. Nothing was sent.
-    #[error("the request to {origin} cannot be written")]
-    Malformed {
-        /// The peer.
-        origin: Origin,
-        /// Why not.
-        #[source]
-        source: http::Error,
-    },
-    /// The exchange broke off.
-    #[error("the exchange with {origin} broke off")]
-    Broken {
-        /// The peer.
-        origin: Origin,
-        /// How.
-        #[source]
-        source: io::Error,
-    },
-    /// The answer took too long.
-    #[error("no whole answer from {origin} within {} s", .timeout.as_secs())]
-    Timeout {
-        /// The peer.
-        origin: Origin,
-        /// How long it was waited for.
-        timeout: Duration,
-    },
-    /// The peer stopped taking the message.
-    #[error("{origin} took nothing of the message for {} s", .timeout.as_secs())]
-    Stalled {
-        /// The peer.
-        origin: Origin,
-        /// For how long.
-        timeout: Duration,
-    },
-}
-
-impl PostError {
-    /// No connection to `origin` came about.
-    fn unconnected(origin: &Origin, error: io::Error) -> Self {
-        let origin = origin.clone();
-        match error.downcast() {
-            Ok(source) => Self::Forbidden { origin, source },
-            Err(source) => Self::Connect { origin, source },
-        }
-    }
-
-    /// What it says of the peer; `None` if the reason is here.
-    pub fn told(&self) -> Option<Told> {
-        match self {
-            Self::Authorize(_)
-            | Self::Busy { .. }
-            | Self::NoTurn { .. }
-            | Self::NotTried { .. }
-            | Self::Forbidden { .. }
-            | Self::Malformed { .. } => None,
-            Self::Connect { .. }
-            | Self::Broken { .. }
-            | Self::Timeout { .. }
-            | Self::Stalled { .. } => Some(Told::TooMuch),
-        }
-    }
-
-    /// Whether the peer cannot have seen any of the request.
-    pub fn nothing_sent(&self) -> bool {
-        match self {
-            Self::Authorize(_)
-            | Self::Busy { .. }
-            | Self::NoTurn { .. }
-            | Self::NotTried { .. }
-            | Self::Connect { .. }
-            | Self::Forbidden { .. }
-            | Self::Malformed { .. } => true,
-            Self::Broken { .. } | Self::Timeout { .. } | Self::Stalled { .. } => false,
-        }
-    }
-}
-
 /// A delivery that may be tried: see [`Poster::admit`].
 #[derive(Debug)]
 pub struct Admitted {
     message_bytes: u64,
     is_trial: bool,
     began: Instant,
-}
-
-/// What the outcome of a delivery says of its peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// It confirmed.
-    Confirmed,
-    /// It answered something that is neither a confirmation nor a failure.
-    Answered,
-    /// It answered, and did not confirm.
-    NotConfirmed,
-    /// It did not answer, or said that it has too much to do.
-    TooMuch,
 }
 
 /// What a [`Poster`] has to do.
