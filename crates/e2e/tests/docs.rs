@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -234,26 +234,18 @@ fn what_the_readme_says_of_defaults_is_what_help_says() {
     assert!(seen >= 6, "{seen}");
 }
 
-/// The failures that issue after issue asks for, by their names in `docs/reliability.md`; the others
-/// need several broadcasters.
 #[test]
-fn every_failure_is_tested_by_its_name() {
-    let tests = root().join("crates/e2e/tests");
-    let mut said = String::new();
-    for entry in std::fs::read_dir(tests).unwrap() {
-        said.push_str(&std::fs::read_to_string(entry.unwrap().path()).unwrap());
-    }
-    // Where a test says what it is about.
-    let about: Vec<_> = said
-        .lines()
-        .map(str::trim_start)
-        .filter(|line| line.starts_with("///"))
-        .flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric()))
-        .collect();
-    for failure in (1..=12).chain([15]).chain(20..=25) {
-        let name = format!("F{failure}");
-        assert!(about.contains(&name.as_str()), "no test is about {name}");
-    }
+fn the_metrics_in_the_documents_are_those_that_there_are() {
+    let names = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names = words.filter(|word| word.starts_with("httppubsub_"));
+        names.map(str::to_owned).collect()
+    };
+    let source = read("crates/broadcaster/src/measures.rs");
+    let mut there = names(&source);
+    // A crate.
+    there.remove("httppubsub_net");
+    assert_eq!(names(&read("docs/operating.md")), there);
 }
 
 #[test]

@@ -17,6 +17,7 @@
 //! | F7 | durability.rs | who_was_not_reached_when_the_broadcaster_was_killed_is_told |
 //! | F7 | durability.rs | who_missed_an_acknowledged_notification_is_told_after_a_kill |
 //! | F8 | durability.rs | fifty_kills_lose_nothing_that_was_acknowledged_and_leave_no_set_half_done |
+//! | F9 | durability.rs | fifty_kills_lose_nothing_that_was_acknowledged_and_leave_no_set_half_done |
 //! | F10 | bad_input.rs | a_message_without_room_on_disk_is_refused_before_it_comes_and_others_are_not |
 //! | F11 | faults.rs | f11_a_full_disk_is_a_503_and_never_a_200_and_all_is_well_when_there_is_room_again |
 //! | F11 | faults.rs | f11_what_cannot_be_made_durable_is_not_acknowledged |
@@ -24,6 +25,9 @@
 //! | F15 | bad_input.rs | a_clock_that_is_off_is_told_ours_and_costs_no_subscription |
 //! | F20 | faults.rs | f20_a_subscriber_that_is_killed_and_started_again_has_its_subscriptions_once |
 //! | F21 | faults.rs | f21_who_took_over_a_port_gets_no_more_than_a_few_requests_and_ends_no_subscription |
+//! | F22 | serving.rs | sigterm_finishes_what_is_under_way_and_takes_nothing_new |
+//! | F23 | overload.rs | f23_more_connections_than_there_are_file_descriptors_stop_no_work_that_was_begun |
+//! | F24 | overload.rs | f24_what_would_be_too_much_is_answered_503_at_once_and_may_be_sent_again_as_it_is |
 //! | F25 | delivery.rs | a_recovery_url_that_hangs_delays_no_other_notice |
 //! | F25 | failures.rs | f25_recovery_urls_that_drip_are_given_up_and_delay_no_other_notice |
 
@@ -65,7 +69,7 @@ fn the_table_above_names_every_failure_and_tests_that_exist() {
         assert!(is_there, "F{failure}: there is no test {test} in {file}");
         named.insert(failure.parse::<u32>().unwrap());
     }
-    let wanted: BTreeSet<_> = (1..=8).chain(10..=12).chain([15, 20, 21, 25]).collect();
+    let wanted: BTreeSet<_> = (1..=12).chain([15]).chain(20..=25).collect();
     assert_eq!(named, wanted);
 }
 
@@ -409,7 +413,13 @@ fn reset_ends_the_connection_in_the_middle() {
 #[test]
 fn a_list_that_makes_no_sense_is_wrong_usage_and_says_what_would() {
     for (flags, why) in [
-        (&["--misbehave", "hang@often"][..], "is between 0 and 1"),
+        (
+            &["--misbehave", "sulk"][..],
+            "\"sulk\" is none of slow=SECONDS",
+        ),
+        (&["--misbehave", "hang,drip"], "sum up to 2"),
+        (&["--misbehave-seed", "1"], "--misbehave <LIST>"),
+        (&["--misbehave", "hang@often"], "is between 0 and 1"),
         (&["--misbehave", "hang@2"], "is between 0 and 1"),
         (&["--misbehave", "slow=soon"], "a number of seconds"),
         (&["--misbehave", "status=99"], "from 200 to 599"),

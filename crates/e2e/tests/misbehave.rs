@@ -79,19 +79,3 @@ fn a_seed_repeats_what_was_done_to_which_delivery() {
     assert_ne!(first, reached("three", "8"));
     assert!(first.contains(&0) && first.contains(&1), "{first:?}");
 }
-
-#[test]
-fn a_misbehaviour_that_makes_no_sense_is_wrong_usage() {
-    for (flags, why) in [
-        (["--misbehave", "sulk"], "\"sulk\" is none of slow=SECONDS"),
-        (["--misbehave", "hang,drip"], "sum up to 2"),
-        (["--misbehave-seed", "1"], "--misbehave <LIST>"),
-    ] {
-        let mut command = httppubsub();
-        command.args(["listen", "--exact", "t"]).args(flags);
-        let mut process = Process::spawn("listen", command);
-        let (status, _) = process.end();
-        assert_eq!(status.code(), Some(2), "{flags:?}");
-        assert!(process.log().contains(why), "{}", process.log());
-    }
-}

@@ -73,6 +73,9 @@ fn f23_more_connections_than_there_are_file_descriptors_stop_no_work_that_was_be
     let home = Home::new();
     let spool_above = ["--spool-above", "1000"];
     let server = home.serve_within("-n 256", &spool_above);
+    server
+        .process
+        .log_line("file descriptors allow fewer than configured");
     let subscriber = Subscriber::start(home.signer());
     for index in 0..20 {
         let url = subscriber.url(&format!("/{index}"));

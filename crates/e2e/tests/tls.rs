@@ -11,13 +11,16 @@ use std::sync::Arc;
 use httppubsub_broadcaster::Config;
 use httppubsub_e2e::{InProcess, Process, http_answer, httppubsub};
 use httppubsub_net::ServeConfig;
-use httppubsub_proto::http::{ConfirmReceive, ReceiveHead};
+use httppubsub_proto::http::{ConfirmReceive, ReceiveHead, UNSUBSCRIBE_IMMEDIATE};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tokio_rustls::TlsAcceptor;
 
-/// A subscriber that confirms over TLS, and the port it listens on.
-fn subscriber(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> u16 {
+/// What a subscriber says to a delivery that begins so.
+type Answer = fn(ReceiveHead) -> Vec<u8>;
+
+/// A subscriber that answers so over TLS, and the port it listens on.
+fn subscriber(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>, answer: Answer) -> u16 {
     let config = server_config(certificate);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -25,7 +28,7 @@ fn subscriber(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> u16 {
         for stream in listener.incoming() {
             let connection = ServerConnection::new(config.clone()).unwrap();
             // A client that does not trust the certificate breaks off, which is the point.
-            let _ = confirm(StreamOwned::new(connection, stream.unwrap()));
+            let _ = serve(StreamOwned::new(connection, stream.unwrap()), answer);
         }
     });
     port
@@ -43,7 +46,10 @@ fn server_config(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Arc<Serve
     Arc::new(config)
 }
 
-fn confirm(mut stream: StreamOwned<ServerConnection, std::net::TcpStream>) -> std::io::Result<()> {
+fn serve(
+    mut stream: StreamOwned<ServerConnection, std::net::TcpStream>,
+    answer: Answer,
+) -> std::io::Result<()> {
     let mut request = Vec::new();
     let mut part = [0; 4096];
     while !request.ends_with(MESSAGE.as_bytes()) {
@@ -55,24 +61,25 @@ fn confirm(mut stream: StreamOwned<ServerConnection, std::net::TcpStream>) -> st
     }
     let head = request.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
     let (head, _) = ReceiveHead::decode(&request[head..]).unwrap();
+    let answer = http_answer(200, "connection: close\r\n", &answer(head));
+    stream.write_all(&answer)?;
+    stream.flush()
+}
+
+fn confirm(head: ReceiveHead) -> Vec<u8> {
     let confirm = ConfirmReceive {
         authorization: None,
         tracing: Default::default(),
         identifier: head.identifier,
         subscribers: 1,
     };
-    stream.write_all(&http_answer(
-        200,
-        "connection: close\r\n",
-        &confirm.encode(),
-    ))?;
-    stream.flush()
+    confirm.encode()
 }
 
 const MESSAGE: &str = "[the message]";
 
 /// What a publisher is told, with the subscriber at `url` and a broadcaster that trusts `roots`.
-fn notify(folder: &Path, roots: &Path, url: &str) -> (String, String) {
+fn notify(folder: &Path, roots: &Path, url: &str, flags: &[&str]) -> (String, String) {
     let secrets = folder.join("none.json");
     std::fs::write(&secrets, "{\"version\": \"2\"}").unwrap();
     let secrets = secrets.to_str().unwrap();
@@ -89,7 +96,8 @@ fn notify(folder: &Path, roots: &Path, url: &str) -> (String, String) {
     command
         .arg("--data")
         .arg(folder.join("data"))
-        .env("SSL_CERT_FILE", roots);
+        .env("SSL_CERT_FILE", roots)
+        .args(flags);
     let broadcaster = Process::spawn("the broadcaster", command);
     let at = broadcaster.line().replace("listening on ", "");
     let ask = |arguments: &[&str]| {
@@ -123,18 +131,42 @@ fn only_a_certificate_that_is_trusted_for_the_name_is_delivered_to() {
         path
     };
     let roots = pem("roots.pem", &[&right, &wrong_name]);
-    let url = |certificate| format!("https://localhost:{}/hook", subscriber(certificate));
+    let url = |certificate| {
+        format!(
+            "https://localhost:{}/hook",
+            subscriber(certificate, confirm)
+        )
+    };
 
-    let (told, log) = notify(folder.path(), &roots, &url(&right));
+    let (told, log) = notify(folder.path(), &roots, &url(&right), &[]);
     assert_eq!(told, "1 subscriber confirmed\n", "{log}");
     for certificate in [&other, &wrong_name] {
-        let (told, log) = notify(folder.path(), &roots, &url(certificate));
+        let (told, log) = notify(folder.path(), &roots, &url(certificate), &[]);
         assert_eq!(told, "accepted; no subscriber confirmed\n");
         assert!(
             log.contains("a delivery failed") && log.contains("certificate"),
             "{log}"
         );
     }
+}
+
+/// T22: over TLS it is known who said so.
+#[test]
+fn who_says_over_tls_that_it_wants_a_subscription_no_more_is_believed_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let roots = folder.path().join("roots.pem");
+    std::fs::write(&roots, certificate.cert.pem()).unwrap();
+    let port = subscriber(&certificate, |_| UNSUBSCRIBE_IMMEDIATE.to_vec());
+    let url = format!("https://localhost:{port}/hook");
+    let quarantine = ["--unsubscribe-immediate", "quarantine"];
+    let (told, log) = notify(folder.path(), &roots, &url, &quarantine);
+    assert_eq!(told, "accepted; no subscriber confirmed\n");
+    let removed = "unsubscribed by its answer to a delivery";
+    assert!(
+        log.contains(removed) && !log.contains("quarantine"),
+        "{log}"
+    );
 }
 
 /// Ends TLS in front of a broadcaster, as a reverse proxy does, and says at which port.

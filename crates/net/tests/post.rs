@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use httppubsub_net::{Answer, Payload, Post, PostConfig, PostError, Poster};
+use httppubsub_net::{
+    Answer, BreakerConfig, Payload, Post, PostConfig, PostError, Poster, Told, TrialBy,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -480,6 +482,41 @@ async fn a_peer_has_its_own_turns_and_those_who_wait_are_bounded() {
         "{third}"
     );
     assert!(post(&poster, &other).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_peer_with_too_much_to_do_gets_half_as_much_at_once_and_more_again_as_it_answers() {
+    let (url, _) = peer(|_, stream| async move {
+        let _kept = stream;
+        std::future::pending().await
+    })
+    .await;
+    let poster = Poster::new(PostConfig {
+        in_flight_per_peer_max: 4,
+        breaker: Some(BreakerConfig::default()),
+        ..PostConfig::default()
+    });
+    let target = poster.target_str(&url).expect("it is a url");
+    let admit = || poster.admit(&target, 0, || TrialBy::Message);
+    // How many of ten that nobody answers are under way at once.
+    let at_once = async || {
+        let mut ten: Vec<_> = (0..10).map(|_| Box::pin(post(&poster, &url))).collect();
+        for posting in &mut ten {
+            assert!(futures_util::poll!(posting).is_pending());
+        }
+        10 - poster.load().waiting
+    };
+    let learn = |told| poster.learn(&target, &admit().expect("it is tried"), told);
+    assert_eq!(at_once().await, 4);
+    learn(Told::TooMuch);
+    assert_eq!(at_once().await, 2);
+    learn(Told::TooMuch);
+    assert_eq!(at_once().await, 1);
+    learn(Told::Confirmed);
+    assert_eq!(at_once().await, 2);
+    learn(Told::Confirmed);
+    learn(Told::Confirmed);
+    assert_eq!(at_once().await, 3);
 }
 
 #[tokio::test]
