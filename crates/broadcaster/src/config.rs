@@ -112,11 +112,11 @@ impl Default for QuarantineConfig {
 /// instead.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadConfig {
-    /// So many notifications may be under way, however late this process is with what it has to do.
-    /// Default 128.
+    /// So many notifications may be under way, however late everything is. Default 64.
     pub notifications_min: usize,
-    /// When it is later than this, no more than those are taken. That is about the time that a
-    /// message waits for the processor. Default 50 ms.
+    /// No more than those are taken when this process is later than this with what it has to do; nor
+    /// when of the notifications that are for many (eight or more) even the quickest takes longer
+    /// than this until three quarters of its deliveries have ended. Default 50 ms.
     pub lag_max: Duration,
     /// How many deliveries of all notifications may wait or be under way. Default 1,000,000.
     pub deliveries_max: NonZeroUsize,
@@ -125,7 +125,7 @@ pub struct LoadConfig {
 impl Default for LoadConfig {
     fn default() -> Self {
         Self {
-            notifications_min: 128,
+            notifications_min: 64,
             lag_max: Duration::from_millis(50),
             deliveries_max: NonZeroUsize::new(1_000_000).expect("it is not zero"),
         }

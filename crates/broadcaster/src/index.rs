@@ -2,15 +2,18 @@
 //! notification.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::hash::BuildHasher as _;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use hashbrown::HashTable;
 use httppubsub_net::{Poster, Target};
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::{Interest, Subscription};
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::{EndpointError, SubscriberUrl};
 use httppubsub_store::{Change, Observer};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 /// One subscription, ready for deliveries.
 #[derive(Debug)]
@@ -27,50 +30,104 @@ pub(crate) struct Subscriber {
     pub(crate) target: Result<Target, EndpointError>,
 }
 
-/// Rows that are always found together. Taken by notifications as it is, copied when it changes
-/// while one of them still uses it.
-#[derive(Clone, Debug, Default)]
+/// Rows of one interest. Taken by notifications as it is, copied when it changes while one of them
+/// still uses it.
+#[derive(Clone, Debug)]
 enum Rows {
-    #[default]
-    None,
     /// Most often there is one, which needs no list.
     One(Arc<Row>),
+    /// One at least.
     Many(Arc<Vec<Arc<Row>>>),
 }
 
 impl Rows {
     fn as_slice(&self) -> &[Arc<Row>] {
         match self {
-            Self::None => &[],
             Self::One(row) => std::slice::from_ref(row),
             Self::Many(rows) => rows,
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.as_slice().is_empty()
+    fn interest(&self) -> &Interest {
+        &self.as_slice()[0].interest
     }
 
     fn push(&mut self, row: Arc<Row>) {
-        *self = match std::mem::take(self) {
-            Self::None => Self::One(row),
-            Self::One(first) => Self::Many(Arc::new(vec![first, row])),
-            Self::Many(mut rows) => {
-                Arc::make_mut(&mut rows).push(row);
-                Self::Many(rows)
-            }
-        };
+        match self {
+            Self::One(first) => *self = Self::Many(Arc::new(vec![first.clone(), row])),
+            Self::Many(rows) => Arc::make_mut(rows).push(row),
+        }
     }
 
-    /// Whether there was one of this url.
-    fn remove(&mut self, url: &SubscriberUrl) -> bool {
+    fn remove(&mut self, url: &SubscriberUrl) -> Removed {
         let rows = self.as_slice();
         let Some(at) = rows.iter().position(|row| row.subscriber.url == *url) else {
-            return false;
+            return Removed::None;
         };
         match self {
-            Self::Many(rows) => drop(Arc::make_mut(rows).swap_remove(at)),
-            Self::None | Self::One(_) => *self = Self::None,
+            Self::Many(rows) if rows.len() > 1 => {
+                Arc::make_mut(rows).swap_remove(at);
+                Removed::One
+            }
+            Self::One(_) | Self::Many(_) => Removed::Last,
+        }
+    }
+}
+
+/// What was removed of some rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Removed {
+    /// There is none of this url.
+    None,
+    One,
+    /// It is still there: what holds the rows is to go as a whole.
+    Last,
+}
+
+/// Of tables whose entries know what they are found by.
+fn hash(key: &[u8]) -> u64 {
+    FxBuildHasher.hash_one(key)
+}
+
+/// The rows of topics, each found by the topic that its rows hold.
+#[derive(Debug, Default)]
+struct Exacts(HashTable<Rows>);
+
+impl Exacts {
+    fn topic_of(rows: &Rows) -> &[u8] {
+        match rows.interest() {
+            Interest::Exact(topic) => topic.as_bytes(),
+            Interest::Glob(_) => unreachable!("it is put with the globs"),
+        }
+    }
+
+    fn get(&self, topic: &Topic) -> Option<&Rows> {
+        let topic = topic.as_bytes();
+        self.0.find(hash(topic), |it| Self::topic_of(it) == topic)
+    }
+
+    fn add(&mut self, topic: &[u8], row: Arc<Row>) {
+        let is_it = |it: &Rows| Self::topic_of(it) == topic;
+        match self.0.find_mut(hash(topic), is_it) {
+            Some(rows) => rows.push(row),
+            None => {
+                let hash_of = |it: &Rows| hash(Self::topic_of(it));
+                self.0.insert_unique(hash(topic), Rows::One(row), hash_of);
+            }
+        }
+    }
+
+    /// Whether there was one.
+    fn remove(&mut self, topic: &Topic, url: &SubscriberUrl) -> bool {
+        let topic = topic.as_bytes();
+        let is_it = |it: &Rows| Self::topic_of(it) == topic;
+        let Ok(mut found) = self.0.find_entry(hash(topic), is_it) else {
+            return false;
+        };
+        match found.get_mut().remove(url) {
+            Removed::None => return false,
+            Removed::One => {}
+            Removed::Last => drop(found.remove()),
         }
         true
     }
@@ -147,10 +204,11 @@ impl Index {
     #[cfg(test)]
     pub(crate) fn rows(&self) -> Vec<Arc<Row>> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let globs = tables.globs.all.values().map(|kept| &kept.rows);
+        let globs = tables.globs.all.iter().map(|kept| &kept.rows);
         tables
             .exacts
-            .values()
+            .0
+            .iter()
             .chain(globs)
             .flat_map(|rows| rows.as_slice().to_vec())
             .collect()
@@ -196,7 +254,7 @@ impl Observer for Index {
 
 #[derive(Debug, Default)]
 struct Tables {
-    exacts: FxHashMap<Topic, Rows>,
+    exacts: Exacts,
     globs: Globs,
     /// Each with the number of its rows.
     subscribers: FxHashMap<SubscriberUrl, (Arc<Subscriber>, usize)>,
@@ -224,16 +282,20 @@ impl Tables {
         });
         *rows += 1;
         self.rows += 1;
+        let known = match interest {
+            Interest::Exact(topic) => self.exacts.get(topic),
+            Interest::Glob(glob) => self.globs.rows(glob),
+        };
         let row = Arc::new(Row {
             subscriber: subscriber.clone(),
-            interest: interest.clone(),
+            // One for all.
+            interest: known.map_or(interest, Rows::interest).clone(),
             recovery: recovery.clone(),
         });
-        let rows = match interest {
-            Interest::Exact(topic) => self.exacts.entry(topic.clone()).or_default(),
-            Interest::Glob(glob) => self.globs.entry(glob),
-        };
-        rows.push(row);
+        match interest {
+            Interest::Exact(topic) => self.exacts.add(topic.as_bytes(), row),
+            Interest::Glob(glob) => self.globs.add(glob, row),
+        }
     }
 
     fn remove(&mut self, url: &SubscriberUrl, interest: &Interest) {
@@ -241,17 +303,8 @@ impl Tables {
             return;
         };
         let removed = match interest {
-            Interest::Exact(topic) => {
-                let Some(rows) = self.exacts.get_mut(topic) else {
-                    return;
-                };
-                let removed = rows.remove(url);
-                if rows.is_empty() {
-                    self.exacts.remove(topic);
-                }
-                removed
-            }
-            Interest::Glob(glob) => self.globs.change(glob, |rows| rows.remove(url)),
+            Interest::Exact(topic) => self.exacts.remove(topic, url),
+            Interest::Glob(glob) => self.globs.remove(glob, url),
         };
         if removed {
             self.rows -= 1;
@@ -265,9 +318,9 @@ impl Tables {
 
 /// All globs, each found by something that every topic it matches must have: how it begins, how it
 /// ends, or three bytes somewhere in it. Of these, what fewest others are found by.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Globs {
-    all: FxHashMap<GlobPattern, Kept>,
+    all: HashTable<Kept>,
     by_prefix: ByEnd,
     by_suffix: ByEnd,
     by_gram: FxHashMap<Gram, FoundAlike>,
@@ -279,6 +332,19 @@ struct Globs {
 struct Kept {
     rows: Rows,
     key: Key,
+}
+
+impl Kept {
+    fn glob(&self) -> &GlobPattern {
+        match self.rows.interest() {
+            Interest::Glob(glob) => glob,
+            Interest::Exact(_) => unreachable!("it is put with the exact ones"),
+        }
+    }
+
+    fn hash(&self) -> u64 {
+        hash(self.glob().as_str().as_bytes())
+    }
 }
 
 /// What a glob is found by.
@@ -294,9 +360,11 @@ enum Key {
 
 type Gram = [u8; 3];
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ByEnd {
-    globs: FxHashMap<Box<[u8]>, FoundAlike>,
+    /// [`prefix`] or [`suffix`].
+    end: fn(&GlobPattern) -> &[u8],
+    globs: HashTable<FoundAlike>,
     /// How many ends there are of each length.
     lengths: BTreeMap<usize, usize>,
 }
@@ -334,6 +402,18 @@ fn grams(glob: &GlobPattern) -> impl Iterator<Item = Gram> {
     grams.take(END_BYTES_MAX)
 }
 
+impl Default for Globs {
+    fn default() -> Self {
+        Self {
+            all: HashTable::default(),
+            by_prefix: ByEnd::new(prefix),
+            by_suffix: ByEnd::new(suffix),
+            by_gram: FxHashMap::default(),
+            others: Vec::new(),
+        }
+    }
+}
+
 impl Globs {
     /// Calls `visit` with every glob that may match `topic`, once.
     fn candidates(&self, topic: &str, mut visit: impl FnMut(&GlobPattern)) {
@@ -363,26 +443,28 @@ impl Globs {
 
     /// The rows of a glob that is here.
     fn rows(&self, glob: &GlobPattern) -> Option<&Rows> {
-        self.all.get(glob).map(|kept| &kept.rows)
+        let hash = hash(glob.as_str().as_bytes());
+        let kept = self.all.find(hash, |it| it.glob() == glob);
+        kept.map(|kept| &kept.rows)
     }
 
-    /// The rows of `glob`, perhaps none yet.
-    fn entry(&mut self, glob: &GlobPattern) -> &mut Rows {
-        if !self.all.contains_key(glob) {
-            let key = self.best_key(glob);
-            match key {
-                Key::Prefix => self.by_prefix.add(prefix(glob), glob),
-                Key::Suffix => self.by_suffix.add(suffix(glob), glob),
-                Key::Gram(gram) => {
-                    self.by_gram.entry(gram).or_default().push(glob.clone());
-                }
-                Key::Other => self.others.push(glob.clone()),
-            }
-            let rows = Rows::default();
-            self.all.insert(glob.clone(), Kept { rows, key });
+    fn add(&mut self, glob: &GlobPattern, row: Arc<Row>) {
+        let hash = hash(glob.as_str().as_bytes());
+        if let Some(kept) = self.all.find_mut(hash, |it| it.glob() == glob) {
+            return kept.rows.push(row);
         }
-        let kept = self.all.get_mut(glob);
-        &mut kept.expect("it was put there if it was not there").rows
+        let key = self.best_key(glob);
+        match key {
+            Key::Prefix => self.by_prefix.add(glob),
+            Key::Suffix => self.by_suffix.add(glob),
+            Key::Gram(gram) => match self.by_gram.entry(gram) {
+                Entry::Occupied(mut alike) => alike.get_mut().push(glob.clone()),
+                Entry::Vacant(new) => drop(new.insert(FoundAlike::One(glob.clone()))),
+            },
+            Key::Other => self.others.push(glob.clone()),
+        }
+        let rows = Rows::One(row);
+        self.all.insert_unique(hash, Kept { rows, key }, Kept::hash);
     }
 
     fn best_key(&self, glob: &GlobPattern) -> Key {
@@ -406,54 +488,78 @@ impl Globs {
         }
     }
 
-    /// Changes the rows of `glob`, if there are any, and forgets it when none are left.
-    fn change(&mut self, glob: &GlobPattern, change: impl FnOnce(&mut Rows) -> bool) -> bool {
-        let Some(kept) = self.all.get_mut(glob) else {
+    /// Whether there was one.
+    fn remove(&mut self, glob: &GlobPattern, url: &SubscriberUrl) -> bool {
+        let hash = hash(glob.as_str().as_bytes());
+        let Ok(mut found) = self.all.find_entry(hash, |it| it.glob() == glob) else {
             return false;
         };
-        let (changed, key) = (change(&mut kept.rows), kept.key);
-        if kept.rows.is_empty() {
-            self.all.remove(glob);
-            match key {
-                Key::Prefix => self.by_prefix.remove(prefix(glob), glob),
-                Key::Suffix => self.by_suffix.remove(suffix(glob), glob),
-                Key::Gram(gram) => {
-                    if let Some(globs) = self.by_gram.get_mut(&gram)
-                        && globs.remove(glob)
-                    {
-                        self.by_gram.remove(&gram);
-                    }
-                }
-                Key::Other => self.others.retain(|own| own != glob),
-            }
+        match found.get_mut().rows.remove(url) {
+            Removed::None => return false,
+            Removed::One => return true,
+            Removed::Last => {}
         }
-        changed
+        let (Kept { key, .. }, _) = found.remove();
+        match key {
+            Key::Prefix => self.by_prefix.remove(glob),
+            Key::Suffix => self.by_suffix.remove(glob),
+            Key::Gram(gram) => {
+                if let Some(alike) = self.by_gram.get_mut(&gram)
+                    && alike.remove(glob) == Removed::Last
+                {
+                    self.by_gram.remove(&gram);
+                }
+            }
+            Key::Other => self.others.retain(|own| own != glob),
+        }
+        true
     }
 }
 
 impl ByEnd {
+    fn new(end: fn(&GlobPattern) -> &[u8]) -> Self {
+        Self {
+            end,
+            globs: HashTable::new(),
+            lengths: BTreeMap::new(),
+        }
+    }
+
     fn visit(&self, end: &[u8], visit: impl FnMut(&GlobPattern)) {
-        if let Some(globs) = self.globs.get(end) {
+        if let Some(globs) = self.get(end) {
             globs.as_slice().iter().for_each(visit);
         }
     }
 
     fn count(&self, end: &[u8]) -> usize {
-        self.globs.get(end).map_or(0, FoundAlike::len)
+        self.get(end).map_or(0, FoundAlike::len)
     }
 
-    fn add(&mut self, end: &[u8], glob: &GlobPattern) {
-        if !self.globs.contains_key(end) {
-            *self.lengths.entry(end.len()).or_default() += 1;
+    fn get(&self, end: &[u8]) -> Option<&FoundAlike> {
+        let is_it = |it: &FoundAlike| (self.end)(it.first()) == end;
+        self.globs.find(hash(end), is_it)
+    }
+
+    fn add(&mut self, glob: &GlobPattern) {
+        let (end_of, end) = (self.end, (self.end)(glob));
+        let is_it = |it: &FoundAlike| end_of(it.first()) == end;
+        if let Some(alike) = self.globs.find_mut(hash(end), is_it) {
+            return alike.push(glob.clone());
         }
-        self.globs.entry(end.into()).or_default().push(glob.clone());
+        *self.lengths.entry(end.len()).or_default() += 1;
+        let alike = FoundAlike::One(glob.clone());
+        let hash_of = |it: &FoundAlike| hash(end_of(it.first()));
+        self.globs.insert_unique(hash(end), alike, hash_of);
     }
 
-    fn remove(&mut self, end: &[u8], glob: &GlobPattern) {
-        if let Some(globs) = self.globs.get_mut(end)
-            && globs.remove(glob)
-        {
-            self.globs.remove(end);
+    fn remove(&mut self, glob: &GlobPattern) {
+        let (end_of, end) = (self.end, (self.end)(glob));
+        let is_it = |it: &FoundAlike| end_of(it.first()) == end;
+        let Ok(mut found) = self.globs.find_entry(hash(end), is_it) else {
+            return;
+        };
+        if found.get_mut().remove(glob) == Removed::Last {
+            found.remove();
             if let Some(count) = self.lengths.get_mut(&end.len()) {
                 *count -= 1;
                 if *count == 0 {
@@ -465,10 +571,8 @@ impl ByEnd {
 }
 
 /// Globs that are found by the same.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum FoundAlike {
-    #[default]
-    None,
     /// Most often there is one, which needs no list.
     One(GlobPattern),
     #[expect(
@@ -481,10 +585,13 @@ enum FoundAlike {
 impl FoundAlike {
     fn as_slice(&self) -> &[GlobPattern] {
         match self {
-            Self::None => &[],
             Self::One(glob) => std::slice::from_ref(glob),
             Self::Many(globs) => globs,
         }
+    }
+
+    fn first(&self) -> &GlobPattern {
+        &self.as_slice()[0]
     }
 
     fn len(&self) -> usize {
@@ -492,28 +599,23 @@ impl FoundAlike {
     }
 
     fn push(&mut self, glob: GlobPattern) {
-        *self = match std::mem::take(self) {
-            Self::None => Self::One(glob),
-            Self::One(first) => Self::Many(Box::new(vec![first, glob])),
-            Self::Many(mut globs) => {
-                globs.push(glob);
-                Self::Many(globs)
-            }
-        };
+        match self {
+            Self::One(first) => *self = Self::Many(Box::new(vec![first.clone(), glob])),
+            Self::Many(globs) => globs.push(glob),
+        }
     }
 
-    /// Whether none is left.
-    fn remove(&mut self, glob: &GlobPattern) -> bool {
+    fn remove(&mut self, glob: &GlobPattern) -> Removed {
+        let Some(at) = self.as_slice().iter().position(|own| own == glob) else {
+            return Removed::None;
+        };
         match self {
-            Self::One(own) if own == glob => *self = Self::None,
-            Self::None | Self::One(_) => {}
-            Self::Many(globs) => {
-                if let Some(at) = globs.iter().position(|own| own == glob) {
-                    globs.swap_remove(at);
-                }
+            Self::Many(globs) if globs.len() > 1 => {
+                globs.swap_remove(at);
+                Removed::One
             }
+            Self::One(_) | Self::Many(_) => Removed::Last,
         }
-        self.as_slice().is_empty()
     }
 }
 
@@ -594,7 +696,7 @@ mod tests {
         }
         assert_eq!(index.len(), 0);
         let tables = index.tables.read().unwrap();
-        assert!(tables.subscribers.is_empty() && tables.exacts.is_empty());
+        assert!(tables.subscribers.is_empty() && tables.exacts.0.is_empty());
         assert_nothing_is_left(&tables.globs);
     }
 
@@ -623,8 +725,8 @@ mod tests {
     }
 
     /// Many globs of every shape, against each of them asked alone; in the end none is left.
-    #[test]
-    fn globs_of_every_shape_are_found_as_if_each_were_asked() {
+    #[tokio::test]
+    async fn globs_of_every_shape_are_found_as_if_each_were_asked() {
         let mut seed = 7_u64;
         let mut random = |below: u64| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -639,13 +741,20 @@ mod tests {
         let pieces = [
             "*", "?", "user/", "/x", "abc", "a", "[ab]", "[!a]", "[", "]", "z1", "é",
         ];
-        let mut globs = Globs::default();
+        let mut tables = Tables::default();
+        let poster = Poster::new(PostConfig::default());
         let patterns: Vec<_> = (0..3_000)
             .map(|_| GlobPattern::parse(text(&pieces, 6)).unwrap())
             .collect();
+        let subscribe = |glob: &GlobPattern| Subscription {
+            url: SubscriberUrl::new("http://x/").unwrap(),
+            interest: Interest::Glob(glob.clone()),
+            recovery: None,
+        };
         for glob in &patterns {
-            globs.entry(glob);
+            tables.add(&subscribe(glob), &poster);
         }
+        let globs = &tables.globs;
         let distinct: std::collections::HashSet<_> = patterns.iter().cloned().collect();
         assert_eq!(globs.all.len(), distinct.len());
         let literals = ["user/", "/x", "abc", "a", "b", "z1", "é", "[", "]"];
@@ -664,9 +773,10 @@ mod tests {
             assert_eq!(found, wanted, "{topic}");
         }
         for glob in &distinct {
-            assert!(globs.change(glob, |_| true));
+            let Subscription { url, interest, .. } = subscribe(glob);
+            tables.remove(&url, &interest);
         }
-        assert_nothing_is_left(&globs);
+        assert_nothing_is_left(&tables.globs);
     }
 
     #[tokio::test]

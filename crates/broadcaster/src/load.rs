@@ -1,23 +1,26 @@
 //! How much there is to do, and what is turned away when it is too much.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use httppubsub_net::is_large;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::config::LoadConfig;
 use crate::measures;
 
-/// What is under way, and how late this process is with it.
+/// What is under way, and how late this process and those that it delivers to are with it.
 #[derive(Debug)]
 pub(crate) struct Load {
     config: LoadConfig,
     notifications: AtomicUsize,
     begun: Notify,
-    /// In microseconds.
+    /// Of this process with its own tasks, in microseconds.
     lag: AtomicU64,
+    spreading: Arc<Spreading>,
+    turns: Arc<Turns>,
     rejected: AtomicU64,
     /// One for each delivery that may wait or be under way.
     places: Arc<Semaphore>,
@@ -43,6 +46,172 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+/// Notifications that are for many, until three quarters of their deliveries have ended.
+///
+/// A few subscribers that are slow or silent hold up none of them, and a topic of which most are no
+/// other topic. When even the quickest is late, then what all share is: the network, or a machine.
+#[derive(Debug)]
+struct Spreading {
+    notifications: AtomicUsize,
+    /// In microseconds, of those that got there since the last look; [`NONE`] if none did.
+    quickest: AtomicU64,
+    /// The same of the look before, in which one did.
+    lag: AtomicU64,
+}
+
+const NONE: u64 = u64::MAX;
+
+/// Of fewer, a quarter would be one.
+const MANY: usize = 8;
+
+/// Turns that notifications take to begin their deliveries, one for each of these, in the order in
+/// which they came: as many as anybody wants, but fewer while this process is late. More at once
+/// would only be slower each.
+#[derive(Debug)]
+struct Turns {
+    free: Arc<Semaphore>,
+    state: Mutex<TurnsState>,
+}
+
+#[derive(Debug)]
+struct TurnsState {
+    turns: usize,
+    /// How many of those that are taken must not be given back.
+    surplus: usize,
+}
+
+/// As many keep a processor busy.
+const TURNS_MIN: usize = 512;
+
+const TURNS_MAX: usize = 32 * TURNS_MIN;
+
+/// After this time a notification is past its turn wherever it is: it waits for others.
+const TURN_MAX: Duration = Duration::from_millis(250);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(TURNS_MAX)),
+            state: Mutex::new(TurnsState {
+                turns: TURNS_MAX,
+                surplus: 0,
+            }),
+        }
+    }
+}
+
+impl Turns {
+    async fn take(&self, deliveries: usize) -> OwnedSemaphorePermit {
+        let turns = u32::try_from(deliveries.min(TURNS_MIN)).expect("it is not so many");
+        let taken = self.free.clone().acquire_many_owned(turns).await;
+        taken.expect("the semaphore is never closed")
+    }
+
+    fn give_back(&self, mut taken: OwnedSemaphorePermit) {
+        let mut state = self.state();
+        let surplus = state.surplus.min(taken.num_permits());
+        if let Some(surplus) = taken.split(surplus) {
+            surplus.forget();
+        }
+        state.surplus -= surplus;
+    }
+
+    /// A little later: half as many while this process is late, and a quarter more else.
+    fn adapt(&self, is_late: bool) {
+        let mut state = self.state();
+        if is_late {
+            let turns = (state.turns / 2).max(TURNS_MIN);
+            let fewer = state.turns - turns;
+            state.surplus += fewer - self.free.forget_permits(fewer);
+            state.turns = turns;
+        } else {
+            let more = (state.turns / 4).min(TURNS_MAX - state.turns);
+            let kept = more.min(state.surplus);
+            state.surplus -= kept;
+            self.free.add_permits(more - kept);
+            state.turns += more;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, TurnsState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The deliveries of one notification, up to three quarters of them.
+#[derive(Debug)]
+pub(crate) struct Spread {
+    /// `None` for those that say nothing.
+    spreading: Option<Arc<Spreading>>,
+    turns: Arc<Turns>,
+    turn: Mutex<Option<OwnedSemaphorePermit>>,
+    began: Instant,
+    most: usize,
+    ended: AtomicUsize,
+}
+
+impl Spread {
+    /// One more delivery has ended.
+    pub(crate) fn ended(&self) {
+        if self.ended.fetch_add(1, Ordering::Relaxed) + 1 != self.most {
+            return;
+        }
+        self.turn_is_over();
+        if let Some(spreading) = &self.spreading {
+            let took = microseconds(self.began.elapsed());
+            spreading.quickest.fetch_min(took, Ordering::Relaxed);
+            spreading.notifications.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Does `delivering`, which tells of what has [ended](Self::ended), when it is its turn.
+    pub(crate) async fn deliver<T>(&self, delivering: impl Future<Output = T>) -> T {
+        let turn = self.turns.take(self.most).await;
+        *self.turn() = Some(turn);
+        let mut delivering = std::pin::pin!(delivering);
+        if let Ok(delivered) = tokio::time::timeout(TURN_MAX, &mut delivering).await {
+            return delivered;
+        }
+        self.turn_is_over();
+        delivering.await
+    }
+
+    fn turn_is_over(&self) {
+        let turn = self.turn().take();
+        if let Some(turn) = turn {
+            self.turns.give_back(turn);
+        }
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Spread {
+    fn drop(&mut self) {
+        self.turn_is_over();
+        if let Some(spreading) = &self.spreading
+            && *self.ended.get_mut() < self.most
+        {
+            spreading.notifications.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Spreading {
+    fn look(&self) {
+        let quickest = self.quickest.swap(NONE, Ordering::Relaxed);
+        if quickest != NONE {
+            self.lag.store(quickest, Ordering::Relaxed);
+        }
+    }
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(NONE - 1)
+}
+
 impl Load {
     pub(crate) fn new(config: LoadConfig) -> Self {
         let places_max = u32::try_from(config.deliveries_max.get().min(Semaphore::MAX_PERMITS));
@@ -52,24 +221,51 @@ impl Load {
             notifications: AtomicUsize::new(0),
             begun: Notify::new(),
             lag: AtomicU64::new(0),
+            spreading: Arc::new(Spreading {
+                notifications: AtomicUsize::new(0),
+                quickest: AtomicU64::new(NONE),
+                lag: AtomicU64::new(0),
+            }),
+            turns: Arc::default(),
             rejected: AtomicU64::new(0),
             places: Arc::new(Semaphore::new(places_max as usize)),
             places_max,
         }
     }
 
-    /// Takes one more notification, unless there are many and this process is late with them.
+    /// Takes one more notification, unless there are many and they are late.
     pub(crate) fn begin(&self) -> Result<UnderWay<'_>, Overloaded> {
         let before = self.notifications.fetch_add(1, Ordering::Relaxed);
         let under_way = UnderWay(self);
         if before == 0 {
             self.begun.notify_one();
         }
-        let lag = Duration::from_micros(self.lag.load(Ordering::Relaxed));
-        if before >= self.config.notifications_min && lag > self.config.lag_max {
+        let spreading = self.spreading.notifications.load(Ordering::Relaxed);
+        if self.is_late(before, &self.lag) || self.is_late(spreading, &self.spreading.lag) {
             return Err(self.rejected(Overloaded::Late));
         }
         Ok(under_way)
+    }
+
+    fn is_late(&self, notifications: usize, lag: &AtomicU64) -> bool {
+        notifications >= self.config.notifications_min
+            && Duration::from_micros(lag.load(Ordering::Relaxed)) > self.config.lag_max
+    }
+
+    /// A notification of so many bytes begins to be delivered to so many.
+    pub(crate) fn spread(&self, deliveries: usize, bytes: u64) -> Spread {
+        let spreading = (deliveries >= MANY && !is_large(bytes)).then(|| self.spreading.clone());
+        if let Some(spreading) = &spreading {
+            spreading.notifications.fetch_add(1, Ordering::Relaxed);
+        }
+        Spread {
+            spreading,
+            turns: self.turns.clone(),
+            turn: Mutex::default(),
+            began: Instant::now(),
+            most: (deliveries * 3).div_ceil(4),
+            ended: AtomicUsize::new(0),
+        }
     }
 
     /// Room for so many deliveries, if there is some. One notification alone always has room.
@@ -104,8 +300,7 @@ impl Load {
         why
     }
 
-    /// Measures how late this process is with what it has to do, while it has anything to do. Never
-    /// ends.
+    /// Measures how late everything is, while there is anything. Never ends.
     pub(crate) async fn watch(&self) {
         let mut told = Instant::now();
         loop {
@@ -115,8 +310,10 @@ impl Load {
             }
             let due = Instant::now() + BETWEEN_LOOKS;
             tokio::time::sleep_until(due).await;
-            let lag = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.lag.store(lag, Ordering::Relaxed);
+            let lag = due.elapsed();
+            self.lag.store(microseconds(lag), Ordering::Relaxed);
+            self.turns.adapt(lag > self.config.lag_max / 5);
+            self.spreading.look();
             if told.elapsed() >= BETWEEN_WARNINGS {
                 let rejected = self.rejected.swap(0, Ordering::Relaxed);
                 if rejected > 0 {
@@ -176,6 +373,104 @@ mod tests {
             assert!(stuck.elapsed() < Duration::from_secs(30));
         }
         drop(second);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_even_the_quickest_of_those_for_many_are_late_no_more_are_taken() {
+        let load = load(2, 10);
+        let deliver = async |spread: Spread, deliveries: usize, milliseconds| {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            (0..deliveries).for_each(|_| spread.ended());
+        };
+        let slow = [load.spread(10, 100), load.spread(10, 100)];
+        deliver(load.spread(10, 100), 5, 30).await;
+        deliver(load.spread(10, 100), 5, 10).await;
+        load.spreading.look();
+        drop(load.begin().expect("one was quick"));
+        for (deliveries, bytes) in [(7, 100), (10, 2 << 20)] {
+            deliver(load.spread(deliveries, bytes), deliveries, 10_000).await;
+        }
+        deliver(load.spread(10, 100), 4, 10_000).await;
+        load.spreading.look();
+        drop(load.begin().expect("these say nothing"));
+        deliver(load.spread(10, 100), 10, 21).await;
+        load.spreading.look();
+        load.spreading.look();
+        assert_eq!(load.begin().expect_err("all are late"), Overloaded::Late);
+        let [slow, _other] = slow;
+        drop(slow);
+        drop(load.begin().expect("there are few"));
+        let _further = load.spread(10, 100);
+        assert!(load.begin().is_err());
+        deliver(load.spread(10, 100), 10, 1).await;
+        load.spreading.look();
+        drop(load.begin().expect("they are quick again"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_it_is_late_notifications_wait_until_most_of_those_before_are_delivered() {
+        let load = load(2, 10);
+        let start = Instant::now();
+        let deliver = |deliveries: usize, milliseconds| {
+            let spread = load.spread(deliveries, 100);
+            tokio::spawn(async move {
+                let delivering = async {
+                    let began = start.elapsed();
+                    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+                    (0..deliveries * 3 / 4).for_each(|_| spread.ended());
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    began.as_millis()
+                };
+                spread.deliver(delivering).await
+            })
+        };
+        let deliver_all = async || {
+            let mut all = Vec::new();
+            let many = 2 * TURNS_MIN;
+            for (deliveries, milliseconds) in
+                [(many, 20), (10 * many, 10_000), (many / 4, 0), (2, 0)]
+            {
+                all.push(deliver(deliveries, milliseconds));
+                tokio::task::yield_now().await;
+            }
+            let now = start.elapsed().as_millis();
+            let mut began = Vec::new();
+            for one in all {
+                began.push(one.await.expect("it does not panic") - now);
+            }
+            began
+        };
+        assert_eq!(deliver_all().await, [0, 0, 0, 0], "it is not late");
+        for _ in 0..10 {
+            load.turns.adapt(true);
+        }
+        // The second holds its turns for as long as it may; after it there is room for both.
+        let late = 20 + TURN_MAX.as_millis();
+        assert_eq!(deliver_all().await, [0, 20, late, late]);
+        for _ in 0..100 {
+            load.turns.adapt(false);
+        }
+        assert_eq!(load.turns.free.available_permits(), TURNS_MAX);
+        assert_eq!(deliver_all().await, [0, 0, 0, 0], "it is late no more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_that_are_taken_when_there_are_fewer_do_not_come_back() {
+        let turns = Turns::default();
+        let mut taken = Vec::new();
+        while turns.free.available_permits() > 0 {
+            taken.push(turns.take(TURNS_MIN).await);
+        }
+        turns.adapt(true);
+        for taken in taken.drain(..8) {
+            turns.give_back(taken);
+        }
+        assert_eq!(turns.free.available_permits(), 0);
+        turns.adapt(false);
+        for taken in taken {
+            turns.give_back(taken);
+        }
+        assert_eq!(turns.free.available_permits(), TURNS_MAX / 2 * 5 / 4);
     }
 
     #[tokio::test]

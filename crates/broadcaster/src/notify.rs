@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use crate::core::Core;
 use crate::index::Row;
-use crate::load::Overloaded;
+use crate::load::{Overloaded, Spread};
 use crate::measures;
 use crate::message::Message;
 use crate::missed::{self, When};
@@ -124,42 +124,40 @@ async fn deliver_to_all(
     message: Arc<Message>,
 ) -> Result<Reached, StoreError> {
     measures::matched(rows.len() as u64);
-    let peers = by_peer(addressees(rows));
-    let in_flight_max = core.config.post.in_flight_max;
-    let parts = (peers.len() / PART_PEERS_MIN).clamp(1, core.cores.get());
-    let reached = if parts == 1 {
-        let everyone = 0..peers.len();
-        deliver_to_peers(
-            core.clone(),
-            Arc::new(peers),
-            everyone,
-            message,
-            in_flight_max,
-        )
-        .await
-    } else {
-        let (each, at_once) = (peers.len().div_ceil(parts), in_flight_max.div_ceil(parts));
-        let peers = Arc::new(peers);
-        let part = |begin: usize| {
-            let range = begin..peers.len().min(begin + each);
-            let (core, peers, message) = (core.clone(), peers.clone(), message.clone());
-            deliver_to_peers(core, peers, range, message, at_once)
-        };
-        let running = (0..peers.len()).step_by(each);
-        let running: Vec<_> = running.map(|begin| core.tasks.spawn(part(begin))).collect();
-        let mut all = Tally::default();
-        for part in running {
-            match part.await {
-                Ok(part) => all.add(part),
-                // It is not known what became of its rows.
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
-            }
-        }
-        all
-    };
-    let Tally { reached, failed } = reached;
+    let addressees = addressees(rows);
+    let spread = core.load.spread(addressees.len(), message.payload.len());
+    let peers = by_peer(addressees, spread);
+    let peers = Arc::new(peers);
+    let delivering = deliver_to_parts(core.clone(), peers.clone(), message);
+    let Tally { reached, failed } = peers.spread.deliver(delivering).await;
     reached.measure();
     failed.map_or(Ok(reached), Err)
+}
+
+async fn deliver_to_parts(core: Arc<Core>, peers: Arc<Peers>, message: Arc<Message>) -> Tally {
+    let in_flight_max = core.config.post.in_flight_max;
+    let parts = (peers.len() / PART_PEERS_MIN).clamp(1, core.cores.get());
+    if parts == 1 {
+        let everyone = 0..peers.len();
+        return deliver_to_peers(core, peers, everyone, message, in_flight_max).await;
+    }
+    let (each, at_once) = (peers.len().div_ceil(parts), in_flight_max.div_ceil(parts));
+    let part = |begin: usize| {
+        let range = begin..peers.len().min(begin + each);
+        let (core, peers, message) = (core.clone(), peers.clone(), message.clone());
+        deliver_to_peers(core, peers, range, message, at_once)
+    };
+    let running = (0..peers.len()).step_by(each);
+    let running: Vec<_> = running.map(|begin| core.tasks.spawn(part(begin))).collect();
+    let mut all = Tally::default();
+    for part in running {
+        match part.await {
+            Ok(part) => all.add(part),
+            // It is not known what became of its rows.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+    all
 }
 
 /// Fewer peers than this are not worth another core.
@@ -220,6 +218,7 @@ struct Peer {
 struct Peers {
     addressees: Vec<Addressee>,
     peers: Vec<Peer>,
+    spread: Spread,
 }
 
 impl Peers {
@@ -273,6 +272,7 @@ async fn deliver_in_turn(
     let mut tally = Tally::default();
     while let Some(addressee) = peers.next(peer) {
         let outcome = deliver_to_one(&core, addressee, &message).await;
+        peers.spread.ended();
         tally.count(outcome, 1 + addressee.others.len() as u64);
     }
     tally
@@ -308,7 +308,7 @@ fn addressees(rows: Vec<Arc<Row>>) -> Vec<Addressee> {
 }
 
 /// Those of each peer together.
-fn by_peer(mut addressees: Vec<Addressee>) -> Peers {
+fn by_peer(mut addressees: Vec<Addressee>, spread: Spread) -> Peers {
     let peer_of = |it: &Addressee| it.row.subscriber.target.as_ref().ok().map(Target::peer_id);
     addressees.sort_by_key(peer_of);
     let mut begin = 0;
@@ -322,7 +322,11 @@ fn by_peer(mut addressees: Vec<Addressee>) -> Peers {
         }
     });
     let peers = peers.collect();
-    Peers { addressees, peers }
+    Peers {
+        addressees,
+        peers,
+        spread,
+    }
 }
 
 /// What became of one row.

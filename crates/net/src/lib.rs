@@ -29,6 +29,7 @@ pub use egress::{
 };
 pub use nonce::{random_bytes, stamp};
 pub use payload::{FillError, Payload, PayloadReader, PayloadWriter};
+pub use peer::is_large;
 pub use post::{Admitted, Answer, Post, PostConfig, PostLoad, Poster, Target, repr_digest};
 pub use post_error::{PostError, Told};
 pub use reason::chain;

@@ -11,8 +11,8 @@ use crate::breaker::{Breaker, BreakerConfig};
 use crate::http1::Connection;
 use crate::turns::Turns;
 
-/// Whether a message has to leave room for others.
-pub(crate) fn is_large(message_bytes: u64) -> bool {
+/// Whether a message of so many bytes has to leave room for others: more than 1 MiB.
+pub fn is_large(message_bytes: u64) -> bool {
     message_bytes > SMALL_BYTES_MAX
 }
 
