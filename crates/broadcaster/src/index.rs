@@ -30,21 +30,30 @@ pub(crate) struct Subscriber {
     pub(crate) target: Result<Target, EndpointError>,
 }
 
-/// Rows of one interest. Taken by notifications as it is, copied when it changes while one of them
-/// still uses it.
+/// Rows of one interest, and what else is known of that. Taken by notifications as it is, copied
+/// when it changes while one of them still uses it.
 #[derive(Clone, Debug)]
-enum Rows {
+enum Rows<K> {
     /// Most often there is one, which needs no list.
-    One(Arc<Row>),
+    One(K, Arc<Row>),
     /// One at least.
-    Many(Arc<Vec<Arc<Row>>>),
+    Many(K, Arc<Vec<Arc<Row>>>),
 }
 
-impl Rows {
+/// There may be a million.
+const _: () = assert!(size_of::<Rows<Key>>() == 16);
+
+impl<K: Copy> Rows<K> {
     fn as_slice(&self) -> &[Arc<Row>] {
         match self {
-            Self::One(row) => std::slice::from_ref(row),
-            Self::Many(rows) => rows,
+            Self::One(_, row) => std::slice::from_ref(row),
+            Self::Many(_, rows) => rows,
+        }
+    }
+
+    fn known(&self) -> K {
+        match self {
+            Self::One(known, _) | Self::Many(known, _) => *known,
         }
     }
 
@@ -54,8 +63,10 @@ impl Rows {
 
     fn push(&mut self, row: Arc<Row>) {
         match self {
-            Self::One(first) => *self = Self::Many(Arc::new(vec![first.clone(), row])),
-            Self::Many(rows) => Arc::make_mut(rows).push(row),
+            Self::One(known, first) => {
+                *self = Self::Many(*known, Arc::new(vec![first.clone(), row]));
+            }
+            Self::Many(_, rows) => Arc::make_mut(rows).push(row),
         }
     }
 
@@ -65,11 +76,11 @@ impl Rows {
             return Removed::None;
         };
         match self {
-            Self::Many(rows) if rows.len() > 1 => {
+            Self::Many(_, rows) if rows.len() > 1 => {
                 Arc::make_mut(rows).swap_remove(at);
                 Removed::One
             }
-            Self::One(_) | Self::Many(_) => Removed::Last,
+            Self::One(..) | Self::Many(..) => Removed::Last,
         }
     }
 }
@@ -91,28 +102,29 @@ fn hash(key: &[u8]) -> u64 {
 
 /// The rows of topics, each found by the topic that its rows hold.
 #[derive(Debug, Default)]
-struct Exacts(HashTable<Rows>);
+struct Exacts(HashTable<Rows<()>>);
 
 impl Exacts {
-    fn topic_of(rows: &Rows) -> &[u8] {
+    fn topic_of(rows: &Rows<()>) -> &[u8] {
         match rows.interest() {
             Interest::Exact(topic) => topic.as_bytes(),
             Interest::Glob(_) => unreachable!("it is put with the globs"),
         }
     }
 
-    fn get(&self, topic: &Topic) -> Option<&Rows> {
+    fn get(&self, topic: &Topic) -> Option<&Rows<()>> {
         let topic = topic.as_bytes();
         self.0.find(hash(topic), |it| Self::topic_of(it) == topic)
     }
 
     fn add(&mut self, topic: &[u8], row: Arc<Row>) {
-        let is_it = |it: &Rows| Self::topic_of(it) == topic;
+        let is_it = |it: &Rows<()>| Self::topic_of(it) == topic;
         match self.0.find_mut(hash(topic), is_it) {
             Some(rows) => rows.push(row),
             None => {
-                let hash_of = |it: &Rows| hash(Self::topic_of(it));
-                self.0.insert_unique(hash(topic), Rows::One(row), hash_of);
+                let hash_of = |it: &Rows<()>| hash(Self::topic_of(it));
+                self.0
+                    .insert_unique(hash(topic), Rows::One((), row), hash_of);
             }
         }
     }
@@ -120,7 +132,7 @@ impl Exacts {
     /// Whether there was one.
     fn remove(&mut self, topic: &Topic, url: &SubscriberUrl) -> bool {
         let topic = topic.as_bytes();
-        let is_it = |it: &Rows| Self::topic_of(it) == topic;
+        let is_it = |it: &Rows<()>| Self::topic_of(it) == topic;
         let Ok(mut found) = self.0.find_entry(hash(topic), is_it) else {
             return false;
         };
@@ -178,7 +190,7 @@ impl Index {
                 .exacts
                 .get(topic)
                 .map_or_else(Vec::new, |rows| rows.as_slice().to_vec());
-            let mut candidates: Vec<(GlobPattern, Rows)> = Vec::new();
+            let mut candidates: Vec<(GlobPattern, Rows<Key>)> = Vec::new();
             if let Some(text) = topic.as_str() {
                 tables.globs.candidates(text, |glob| {
                     let rows = tables.globs.rows(glob).cloned();
@@ -204,14 +216,9 @@ impl Index {
     #[cfg(test)]
     pub(crate) fn rows(&self) -> Vec<Arc<Row>> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let globs = tables.globs.all.iter().map(|kept| &kept.rows);
-        tables
-            .exacts
-            .0
-            .iter()
-            .chain(globs)
-            .flat_map(|rows| rows.as_slice().to_vec())
-            .collect()
+        let exacts = tables.exacts.0.iter().map(Rows::as_slice);
+        let globs = tables.globs.all.iter().map(Rows::as_slice);
+        exacts.chain(globs).flatten().cloned().collect()
     }
 
     /// How many rows there are.
@@ -232,7 +239,9 @@ impl Observer for Index {
         let tables = || self.tables.write().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             match change {
-                Change::ReloadBegan => *reloading = Some(Tables::default()),
+                Change::ReloadBegan { exacts, globs } => {
+                    *reloading = Some(Tables::with_room(*exacts, *globs));
+                }
                 Change::ReloadEnded => {
                     if let Some(loaded) = reloading.take() {
                         // The old ones are dropped after the lock is free again.
@@ -257,11 +266,19 @@ struct Tables {
     exacts: Exacts,
     globs: Globs,
     /// Each with the number of its rows.
-    subscribers: FxHashMap<SubscriberUrl, (Arc<Subscriber>, usize)>,
+    subscribers: HashTable<(Arc<Subscriber>, usize)>,
     rows: usize,
 }
 
 impl Tables {
+    /// Tables that grow leave holes, in which little fits that comes after them.
+    fn with_room(exacts: usize, globs: usize) -> Self {
+        let mut tables = Self::default();
+        tables.exacts.0 = HashTable::with_capacity(exacts);
+        tables.globs.all = HashTable::with_capacity(globs);
+        tables
+    }
+
     fn add(&mut self, subscription: &Subscription, poster: &Poster) {
         let Subscription {
             url,
@@ -270,26 +287,16 @@ impl Tables {
         } = subscription;
         // One that is there already gets another recovery url.
         self.remove(url, interest);
-        let (subscriber, rows) = self.subscribers.entry(url.clone()).or_insert_with(|| {
-            let target = poster.target(url);
-            (
-                Arc::new(Subscriber {
-                    url: url.clone(),
-                    target,
-                }),
-                0,
-            )
-        });
-        *rows += 1;
+        let subscriber = self.subscriber(url, poster);
         self.rows += 1;
         let known = match interest {
-            Interest::Exact(topic) => self.exacts.get(topic),
-            Interest::Glob(glob) => self.globs.rows(glob),
+            Interest::Exact(topic) => self.exacts.get(topic).map(Rows::interest),
+            Interest::Glob(glob) => self.globs.rows(glob).map(Rows::interest),
         };
         let row = Arc::new(Row {
-            subscriber: subscriber.clone(),
+            subscriber,
             // One for all.
-            interest: known.map_or(interest, Rows::interest).clone(),
+            interest: known.unwrap_or(interest).clone(),
             recovery: recovery.clone(),
         });
         match interest {
@@ -298,19 +305,39 @@ impl Tables {
         }
     }
 
+    /// The subscriber of one row more.
+    fn subscriber(&mut self, url: &SubscriberUrl, poster: &Poster) -> Arc<Subscriber> {
+        let hash_of = |url: &SubscriberUrl| hash(url.as_str().as_bytes());
+        let entry = self.subscribers.entry(
+            hash_of(url),
+            |(it, _)| it.url == *url,
+            |(it, _)| hash_of(&it.url),
+        );
+        let mut entry = entry.or_insert_with(|| {
+            let target = poster.target(url);
+            let url = url.clone();
+            (Arc::new(Subscriber { url, target }), 0)
+        });
+        let (subscriber, rows) = entry.get_mut();
+        *rows += 1;
+        subscriber.clone()
+    }
+
     fn remove(&mut self, url: &SubscriberUrl, interest: &Interest) {
-        let Some((_, count)) = self.subscribers.get_mut(url) else {
-            return;
-        };
         let removed = match interest {
             Interest::Exact(topic) => self.exacts.remove(topic, url),
             Interest::Glob(glob) => self.globs.remove(glob, url),
         };
         if removed {
             self.rows -= 1;
-            *count -= 1;
-            if *count == 0 {
-                self.subscribers.remove(url);
+            let hash = hash(url.as_str().as_bytes());
+            let subscriber = self.subscribers.find_entry(hash, |(it, _)| it.url == *url);
+            if let Ok(mut subscriber) = subscriber {
+                let (_, rows) = subscriber.get_mut();
+                *rows -= 1;
+                if *rows == 0 {
+                    subscriber.remove();
+                }
             }
         }
     }
@@ -320,31 +347,12 @@ impl Tables {
 /// ends, or three bytes somewhere in it. Of these, what fewest others are found by.
 #[derive(Debug)]
 struct Globs {
-    all: HashTable<Kept>,
+    all: HashTable<Rows<Key>>,
     by_prefix: ByEnd,
     by_suffix: ByEnd,
     by_gram: FxHashMap<Gram, FoundAlike>,
     /// Those that have nothing of that kind.
     others: Vec<GlobPattern>,
-}
-
-#[derive(Debug)]
-struct Kept {
-    rows: Rows,
-    key: Key,
-}
-
-impl Kept {
-    fn glob(&self) -> &GlobPattern {
-        match self.rows.interest() {
-            Interest::Glob(glob) => glob,
-            Interest::Exact(_) => unreachable!("it is put with the exact ones"),
-        }
-    }
-
-    fn hash(&self) -> u64 {
-        hash(self.glob().as_str().as_bytes())
-    }
 }
 
 /// What a glob is found by.
@@ -415,6 +423,13 @@ impl Default for Globs {
 }
 
 impl Globs {
+    fn glob_of(rows: &Rows<Key>) -> &GlobPattern {
+        match rows.interest() {
+            Interest::Glob(glob) => glob,
+            Interest::Exact(_) => unreachable!("it is put with the exact ones"),
+        }
+    }
+
     /// Calls `visit` with every glob that may match `topic`, once.
     fn candidates(&self, topic: &str, mut visit: impl FnMut(&GlobPattern)) {
         let topic = topic.as_bytes();
@@ -442,16 +457,16 @@ impl Globs {
     }
 
     /// The rows of a glob that is here.
-    fn rows(&self, glob: &GlobPattern) -> Option<&Rows> {
+    fn rows(&self, glob: &GlobPattern) -> Option<&Rows<Key>> {
         let hash = hash(glob.as_str().as_bytes());
-        let kept = self.all.find(hash, |it| it.glob() == glob);
-        kept.map(|kept| &kept.rows)
+        self.all.find(hash, |it| Self::glob_of(it) == glob)
     }
 
     fn add(&mut self, glob: &GlobPattern, row: Arc<Row>) {
         let hash = hash(glob.as_str().as_bytes());
-        if let Some(kept) = self.all.find_mut(hash, |it| it.glob() == glob) {
-            return kept.rows.push(row);
+        let is_it = |it: &Rows<Key>| Self::glob_of(it) == glob;
+        if let Some(rows) = self.all.find_mut(hash, is_it) {
+            return rows.push(row);
         }
         let key = self.best_key(glob);
         match key {
@@ -463,8 +478,8 @@ impl Globs {
             },
             Key::Other => self.others.push(glob.clone()),
         }
-        let rows = Rows::One(row);
-        self.all.insert_unique(hash, Kept { rows, key }, Kept::hash);
+        let hash_of = |it: &Rows<Key>| self::hash(Self::glob_of(it).as_str().as_bytes());
+        self.all.insert_unique(hash, Rows::One(key, row), hash_of);
     }
 
     fn best_key(&self, glob: &GlobPattern) -> Key {
@@ -491,16 +506,16 @@ impl Globs {
     /// Whether there was one.
     fn remove(&mut self, glob: &GlobPattern, url: &SubscriberUrl) -> bool {
         let hash = hash(glob.as_str().as_bytes());
-        let Ok(mut found) = self.all.find_entry(hash, |it| it.glob() == glob) else {
+        let Ok(mut found) = self.all.find_entry(hash, |it| Self::glob_of(it) == glob) else {
             return false;
         };
-        match found.get_mut().rows.remove(url) {
+        match found.get_mut().remove(url) {
             Removed::None => return false,
             Removed::One => return true,
             Removed::Last => {}
         }
-        let (Kept { key, .. }, _) = found.remove();
-        match key {
+        let (rows, _) = found.remove();
+        match rows.known() {
             Key::Prefix => self.by_prefix.remove(glob),
             Key::Suffix => self.by_suffix.remove(glob),
             Key::Gram(gram) => {
@@ -799,7 +814,10 @@ mod tests {
         let index = index();
         index.observe(&[Change::Added(subscription("http://x/", "a", None))]);
         index.observe(&[
-            Change::ReloadBegan,
+            Change::ReloadBegan {
+                exacts: 1,
+                globs: 0,
+            },
             Change::Added(subscription("http://y/", "a", None)),
         ]);
         assert_eq!(matching(&index, "a").await, ["http://x/ exact \"a\""]);

@@ -1,9 +1,10 @@
 //! The one glob dialect, decided here for broadcaster and client alike.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use memchr::memmem;
+use once_cell::race::OnceBox;
 
 use crate::limits::FIELD_BYTES_MAX;
 use crate::topic::{Topic, show_text};
@@ -21,7 +22,7 @@ pub struct GlobPattern(Arc<Inner>);
 struct Inner {
     source: Box<str>,
     /// In a place of its own, which a pattern that never had to match does not need.
-    program: OnceLock<Box<Program>>,
+    program: OnceBox<Program>,
 }
 
 /// A glob has more bytes than the wire can say.
@@ -43,7 +44,7 @@ impl GlobPattern {
         }
         Ok(Self(Arc::new(Inner {
             source,
-            program: OnceLock::new(),
+            program: OnceBox::new(),
         })))
     }
 
@@ -51,7 +52,7 @@ impl GlobPattern {
     pub(crate) fn from_field(source: &str) -> Self {
         Self(Arc::new(Inner {
             source: source.into(),
-            program: OnceLock::new(),
+            program: OnceBox::new(),
         }))
     }
 

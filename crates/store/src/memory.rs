@@ -74,7 +74,11 @@ impl std::fmt::Debug for MemoryStore {
 impl Store for MemoryStore {
     async fn watch(&self, observer: Arc<dyn Observer>) -> Result<(), StoreError> {
         let mut state = self.state();
-        let mut changes = vec![Change::ReloadBegan];
+        let is_glob =
+            |(_, interest): &&(SubscriberUrl, Interest)| matches!(interest, Interest::Glob(_));
+        let globs = state.rows.keys().filter(is_glob).count();
+        let exacts = state.rows.len() - globs;
+        let mut changes = vec![Change::ReloadBegan { exacts, globs }];
         changes.extend(state.rows.iter().map(|(key, row)| added(key, row)));
         changes.push(Change::ReloadEnded);
         observer.observe(&changes);

@@ -115,7 +115,12 @@ pub trait Observer: Send + Sync {
 pub enum Change {
     /// All that is there follows as [`Change::Added`], in any number of calls, up to
     /// [`Change::ReloadEnded`]; what does not come is not there any more.
-    ReloadBegan,
+    ReloadBegan {
+        /// About how many of them are to exact topics.
+        exacts: usize,
+        /// About how many are to globs.
+        globs: usize,
+    },
     /// See [`Change::ReloadBegan`].
     ReloadEnded,
     /// A subscription was added, or it was there and has this recovery url now.

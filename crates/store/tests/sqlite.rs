@@ -368,7 +368,8 @@ async fn who_was_away_for_too_many_changes_reads_everything_again() {
     }
     sleeper.catch_up().await.unwrap();
     let told = mirror.take_changes();
-    assert_eq!(told.first(), Some(&Change::ReloadBegan));
+    let (exacts, globs) = (40, 0);
+    assert_eq!(told.first(), Some(&Change::ReloadBegan { exacts, globs }));
     assert_eq!(told.last(), Some(&Change::ReloadEnded));
     assert_eq!(mirror.subscriptions(), watch(&busy).await.subscriptions());
 

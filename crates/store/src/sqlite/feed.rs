@@ -129,7 +129,13 @@ impl Feed {
 
     fn tell_all(&self, snapshot: &Connection, observer: &dyn Observer) -> Result<(), Failure> {
         let mut interner = Interner::default();
-        let mut changes = vec![Change::ReloadBegan];
+        let count = |sql| -> Result<usize, Failure> {
+            let rows: i64 = snapshot.query_row(sql, [], |row| row.get(0))?;
+            Ok(usize::try_from(rows).unwrap_or(0))
+        };
+        let exacts = count("SELECT count(*) FROM httppubsub_subscription_exacts")?;
+        let globs = count("SELECT count(*) FROM httppubsub_subscription_globs")?;
+        let mut changes = vec![Change::ReloadBegan { exacts, globs }];
         for (kind, sql) in [
             (
                 Kind::Exact,
