@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, Row};
 
 use super::failure::Failure;
-use super::row::{Interner, Kind, Unreadable, text};
+use super::row::{Kind, Unreadable, Urls, interest_of, text};
 use crate::store::{Change, Observer};
 
 /// The writer feeds after its commits and the feeder after those of others; whoever does holds the
@@ -102,12 +102,12 @@ impl Feed {
              WHERE seq > ?1 ORDER BY seq",
         )?;
         let mut rows = statement.query([position.known])?;
-        let mut interner = Interner::default();
+        let mut urls = Urls::default();
         let mut changes = Vec::new();
         let mut last = position.known;
         while let Some(row) = rows.next()? {
             last = Some(row.get(0)?);
-            match change(&mut interner, row)? {
+            match change(&mut urls, row)? {
                 Ok(change) => changes.push(change),
                 Err(why) => tracing::warn!(seq = last, %why, "passed over a change"),
             }
@@ -128,7 +128,7 @@ impl Feed {
     }
 
     fn tell_all(&self, snapshot: &Connection, observer: &dyn Observer) -> Result<(), Failure> {
-        let mut interner = Interner::default();
+        let mut urls = Urls::default();
         let count = |sql| -> Result<usize, Failure> {
             let rows: i64 = snapshot.query_row(sql, [], |row| row.get(0))?;
             Ok(usize::try_from(rows).unwrap_or(0))
@@ -151,7 +151,7 @@ impl Feed {
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let (url, interest, recovery) = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
-                match interner.subscription(kind, url, interest, recovery) {
+                match urls.subscription(kind, url, interest, recovery) {
                     Ok(it) => changes.push(Change::Added(it)),
                     Err(why) => {
                         unreadable += 1;
@@ -223,7 +223,7 @@ impl Log {
     }
 }
 
-fn change(interner: &mut Interner, row: &Row<'_>) -> rusqlite::Result<Result<Change, Unreadable>> {
+fn change(urls: &mut Urls, row: &Row<'_>) -> rusqlite::Result<Result<Change, Unreadable>> {
     let added = row.get::<_, i64>(1)? != 0;
     let kind = if row.get::<_, i64>(2)? == 0 {
         Kind::Exact
@@ -232,14 +232,14 @@ fn change(interner: &mut Interner, row: &Row<'_>) -> rusqlite::Result<Result<Cha
     };
     let (url, interest, recovery) = (row.get_ref(3)?, row.get_ref(4)?, row.get_ref(5)?);
     if added {
-        return Ok(interner
+        return Ok(urls
             .subscription(kind, url, interest, recovery)
             .map(Change::Added));
     }
     let mut removed = || {
-        let interest = interner.interest(kind, interest)?;
+        let interest = interest_of(kind, interest)?;
         Ok(Change::Removed {
-            url: interner.url(text(url, "the url")?)?,
+            url: urls.get(text(url, "the url")?)?,
             interest,
         })
     };

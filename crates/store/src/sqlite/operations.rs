@@ -15,7 +15,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::failure::Failure;
 use super::feed::{Feed, Log};
-use super::row::{Interner, Kind, Unreadable, blob, recovery, text};
+use super::row::{Kind, Unreadable, Urls, blob, interest_of, recovery, text, topic_of};
 use crate::lock;
 use crate::store::{
     Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Subscribed, Unsubscribed,
@@ -196,7 +196,7 @@ pub(super) fn claim_missed(
     limit: usize,
 ) -> Result<Vec<ClaimedNotice>, Failure> {
     let mut due = Vec::new();
-    let mut interner = Interner::default();
+    let mut urls = Urls::default();
     for table in [&*EXACTS, &*GLOBS] {
         let mut nonsense = Vec::new();
         let mut statement = connection.prepare_cached(&table.due)?;
@@ -204,7 +204,7 @@ pub(super) fn claim_missed(
         let mut rows = statement.query(params![seconds(now), limit])?;
         while let Some(row) = rows.next()? {
             let (id, since): (i64, f64) = (row.get(0)?, row.get(1)?);
-            match notice(&mut interner, table.kind, row)? {
+            match notice(&mut urls, table.kind, row)? {
                 Ok(notice) => due.push((since, id, table, notice)),
                 Err(why) => {
                     tracing::warn!(table.name, id, %why, "dropped a notice that cannot be sent");
@@ -234,7 +234,7 @@ pub(super) fn claim_missed(
 
 /// The notice in a row of [`Table::due`], not held yet.
 fn notice(
-    interner: &mut Interner,
+    urls: &mut Urls,
     kind: Kind,
     row: &Row<'_>,
 ) -> rusqlite::Result<Result<ClaimedNotice, Unreadable>> {
@@ -246,10 +246,10 @@ fn notice(
     let topic = row.get_ref(6)?;
     let mut parse = || {
         Ok(ClaimedNotice {
-            url: interner.url(text(url, "the url")?)?,
-            interest: interner.interest(kind, interest)?,
-            recovery: interner.url(text(recovery, "the recovery url")?)?,
-            topic: interner.topic(blob(topic, "the topic")?)?,
+            url: urls.get(text(url, "the url")?)?,
+            interest: interest_of(kind, interest)?,
+            recovery: urls.get(text(recovery, "the recovery url")?)?,
+            topic: topic_of(blob(topic, "the topic")?)?,
             attempts,
             lock: 0,
         })
@@ -334,7 +334,7 @@ pub(super) fn in_flight(
     now: Now,
     limit: usize,
 ) -> Result<Vec<InFlight>, Failure> {
-    let mut interner = Interner::default();
+    let mut urls = Urls::default();
     let mut found = Vec::new();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = connection.prepare_cached(IN_FLIGHT)?;
@@ -343,8 +343,8 @@ pub(super) fn in_flight(
         let (url, topic, until) = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
         let mut parse = || {
             Ok::<_, Unreadable>(InFlight {
-                broadcaster: interner.url(text(url, "the url")?)?,
-                topic: interner.topic(blob(topic, "the topic")?)?,
+                broadcaster: urls.get(text(url, "the url")?)?,
+                topic: topic_of(blob(topic, "the topic")?)?,
                 until: moment(until).unwrap_or(now),
             })
         };

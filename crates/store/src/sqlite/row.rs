@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::limits::FIELD_BYTES_MAX;
 use httppubsub_proto::subscription::{Interest, Subscription};
@@ -61,15 +60,11 @@ pub(super) enum Kind {
     Glob,
 }
 
-/// Makes subscriptions of rows. Equal urls, topics and globs share their memory.
+/// Makes subscriptions of rows, of which many have the same url: equal ones share their memory.
 #[derive(Default)]
-pub(super) struct Interner {
-    urls: HashMap<Arc<str>, SubscriberUrl>,
-    topics: HashMap<Bytes, Topic>,
-    globs: HashMap<Box<str>, GlobPattern>,
-}
+pub(super) struct Urls(HashMap<Arc<str>, SubscriberUrl>);
 
-impl Interner {
+impl Urls {
     pub(super) fn subscription(
         &mut self,
         kind: Kind,
@@ -79,25 +74,14 @@ impl Interner {
     ) -> Result<Subscription, Unreadable> {
         let recovery = recovery(recovery_url)?;
         Ok(Subscription {
-            interest: self.interest(kind, interest)?,
-            url: self.url(text(url, "the url")?)?,
-            recovery: recovery.map(|url| self.url(url)).transpose()?,
+            interest: interest_of(kind, interest)?,
+            url: self.get(text(url, "the url")?)?,
+            recovery: recovery.map(|url| self.get(url)).transpose()?,
         })
     }
 
-    pub(super) fn interest(
-        &mut self,
-        kind: Kind,
-        value: ValueRef<'_>,
-    ) -> Result<Interest, Unreadable> {
-        match kind {
-            Kind::Exact => Ok(Interest::Exact(self.topic(blob(value, "the topic")?)?)),
-            Kind::Glob => Ok(Interest::Glob(self.glob(text(value, "the glob")?)?)),
-        }
-    }
-
-    pub(super) fn url(&mut self, text: &str) -> Result<SubscriberUrl, Unreadable> {
-        if let Some(url) = self.urls.get(text) {
+    pub(super) fn get(&mut self, text: &str) -> Result<SubscriberUrl, Unreadable> {
+        if let Some(url) = self.0.get(text) {
             return Ok(url.clone());
         }
         let shared: Arc<str> = text.into();
@@ -105,32 +89,28 @@ impl Interner {
             what: "the url",
             bytes: it.bytes,
         })?;
-        self.urls.insert(shared, url.clone());
+        self.0.insert(shared, url.clone());
         Ok(url)
     }
+}
 
-    pub(super) fn topic(&mut self, bytes: &[u8]) -> Result<Topic, Unreadable> {
-        if let Some(topic) = self.topics.get(bytes) {
-            return Ok(topic.clone());
-        }
-        let shared = Bytes::copy_from_slice(bytes);
-        let topic = Topic::new(shared.clone()).map_err(|it| Unreadable::TooLong {
-            what: "the topic",
-            bytes: it.bytes,
-        })?;
-        self.topics.insert(shared, topic.clone());
-        Ok(topic)
+pub(super) fn interest_of(kind: Kind, value: ValueRef<'_>) -> Result<Interest, Unreadable> {
+    match kind {
+        Kind::Exact => Ok(Interest::Exact(topic_of(blob(value, "the topic")?)?)),
+        Kind::Glob => Ok(Interest::Glob(glob_of(text(value, "the glob")?)?)),
     }
+}
 
-    fn glob(&mut self, text: &str) -> Result<GlobPattern, Unreadable> {
-        if let Some(glob) = self.globs.get(text) {
-            return Ok(glob.clone());
-        }
-        let glob = GlobPattern::parse(text).map_err(|it| Unreadable::TooLong {
-            what: "the glob",
-            bytes: it.bytes,
-        })?;
-        self.globs.insert(text.into(), glob.clone());
-        Ok(glob)
-    }
+pub(super) fn topic_of(bytes: &[u8]) -> Result<Topic, Unreadable> {
+    Topic::new(bytes).map_err(|it| Unreadable::TooLong {
+        what: "the topic",
+        bytes: it.bytes,
+    })
+}
+
+fn glob_of(text: &str) -> Result<GlobPattern, Unreadable> {
+    GlobPattern::parse(text).map_err(|it| Unreadable::TooLong {
+        what: "the glob",
+        bytes: it.bytes,
+    })
 }
