@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::StatusCode;
 use httppubsub_net::{
     Admitted, NotTried, Post, PostError, Target, Told, TrialBy, random_bytes, stamp,
@@ -186,8 +187,9 @@ async fn post(
         identifier: identifier.clone(),
         message_bytes: payload.len(),
     };
+    let head = Bytes::from(head.encode());
     let sha512 = payload.sha512();
-    let make = || {
+    let mut make = || {
         let claim = Claim::Receive {
             url: url.without_fragment(),
             topic,
@@ -199,11 +201,11 @@ async fn post(
                 .to_subscriber
                 .authorize(&claim, &[], &stamp(core.clock.now()))?,
             repr_digest: Some(repr_digest.clone()),
-            head: head.encode().into(),
+            head: head.clone(),
             payload: Some(payload.clone()),
         })
     };
-    let answer = match core.poster.deliver(target, admitted, make).await {
+    let answer = match core.poster.deliver(target, admitted, &mut make).await {
         Ok(answer) => answer,
         Err(error) => {
             core.forbidden.warn_of(&error);

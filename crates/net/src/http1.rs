@@ -101,7 +101,7 @@ impl Connection {
     /// body so many bytes. What the peer has taken of `body` is counted.
     pub(crate) async fn exchange(
         &mut self,
-        body: Option<(PayloadReader, &AtomicU64)>,
+        body: Option<(Box<PayloadReader>, &AtomicU64)>,
         answer_bytes_max: usize,
     ) -> Result<Exchanged, Broken> {
         let sent = match body {
@@ -130,7 +130,7 @@ impl Connection {
 
     async fn exchange_streamed(
         &mut self,
-        mut body: PayloadReader,
+        mut body: Box<PayloadReader>,
         taken: &AtomicU64,
     ) -> io::Result<(Head, bool)> {
         let (mut reader, mut writer) = tokio::io::split(&mut self.stream);

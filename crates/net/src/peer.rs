@@ -39,7 +39,7 @@ pub(crate) struct Peer {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -98,7 +98,7 @@ impl Peer {
     }
 
     /// A connection kept from before, if one is still open: the one used last.
-    pub(crate) fn kept_connection(&self, idle_timeout: Duration) -> Option<Connection> {
+    pub(crate) fn kept_connection(&self, idle_timeout: Duration) -> Option<Box<Connection>> {
         loop {
             let mut kept = self.idle().pop()?;
             if kept.is_fresh(idle_timeout) {
@@ -107,7 +107,7 @@ impl Peer {
         }
     }
 
-    pub(crate) fn keep(&self, connection: Connection, idle_max: usize) {
+    pub(crate) fn keep(&self, connection: Box<Connection>, idle_max: usize) {
         let mut idle = self.idle();
         if idle.len() < idle_max {
             idle.push(Idle {

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::breaker::{BreakerConfig, News, NotTried, TrialBy};
 use crate::egress::Egress;
 use crate::http1::{Broken, Connection, Exchanged};
-use crate::payload::Payload;
+use crate::payload::{Payload, PayloadReader};
 use crate::peer::{LARGE_SHARE, Peer, Waiting, is_large};
 use crate::post_error::{PostError, Told};
 use crate::tls::Tls;
@@ -380,30 +380,31 @@ impl Poster {
         make: &mut impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
         let kept = target.peer.kept_connection(self.0.config.idle_timeout);
-        if let Some(kept) = kept {
-            let exchange = self.exchange_over(kept, target, message_bytes, sent, make()?);
+        if let Some(mut kept) = kept {
+            let streamed = prepare(&mut kept, target, make)?;
+            let exchange = self.exchange_over(kept, streamed, target, message_bytes, sent);
             match exchange.await {
                 Err(NotDone::Broken(broken)) if broken.before_the_answer => {}
                 done => return done.map_err(|error| error.at(target)),
             }
         }
         // Boxed, so that those that need no connection need no room for it.
-        let fresh = Box::pin(self.0.connect(&target.peer.origin)).await?;
-        let exchange = self.exchange_over(fresh, target, message_bytes, sent, make()?);
+        let mut fresh = Box::pin(self.0.connect(&target.peer.origin)).await?;
+        let streamed = prepare(&mut fresh, target, make)?;
+        let exchange = self.exchange_over(fresh, streamed, target, message_bytes, sent);
         exchange.await.map_err(|error| error.at(target))
     }
 
     async fn exchange_over(
         &self,
-        mut connection: Connection,
+        mut connection: Box<Connection>,
+        streamed: Option<Box<PayloadReader>>,
         target: &Target,
         message_bytes: u64,
         sent: &AtomicU64,
-        post: Post,
     ) -> Result<Answer, NotDone> {
         sent.store(0, Ordering::Relaxed);
-        let streamed = write(target, &post, connection.output()).map_err(NotDone::Malformed)?;
-        let streamed = streamed.map(|payload| (payload.reader(), sent));
+        let streamed = streamed.map(|payload| (payload, sent));
         let config = &self.0.config;
         let exchange = connection.exchange(streamed, config.answer_bytes_max);
         let exchanged = if message_bytes > WATCHED_BYTES_MIN {
@@ -454,7 +455,6 @@ fn tell(peer: &Peer, news: Option<News>) {
 
 /// How an exchange over one connection ended without an answer.
 enum NotDone {
-    Malformed(http::Error),
     Broken(Broken),
     Stalled(Duration),
 }
@@ -463,7 +463,6 @@ impl NotDone {
     fn at(self, target: &Target) -> PostError {
         let origin = target.origin().clone();
         match self {
-            Self::Malformed(source) => PostError::Malformed { origin, source },
             Self::Broken(Broken { source, .. }) => PostError::Broken { origin, source },
             Self::Stalled(timeout) => PostError::Stalled { origin, timeout },
         }
@@ -488,6 +487,21 @@ async fn stalled(sent: &AtomicU64, message_bytes: u64, timeout: Duration) {
         }
         before = now;
     }
+}
+
+/// Puts what `make` makes into the output of a connection, and gives what of it is still to follow.
+fn prepare(
+    connection: &mut Connection,
+    target: &Target,
+    make: &mut impl FnMut() -> Result<Post, CannotAuthorize>,
+) -> Result<Option<Box<PayloadReader>>, PostError> {
+    let post = make()?;
+    let streamed =
+        write(target, &post, connection.output()).map_err(|source| PostError::Malformed {
+            origin: target.origin().clone(),
+            source,
+        })?;
+    Ok(streamed.map(|payload| Box::new(payload.reader())))
 }
 
 /// Writes a request into `output`, and gives its payload where that has still to follow.
@@ -640,7 +654,7 @@ impl Inner {
         place.expect("the semaphore is never closed")
     }
 
-    async fn connect(&self, origin: &Origin) -> Result<Connection, PostError> {
+    async fn connect(&self, origin: &Origin) -> Result<Box<Connection>, PostError> {
         let failed = |error| PostError::unconnected(origin, error);
         let connecting = async {
             let place = self.connection_place().await;
@@ -660,7 +674,7 @@ impl Inner {
             }
         };
         match tokio::time::timeout(self.config.connect_timeout, connecting).await {
-            Ok(connected) => connected.map_err(failed),
+            Ok(connected) => connected.map(Box::new).map_err(failed),
             Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
         }
     }
