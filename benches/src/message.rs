@@ -38,7 +38,7 @@ impl Label {
 }
 
 /// A message of any size that takes no memory of its own.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     label: Label,
     bytes: u64,
@@ -51,6 +51,10 @@ impl Message {
             label,
             bytes: bytes.max(Label::BYTES as u64),
         }
+    }
+
+    pub(crate) fn label(&self) -> Label {
+        self.label
     }
 
     pub(crate) fn bytes(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! Subscribers that check and count every message they receive.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -109,8 +110,9 @@ struct Shared {
     keys: Keys,
     topic: Topic,
     tally: Mutex<Tally>,
-    /// What arrives is compared with this and not hashed.
-    known: Mutex<Option<Known>>,
+    /// The latest messages that were hashed: to other subscribers of this machine they come again,
+    /// and then they are compared with what they must be, which takes much less time.
+    known: Mutex<VecDeque<Known>>,
 }
 
 /// A message and its digest.
@@ -168,14 +170,13 @@ impl Sinks {
     /// Counts from zero.
     pub(crate) fn begin(&self, sent_at: SentAt) {
         *self.shared.tally() = Tally::new(self.shared.sinks.len(), sent_at);
-        *self.shared.known() = None;
+        self.shared.known().clear();
     }
 
-    /// The same when one message is sent and no other: it is compared, which takes these subscribers
-    /// much less time than hashing it.
+    /// The same when one message is sent and no other: it is not hashed at all.
     pub(crate) fn begin_with(&self, message: Message, sha512: Sha512) {
         self.begin(SentAt::Message);
-        *self.shared.known() = Some((message, sha512));
+        self.shared.known().push_back((message, sha512));
     }
 
     /// What was received since [`Sinks::begin`]. Fails if anything was rejected.
@@ -210,7 +211,7 @@ impl Shared {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<Known>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, VecDeque<Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -353,12 +354,12 @@ impl Shared {
             .sinks
             .get(number)
             .context("there is no such subscriber")?;
-        let known = *self.known();
-        let arrived = Arrived::read(stream, input, body_bytes, known).await?;
+        let arrived = self.read(stream, input, body_bytes).await?;
         ensure!(
             arrived.sha512 == repr_digest.context("there is no Repr-Digest")?,
             "the message is not that of the Repr-Digest"
         );
+        self.is_known(arrived.message, arrived.sha512);
         ensure!(
             arrived.head.topic == self.topic,
             "the topic is {}",
@@ -385,7 +386,7 @@ impl Shared {
     fn count(&self, number: usize, arrived: &Arrived) -> anyhow::Result<()> {
         let mut tally = self.tally();
         let sent_at = match tally.sent_at {
-            SentAt::Message => arrived.label.sent_at,
+            SentAt::Message => arrived.message.label().sent_at,
             SentAt::Identifier => {
                 let identifier = arrived.head.identifier.as_bytes();
                 u64::from_be_bytes(
@@ -401,7 +402,7 @@ impl Shared {
         }
         let received = &mut tally.received[number];
         received.messages += 1;
-        received.sequences += arrived.label.sequence;
+        received.sequences += arrived.message.label().sequence;
         received.bytes += arrived.head.message_bytes;
         Ok(())
     }
@@ -457,18 +458,18 @@ async fn respond(stream: &mut TcpStream, status: &str, body: &[u8]) -> anyhow::R
 /// A message that was read whole and checked, and not kept.
 struct Arrived {
     head: ReceiveHead,
-    label: Label,
+    message: Message,
     sha512: Sha512,
     now: Now,
 }
 
-impl Arrived {
+impl Shared {
     async fn read(
+        &self,
         stream: &mut TcpStream,
         input: &mut BytesMut,
         body_bytes: u64,
-        known: Option<Known>,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Arrived> {
         let mut left = body_bytes;
         let head = loop {
             let here = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
@@ -489,11 +490,12 @@ impl Arrived {
             "the head announced {} bytes, the body has {left}",
             head.message_bytes
         );
-        let mut check = Check::of(known);
         while input.len() < Label::BYTES {
             fill(stream, input).await?;
         }
         let label = Label::decode(input.first_chunk().context("the message has no label")?);
+        let message = Message::new(label, left);
+        let mut check = self.check_of(message);
         while left > 0 {
             if input.is_empty() {
                 fill(stream, input).await?;
@@ -503,14 +505,36 @@ impl Arrived {
             input.advance(here);
             left -= here as u64;
         }
-        Ok(Self {
+        Ok(Arrived {
             head,
-            label,
+            message,
             sha512: check.finish()?,
             now: machine::now(),
         })
     }
+
+    fn check_of(&self, message: Message) -> Check {
+        match self.known().iter().find(|(it, _)| *it == message) {
+            Some((_, sha512)) => Check::Compare(Comparison::with(message), *sha512),
+            None => Check::Hash(Sha512Hasher::default()),
+        }
+    }
+
+    /// Takes note of the digest of a message that was hashed.
+    fn is_known(&self, message: Message, sha512: Sha512) {
+        let mut known = self.known();
+        if known.iter().any(|(it, _)| *it == message) {
+            return;
+        }
+        if known.len() == KNOWN_MAX {
+            known.pop_front();
+        }
+        known.push_back((message, sha512));
+    }
 }
+
+/// More publishers than this do not notify at once in most runs.
+const KNOWN_MAX: usize = 64;
 
 /// How the digest of what arrives is found.
 enum Check {
@@ -519,13 +543,6 @@ enum Check {
 }
 
 impl Check {
-    fn of(known: Option<Known>) -> Self {
-        match known {
-            Some((message, sha512)) => Self::Compare(Comparison::with(message), sha512),
-            None => Self::Hash(Sha512Hasher::default()),
-        }
-    }
-
     fn update(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         match self {
             Self::Hash(hasher) => hasher.update(bytes),
