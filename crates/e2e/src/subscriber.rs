@@ -218,9 +218,10 @@ impl Subscriber {
 
     /// What came so far to `url`.
     pub fn deliveries_to(&self, url: &str) -> Vec<Delivery> {
-        let mut all = self.deliveries();
-        all.retain(|delivery| delivery.url == url);
-        all
+        let all = self.0.deliveries.lock();
+        let all = all.unwrap_or_else(PoisonError::into_inner);
+        let to_url = all.iter().filter(|delivery| delivery.url == url);
+        to_url.cloned().collect()
     }
 
     /// What came to `url`, once there are `count` of them.

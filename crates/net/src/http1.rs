@@ -5,20 +5,24 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::StatusCode;
 use httparse::{Header, ParserConfig, Response, Status};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf, WriteHalf,
+};
+use tokio::net::{TcpStream, tcp};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use crate::payload::PayloadReader;
+use crate::payload::{Payload, PayloadReader, blocking};
 
 /// A connection to a peer. When it is dropped it is cut, whatever is under way on it.
 #[derive(Debug)]
@@ -130,27 +134,19 @@ impl Connection {
 
     async fn exchange_streamed(
         &mut self,
-        mut body: Box<PayloadReader>,
+        body: Box<PayloadReader>,
         taken: &AtomicU64,
     ) -> io::Result<(Head, bool)> {
-        let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
-        let mut head = std::pin::pin!(read_head(&mut reader, &mut self.input));
-        let sending = async {
-            if let Err(error) = send(&mut writer, &self.output).await {
-                return Ok::<_, io::Error>(Err(error));
+        let (input, head) = (&mut self.input, &self.output);
+        match &mut self.stream {
+            Either::Left(plain) => {
+                let (reader, writer) = plain.split();
+                exchange_over_halves(reader, writer, input, head, body, taken).await
             }
-            // What cannot be read ends the exchange: the peer waits for it, and would say nothing.
-            while let Some(part) = body.part().await? {
-                if let Err(error) = send_counting(&mut writer, part, taken).await {
-                    return Ok(Err(error));
-                }
+            Either::Right(tls) => {
+                let (reader, writer) = tokio::io::split(tls);
+                exchange_over_halves(reader, writer, input, head, body, taken).await
             }
-            Ok(writer.flush().await)
-        };
-        tokio::select! {
-            // A peer may answer before it has taken all; the rest is not sent.
-            head = &mut head => head.map(|head| (head, false)),
-            sent = sending => heard(sent?, head).await,
         }
     }
 
@@ -268,6 +264,126 @@ fn invalid(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::
 async fn send(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     writer.write_all(bytes).await?;
     writer.flush().await
+}
+
+/// The half of a connection that is sent to.
+trait Outgoing: AsyncWrite + Unpin {
+    /// Set if it is a socket, and what is sent goes there as it is.
+    fn socket(&self) -> Option<&TcpStream>;
+}
+
+impl Outgoing for tcp::WriteHalf<'_> {
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self.as_ref())
+    }
+}
+
+impl Outgoing for WriteHalf<&mut Box<TlsStream<TcpStream>>> {
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+async fn exchange_over_halves(
+    mut reader: impl AsyncRead + Unpin,
+    mut writer: impl Outgoing,
+    input: &mut BytesMut,
+    head: &[u8],
+    mut body: Box<PayloadReader>,
+    taken: &AtomicU64,
+) -> io::Result<(Head, bool)> {
+    let mut answer = std::pin::pin!(read_head(&mut reader, input));
+    let sending = async {
+        if let Err(error) = send(&mut writer, head).await {
+            return Ok::<_, io::Error>(Err(error));
+        }
+        if let Some(socket) = writer.socket()
+            && let Some(sent) = send_file(socket, body.payload(), taken).await?
+        {
+            return Ok(sent);
+        }
+        // What cannot be read ends the exchange: the peer waits for it, and would say nothing.
+        while let Some(part) = body.part().await? {
+            if let Err(error) = send_counting(&mut writer, part, taken).await {
+                return Ok(Err(error));
+            }
+        }
+        Ok(writer.flush().await)
+    };
+    tokio::select! {
+        // A peer may answer before it has taken all; the rest is not sent.
+        answer = &mut answer => answer.map(|head| (head, false)),
+        sent = sending => heard(sent?, answer).await,
+    }
+}
+
+/// Sends a payload from its file, which the kernel does without a copy for this process. `None` if it
+/// cannot; then nothing was sent.
+async fn send_file(
+    socket: &TcpStream,
+    payload: &Payload,
+    taken: &AtomicU64,
+) -> io::Result<Option<io::Result<()>>> {
+    // For another thread: the disk may have to be waited for.
+    let Ok(own) = socket.as_fd().try_clone_to_owned() else {
+        return Ok(None);
+    };
+    let own = Arc::new(own);
+    let mut at = 0;
+    while at < payload.len() {
+        let (shared, own) = (payload.clone(), own.clone());
+        let filling = blocking(move || {
+            let mut sent = 0;
+            while sent < AT_ONCE_BYTES && at + (sent as u64) < shared.len() {
+                match shared.send_to(&own, at + sent as u64, AT_ONCE_BYTES - sent) {
+                    Ok(more) => sent += more,
+                    Err(error) if sent == 0 => return Err(error),
+                    // It comes again.
+                    Err(_) => break,
+                }
+            }
+            Ok(sent)
+        });
+        let sent = match filling.await {
+            // The next few have most likely been read ahead.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let send = || payload.send_to(socket, at, READ_AHEAD_BYTES);
+                socket.async_io(Interest::WRITABLE, send).await
+            }
+            sent => sent,
+        };
+        match sent {
+            Ok(sent) => {
+                at += sent as u64;
+                taken.fetch_add(sent as u64, Ordering::Relaxed);
+            }
+            Err(error) if at == 0 && error.kind() == io::ErrorKind::Unsupported => return Ok(None),
+            Err(error) if is_of_the_peer(&error) => return Ok(Some(Err(error))),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(Ok(())))
+}
+
+/// Long enough that the hop to another thread does not count, in bytes.
+const AT_ONCE_BYTES: usize = 4 * 1024 * 1024;
+
+/// What is sent from a file on a thread that must not wait long, in bytes.
+const READ_AHEAD_BYTES: usize = 64 * 1024;
+
+/// Whether it was the socket that failed, and not the file.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkDown
+    )
 }
 
 async fn send_counting(

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -14,6 +15,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::Body;
 use httppubsub_proto::digest::{Sha512, Sha512Hasher};
+#[cfg(target_os = "linux")]
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
 use crate::body::{BodyError, BodyReader};
@@ -476,7 +479,7 @@ impl Unwritten {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work)
@@ -514,6 +517,10 @@ impl std::fmt::Debug for ReaderState {
 }
 
 impl PayloadReader {
+    pub(crate) fn payload(&self) -> &Payload {
+        &self.payload
+    }
+
     /// How many bytes were handed out.
     pub fn position(&self) -> u64 {
         self.at
@@ -568,6 +575,25 @@ impl PayloadReader {
 }
 
 impl Payload {
+    /// Sends of what is in a file as much as `socket` takes at this moment, from `at` on and `max` bytes
+    /// at most: one at least, or it fails with [`io::ErrorKind::WouldBlock`]. Waits for the disk only.
+    /// Fails with [`io::ErrorKind::Unsupported`] if it is not in a file, or not in one of that kind.
+    pub(crate) fn send_to(&self, socket: impl AsFd, at: u64, max: usize) -> io::Result<usize> {
+        #[cfg(target_os = "linux")]
+        if let Kept::File { file, offset, .. } = &self.0.kept {
+            let left = usize::try_from(self.0.bytes - at).unwrap_or(usize::MAX);
+            let mut from = offset + at;
+            return match rustix::fs::sendfile(socket, file, Some(&mut from), left.min(max)) {
+                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(sent) => Ok(sent),
+                Err(Errno::INVAL | Errno::NOSYS) => Err(io::ErrorKind::Unsupported.into()),
+                Err(error) => Err(error.into()),
+            };
+        }
+        let _ = (socket, at, max);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn read_exact(&self, at: u64, bytes: usize) -> io::Result<Bytes> {
         let Kept::File { file, .. } = &self.0.kept else {
             return Err(io::Error::other(
