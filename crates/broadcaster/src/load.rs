@@ -303,15 +303,21 @@ impl Load {
     /// Measures how late everything is, while there is anything. Never ends.
     pub(crate) async fn watch(&self) {
         let mut told = Instant::now();
+        let mut lags = [Duration::ZERO; LOOKS];
         loop {
             if self.notifications.load(Ordering::Relaxed) == 0 {
+                lags = Default::default();
                 self.lag.store(0, Ordering::Relaxed);
                 self.begun.notified().await;
             }
             let due = Instant::now() + BETWEEN_LOOKS;
             tokio::time::sleep_until(due).await;
             let lag = due.elapsed();
-            self.lag.store(microseconds(lag), Ordering::Relaxed);
+            // That it was late once may be because somebody else had the processor for a moment.
+            lags.rotate_left(1);
+            lags[LOOKS - 1] = lag;
+            let lasting = lags.into_iter().min().unwrap_or_default();
+            self.lag.store(microseconds(lasting), Ordering::Relaxed);
             self.turns.adapt(lag > self.config.lag_max / 5);
             self.spreading.look();
             if told.elapsed() >= BETWEEN_WARNINGS {
@@ -331,6 +337,8 @@ impl Load {
 }
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// In each of so many it has to be late.
+const LOOKS: usize = 3;
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

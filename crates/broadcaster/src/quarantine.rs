@@ -1,6 +1,7 @@
 //! Subscriptions whose subscriber is said not to want them, by somebody who could not be verified.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::url::SubscriberUrl;
@@ -13,8 +14,21 @@ use crate::config::QuarantineConfig;
 #[derive(Debug)]
 pub(crate) struct Quarantine {
     config: QuarantineConfig,
-    asked: Mutex<FxHashMap<Key, Asked>>,
+    state: Mutex<State>,
 }
+
+#[derive(Debug)]
+struct State {
+    asked: FxHashMap<Key, Asked>,
+    /// When there are so many, those of which nothing was heard for long are dropped: most of their
+    /// subscriptions are gone.
+    forget_at: usize,
+}
+
+/// A subscription that gets a message more seldom than this is never removed.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3_600);
+
+const FORGET_AT_MIN: usize = 1_024;
 
 type Key = (SubscriberUrl, Interest);
 
@@ -38,14 +52,17 @@ impl Quarantine {
     pub(crate) fn new(config: QuarantineConfig) -> Self {
         Self {
             config,
-            asked: Mutex::default(),
+            state: Mutex::new(State {
+                asked: FxHashMap::default(),
+                forget_at: FORGET_AT_MIN,
+            }),
         }
     }
 
     /// Whether nothing is posted to it for now.
     pub(crate) fn is_paused(&self, url: &SubscriberUrl, interest: &Interest, now: Instant) -> bool {
-        let asked = self.asked();
-        let asked = asked.get(&(url.clone(), interest.clone()));
+        let state = self.state();
+        let asked = state.asked.get(&(url.clone(), interest.clone()));
         asked.is_some_and(|asked| now < asked.paused_until)
     }
 
@@ -56,8 +73,14 @@ impl Quarantine {
         interest: &Interest,
         now: Instant,
     ) -> Verdict {
-        let mut all = self.asked();
+        let mut state = self.state();
+        let State { asked, forget_at } = &mut *state;
+        if asked.len() >= *forget_at {
+            asked.retain(|_, it| now < it.paused_until + FORGOTTEN_AFTER);
+            *forget_at = (asked.len() * 2).max(FORGET_AT_MIN);
+        }
         let key = (url.clone(), interest.clone());
+        let all = asked;
         let asked = all.entry(key.clone()).or_insert(Asked {
             first: now,
             times: 0,
@@ -80,25 +103,26 @@ impl Quarantine {
         interest: &Interest,
         now: Instant,
     ) -> Option<Verdict> {
-        let is_in = self.asked().contains_key(&(url.clone(), interest.clone()));
+        let is_in = self
+            .state()
+            .asked
+            .contains_key(&(url.clone(), interest.clone()));
         is_in.then(|| self.asked_to_remove(url, interest, now))
     }
 
     /// Its subscriber has confirmed something; says whether that is news.
     pub(crate) fn confirmed(&self, url: &SubscriberUrl, interest: &Interest) -> bool {
         let key = (url.clone(), interest.clone());
-        self.asked().remove(&key).is_some()
+        self.state().asked.remove(&key).is_some()
     }
 
-    fn asked(&self) -> MutexGuard<'_, FxHashMap<Key, Asked>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use httppubsub_proto::topic::Topic;
 
     use super::*;
@@ -129,5 +153,33 @@ mod tests {
         assert!(quarantine.confirmed(&url, &interest));
         assert!(!quarantine.confirmed(&url, &interest) && !is_paused(700));
         assert_eq!(asked(10_000), Verdict::Pause { times: 1 });
+    }
+
+    #[test]
+    fn what_nobody_speaks_of_for_a_day_is_forgotten() {
+        let quarantine = Quarantine::new(QuarantineConfig::default());
+        let url = SubscriberUrl::new("http://a/").expect("it fits");
+        let start = Instant::now();
+        let ask = |topics: std::ops::Range<usize>, hours: u64| {
+            let now = start + Duration::from_secs(hours * 3_600);
+            for topic in topics {
+                let topic = Topic::new(topic.to_string()).expect("it fits");
+                let _ = quarantine.asked_to_remove(&url, &Interest::Exact(topic), now);
+            }
+            quarantine.state().asked.len()
+        };
+        assert_eq!(ask(0..FORGET_AT_MIN, 0), FORGET_AT_MIN);
+        assert_eq!(
+            ask(FORGET_AT_MIN..FORGET_AT_MIN + 10, 23),
+            FORGET_AT_MIN + 10
+        );
+        assert_eq!(ask(0..2 * FORGET_AT_MIN + 1, 23), 2 * FORGET_AT_MIN + 1);
+        assert_eq!(
+            ask(5_000..5_001, 72),
+            2 * FORGET_AT_MIN + 2,
+            "there are few"
+        );
+        let further = 100_000..100_000 + 2 * FORGET_AT_MIN;
+        assert_eq!(ask(further, 73), 2 * FORGET_AT_MIN + 1);
     }
 }

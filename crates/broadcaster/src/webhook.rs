@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::StatusCode;
 use httppubsub_net::{
     Admitted, NotTried, Post, PostError, Target, Told, TrialBy, random_bytes, stamp,
@@ -184,16 +183,16 @@ async fn post(
     let head = ReceiveHead {
         tracing: Default::default(),
         topic: topic.clone(),
-        identifier: identifier.clone(),
+        identifier,
         message_bytes: payload.len(),
     };
-    let head = Bytes::from(head.encode());
+    let identifier = &head.identifier;
     let sha512 = payload.sha512();
     let mut make = || {
         let claim = Claim::Receive {
             url: url.without_fragment(),
             topic,
-            identifier: &identifier,
+            identifier,
             sha512,
         };
         Ok(Post {
@@ -201,7 +200,7 @@ async fn post(
                 .to_subscriber
                 .authorize(&claim, &[], &stamp(core.clock.now()))?,
             repr_digest: Some(repr_digest.clone()),
-            head: head.clone(),
+            head: head.encode().into(),
             payload: Some(payload.clone()),
         })
     };
@@ -233,7 +232,7 @@ async fn post(
         })
         .map(|(_, _)| ())
     };
-    let verdict = judge(answer.status, &answer.body, &identifier, vouched);
+    let verdict = judge(answer.status, &answer.body, identifier, vouched);
     match verdict {
         Verdict::Confirmed(count) => {
             Verdict::Confirmed(count.min(core.config.subscribers_per_confirmation_max))

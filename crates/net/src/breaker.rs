@@ -212,6 +212,11 @@ impl Breaker {
         }
     }
 
+    /// Whether nothing is wrong with the peer.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+
     /// Whether it is open at this moment.
     pub(crate) fn is_open(&self) -> bool {
         !self.is_closed.load(Ordering::Relaxed) && self.state().open.is_some()

@@ -161,8 +161,7 @@ impl Connection {
         while self.input.len() < wanted {
             self.fill().await?;
         }
-        let body = Bytes::copy_from_slice(&self.input[..wanted]);
-        self.input.advance(wanted);
+        let body = self.input.split_to(wanted).freeze();
         self.forget_long_input();
         Ok((body, wanted as u64 == length))
     }

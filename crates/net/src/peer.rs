@@ -98,10 +98,14 @@ impl Peer {
     }
 
     /// A connection kept from before, if one is still open: the one used last.
-    pub(crate) fn kept_connection(&self, idle_timeout: Duration) -> Option<Box<Connection>> {
+    pub(crate) fn kept_connection(
+        &self,
+        now: Instant,
+        idle_timeout: Duration,
+    ) -> Option<Box<Connection>> {
         loop {
             let mut kept = self.idle().pop()?;
-            if kept.is_fresh(idle_timeout) {
+            if kept.is_fresh(now, idle_timeout) {
                 return Some(kept.connection);
             }
         }
@@ -120,7 +124,9 @@ impl Peer {
     /// Closes the kept connections that have not been used for `idle_timeout`, or that the peer
     /// closed.
     pub(crate) fn close_idle(&self, idle_timeout: Duration) {
-        self.idle().retain_mut(|kept| kept.is_fresh(idle_timeout));
+        let now = Instant::now();
+        self.idle()
+            .retain_mut(|kept| kept.is_fresh(now, idle_timeout));
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
@@ -129,7 +135,7 @@ impl Peer {
 }
 
 impl Idle {
-    fn is_fresh(&mut self, idle_timeout: Duration) -> bool {
-        self.since.elapsed() < idle_timeout && self.connection.is_open()
+    fn is_fresh(&mut self, now: Instant, idle_timeout: Duration) -> bool {
+        now.saturating_duration_since(self.since) < idle_timeout && self.connection.is_open()
     }
 }

@@ -129,7 +129,8 @@ pub struct Answer {
 pub struct Admitted {
     message_bytes: u64,
     is_trial: bool,
-    began: Instant,
+    /// When it had its turn.
+    began: Option<Instant>,
 }
 
 /// What a [`Poster`] has to do.
@@ -258,7 +259,9 @@ impl Poster {
         mut make: impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
         let _turn = self.0.turn(&target.peer, message_bytes).await?;
-        self.post_now(target, message_bytes, sent, &mut make).await
+        let now = Instant::now();
+        self.post_now(target, message_bytes, sent, now, &mut make)
+            .await
     }
 
     /// Whether a delivery of a message of this length may be tried now. `by` says how the peer is
@@ -269,18 +272,17 @@ impl Poster {
         message_bytes: u64,
         by: impl FnOnce() -> TrialBy,
     ) -> Result<Admitted, NotTried> {
-        let began = Instant::now();
+        let breaker = &target.peer.breaker;
         let is_trial = match &self.0.config.breaker {
-            Some(config) => target
-                .peer
-                .breaker
-                .admit(config, began, message_bytes, by)?,
-            None => false,
+            Some(config) if !breaker.is_closed() => {
+                breaker.admit(config, Instant::now(), message_bytes, by)?
+            }
+            _ => false,
         };
         Ok(Admitted {
             message_bytes,
             is_trial,
-            began,
+            began: None,
         })
     }
 
@@ -294,18 +296,20 @@ impl Poster {
     ) -> Result<Answer, PostError> {
         let message_bytes = admitted.message_bytes;
         let _turn = self.0.turn(&target.peer, message_bytes).await?;
-        admitted.began = Instant::now();
+        let now = Instant::now();
+        admitted.began = Some(now);
         if let (false, Some(config)) = (admitted.is_trial, &self.0.config.breaker) {
             let breaker = &target.peer.breaker;
             breaker
-                .is_still_admitted(config, admitted.began)
+                .is_still_admitted(config, now)
                 .map_err(|source| PostError::NotTried {
                     origin: target.origin().clone(),
                     source,
                 })?;
         }
-        let sent = Arc::default();
-        self.post_now(target, message_bytes, &sent, &mut make).await
+        let sent = AtomicU64::new(0);
+        self.post_now(target, message_bytes, &sent, now, &mut make)
+            .await
     }
 
     /// Takes into account what came of a delivery: how much its peer is given, and when.
@@ -315,6 +319,7 @@ impl Poster {
         };
         let peer = &*target.peer;
         let turns = peer.turns(admitted.message_bytes);
+        let began = |now| admitted.began.unwrap_or(now);
         let news = match told {
             Told::Confirmed => {
                 turns.answered();
@@ -324,11 +329,14 @@ impl Poster {
                 turns.answered();
                 None
             }
-            Told::NotConfirmed => peer.breaker.failed(config, Instant::now(), admitted.began),
+            Told::NotConfirmed => {
+                let now = Instant::now();
+                peer.breaker.failed(config, now, began(now))
+            }
             Told::TooMuch => {
                 let now = Instant::now();
-                turns.too_much(now, admitted.began);
-                peer.breaker.failed(config, now, admitted.began)
+                turns.too_much(now, began(now));
+                peer.breaker.failed(config, now, began(now))
             }
         };
         tell(peer, news);
@@ -357,13 +365,14 @@ impl Poster {
         &self,
         target: &Target,
         message_bytes: u64,
-        sent: &Arc<AtomicU64>,
+        sent: &AtomicU64,
+        now: Instant,
         make: &mut impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
         let config = &self.0.config;
         let timeout = config.timeout(message_bytes);
-        let exchange = self.exchange(target, message_bytes, sent, make);
-        match tokio::time::timeout(timeout, exchange).await {
+        let exchange = self.exchange(target, message_bytes, sent, now, make);
+        match tokio::time::timeout_at(now + timeout, exchange).await {
             Ok(answer) => answer,
             Err(_) => Err(PostError::Timeout {
                 origin: target.origin().clone(),
@@ -376,10 +385,11 @@ impl Poster {
         &self,
         target: &Target,
         message_bytes: u64,
-        sent: &Arc<AtomicU64>,
+        sent: &AtomicU64,
+        now: Instant,
         make: &mut impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
-        let kept = target.peer.kept_connection(self.0.config.idle_timeout);
+        let kept = target.peer.kept_connection(now, self.0.config.idle_timeout);
         if let Some(mut kept) = kept {
             let streamed = prepare(&mut kept, target, make)?;
             let exchange = self.exchange_over(kept, streamed, target, message_bytes, sent);
