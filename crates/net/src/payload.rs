@@ -651,6 +651,40 @@ mod tests {
         Payload::fill(&mut body, announced, &sha512, &small_spool()).await
     }
 
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_is_in_a_file_goes_to_a_socket_whole_and_as_fast_as_that_takes_it() {
+        use std::io::Read as _;
+
+        let body: Vec<u8> = (0..3_000_000_u32).map(|at| at.to_le_bytes()[1]).collect();
+        let body: &'static [u8] = body.leak();
+        let announced = body.len() as u64;
+        let payload = fill(body, announced, Sha512::of(body)).await.unwrap();
+        let (socket, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let (mut received, mut waits, mut at) = (Vec::new(), 0, 0);
+        while at < announced {
+            match payload.send_to(&socket, at, 1_000_000) {
+                Ok(sent) => at += sent as u64,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+                    waits += 1;
+                    let mut taken = vec![0; 64 * 1024];
+                    peer.read_exact(&mut taken).unwrap();
+                    received.append(&mut taken);
+                }
+            }
+        }
+        drop(socket);
+        peer.read_to_end(&mut received).unwrap();
+        assert!(waits > 0, "the socket took all at once");
+        assert!(received == body, "it is another message");
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let small = Payload::from_bytes(&b"hello"[..]);
+        let error = small.send_to(&socket, 0, 5).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    }
+
     #[tokio::test]
     async fn only_a_body_of_the_announced_length_and_digest_is_a_payload() {
         assert!(fill(b"hello", 5, Sha512::of(b"hello")).await.is_ok());
