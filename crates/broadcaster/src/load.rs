@@ -125,12 +125,22 @@ impl Turns {
             state.surplus += fewer - self.free.forget_permits(fewer);
             state.turns = turns;
         } else {
-            let more = (state.turns / 4).min(TURNS_MAX - state.turns);
-            let kept = more.min(state.surplus);
-            state.surplus -= kept;
-            self.free.add_permits(more - kept);
-            state.turns += more;
+            let more = state.turns / 4;
+            self.raise(&mut state, more);
         }
+    }
+
+    /// As many as there may be.
+    fn all(&self) {
+        self.raise(&mut self.state(), TURNS_MAX);
+    }
+
+    fn raise(&self, state: &mut TurnsState, more: usize) {
+        let more = more.min(TURNS_MAX - state.turns);
+        let kept = more.min(state.surplus);
+        state.surplus -= kept;
+        self.free.add_permits(more - kept);
+        state.turns += more;
     }
 
     fn state(&self) -> MutexGuard<'_, TurnsState> {
@@ -308,6 +318,8 @@ impl Load {
             if self.notifications.load(Ordering::Relaxed) == 0 {
                 lags = Default::default();
                 self.lag.store(0, Ordering::Relaxed);
+                // Those of websockets are not counted, and nobody looks while there are no others.
+                self.turns.all();
                 self.begun.notified().await;
             }
             let due = Instant::now() + BETWEEN_LOOKS;
@@ -479,6 +491,22 @@ mod tests {
             turns.give_back(taken);
         }
         assert_eq!(turns.free.available_permits(), TURNS_MAX / 2 * 5 / 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_when_nothing_is_under_way_need_not_wait() {
+        let load = load(2, 10);
+        for _ in 0..10 {
+            load.turns.adapt(true);
+        }
+        let _taken = load.turns.take(TURNS_MIN).await;
+        assert_eq!(load.turns.free.available_permits(), 0);
+        tokio::spawn({
+            let load = load.clone();
+            async move { load.watch().await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(load.turns.free.available_permits(), TURNS_MAX - TURNS_MIN);
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ struct State {
     forget_at: usize,
 }
 
-/// A subscription that gets a message more seldom than this is never removed.
+/// A subscription that gets a message more seldom than this may never be removed.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3_600);
 
 const FORGET_AT_MIN: usize = 1_024;
@@ -74,13 +74,15 @@ impl Quarantine {
         now: Instant,
     ) -> Verdict {
         let mut state = self.state();
-        let State { asked, forget_at } = &mut *state;
-        if asked.len() >= *forget_at {
-            asked.retain(|_, it| now < it.paused_until + FORGOTTEN_AFTER);
-            *forget_at = (asked.len() * 2).max(FORGET_AT_MIN);
+        let State {
+            asked: all,
+            forget_at,
+        } = &mut *state;
+        if all.len() >= *forget_at {
+            all.retain(|_, it| now < it.paused_until + FORGOTTEN_AFTER);
+            *forget_at = (all.len() * 2).max(FORGET_AT_MIN);
         }
         let key = (url.clone(), interest.clone());
-        let all = asked;
         let asked = all.entry(key.clone()).or_insert(Asked {
             first: now,
             times: 0,
