@@ -52,6 +52,17 @@ impl Broadcaster {
         cores: Option<Cores>,
         database: &str,
     ) -> anyhow::Result<Self> {
+        Self::start_with(program, secrets, cores, database, &[]).await
+    }
+
+    /// The same, told these flags besides.
+    pub(crate) async fn start_with(
+        program: &Path,
+        secrets: &Secrets,
+        cores: Option<Cores>,
+        database: &str,
+        flags: &[&str],
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let secrets_file = folder.path().join("secrets.json");
         std::fs::write(&secrets_file, secrets.to_text())?;
@@ -61,7 +72,8 @@ impl Broadcaster {
             .arg("--data")
             .arg(folder.path().join("data"))
             .arg("--secrets")
-            .arg(&secrets_file);
+            .arg(&secrets_file)
+            .args(flags);
         let url_of = |line: &str| line.strip_prefix("listening on ").map(str::to_owned);
         Self::launch(command, cores, folder, url_of).await
     }

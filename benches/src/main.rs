@@ -3,6 +3,7 @@
 mod bare;
 mod broadcaster;
 mod by_hand;
+mod cluster;
 mod connection;
 mod contest;
 mod fanout;
@@ -65,6 +66,7 @@ enum Bench {
     Overload(overload::Overload),
     Subscriptions(subscriptions::Subscriptions),
     Websocket(websocket::Websocket),
+    Cluster(cluster::Cluster),
     /// The yardstick: started by `fanout`, reads what to do from stdin.
     #[command(name = bare::SUBCOMMAND, hide = true)]
     Bare,
@@ -100,7 +102,8 @@ impl Arguments {
             | Bench::Isolation(_)
             | Bench::Overload(_)
             | Bench::Subscriptions(_)
-            | Bench::Websocket(_) => {}
+            | Bench::Websocket(_)
+            | Bench::Cluster(_) => {}
         }
         let cores = Cores::claim();
         let program = broadcaster::program(self.broadcaster)?;
@@ -126,6 +129,7 @@ impl Bench {
             Self::Overload(overload) => overload.run(setting).await,
             Self::Subscriptions(subscriptions) => subscriptions.run(setting).await,
             Self::Websocket(websocket) => websocket.run(setting).await,
+            Self::Cluster(cluster) => cluster.run(setting).await,
             Self::Bare | Self::Skeleton | Self::Echo => unreachable!("it has returned already"),
         }
     }
@@ -140,6 +144,7 @@ impl Bench {
             "overload",
             "subscriptions",
             "websocket",
+            "cluster",
         ] {
             eprintln!("{name}");
             let it = Arguments::try_parse_from(["bench", name])?.bench;

@@ -110,30 +110,10 @@ impl Published {
             side.large.push(sent.with_context(|| broadcaster.log())?);
         }
         if self.only != Some(Part::Large) {
-            let calls = self.call(&broadcaster, &secrets).await;
+            let calls = calls(&broadcaster, &secrets, self.clients, self.seconds).await;
             side.calls.push(calls.with_context(|| broadcaster.log())?);
         }
         broadcaster.stop().await
-    }
-
-    /// Calls a second of all clients together, each with one on its way.
-    async fn call(&self, broadcaster: &Broadcaster, secrets: &Secrets) -> anyhow::Result<f64> {
-        let keys = Keys::of(secrets);
-        let interest = Interest::Exact(Topic::new("bench/calls")?);
-        let began = Instant::now();
-        let clients = (0..self.clients).map(async |client| {
-            let url = SubscriberUrl::new(format!("http://127.0.0.1:9/{client}"))?;
-            let mut connection = Connection::open(broadcaster.endpoint()).await?;
-            let mut calls = 0_u32;
-            while began.elapsed() < Duration::from_secs(self.seconds) {
-                subscribe(&mut connection, &url, &interest, None, &keys).await?;
-                unsubscribe(&mut connection, &url, &interest, &keys).await?;
-                calls += 2;
-            }
-            anyhow::Ok(calls)
-        });
-        let calls: u32 = try_join_all(clients).await?.into_iter().sum();
-        Ok(f64::from(calls) / began.elapsed().as_secs_f64())
     }
 
     fn report(&self, ours: &Side, theirs: &Side, setting: &Setting) -> Report {
@@ -210,4 +190,29 @@ fn left_out(why: &str) -> Report {
         ),
         json: json!({ "bench": "published", "left_out": why }),
     }
+}
+
+/// Calls a second of all clients together, each with one on its way.
+pub(crate) async fn calls(
+    broadcaster: &Broadcaster,
+    secrets: &Secrets,
+    clients: u32,
+    seconds: u64,
+) -> anyhow::Result<f64> {
+    let keys = Keys::of(secrets);
+    let interest = Interest::Exact(Topic::new("bench/calls")?);
+    let began = Instant::now();
+    let clients = (0..clients).map(async |client| {
+        let url = SubscriberUrl::new(format!("http://127.0.0.1:9/{client}"))?;
+        let mut connection = Connection::open(broadcaster.endpoint()).await?;
+        let mut calls = 0_u32;
+        while began.elapsed() < Duration::from_secs(seconds) {
+            subscribe(&mut connection, &url, &interest, None, &keys).await?;
+            unsubscribe(&mut connection, &url, &interest, &keys).await?;
+            calls += 2;
+        }
+        anyhow::Ok(calls)
+    });
+    let calls: u32 = try_join_all(clients).await?.into_iter().sum();
+    Ok(f64::from(calls) / began.elapsed().as_secs_f64())
 }

@@ -99,6 +99,40 @@ impl World {
         *broadcaster = self.broadcaster_at(broadcaster.side, &self.path("subscriptions.db"), port);
     }
 
+    /// Starts one of ours that shares a PostgreSQL database with others; by its name it is known from
+    /// one start to the next.
+    #[track_caller]
+    pub fn one_of_several(&self, name: &str, database: &str, port: u16) -> Broadcaster {
+        self.ours(name, database.as_ref(), port)
+    }
+
+    #[track_caller]
+    fn ours(&self, name: &str, store: &std::ffi::OsStr, port: u16) -> Broadcaster {
+        let mut command = httppubsub();
+        command
+            .arg("serve")
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .arg("--data")
+            .arg(self.path(name))
+            .arg("--db")
+            .arg(store)
+            .arg("--secrets")
+            .arg(&self.secrets.broadcaster)
+            .args(self.flags_of(Side::Ours));
+        let process = Process::spawn("our broadcaster", command);
+        let line = process.line();
+        let Some(url) = line.strip_prefix("listening on ") else {
+            process.fail(&format!(
+                "said {line:?} where \"listening on\" was expected"
+            ))
+        };
+        Broadcaster {
+            side: Side::Ours,
+            url: url.to_owned(),
+            process,
+        }
+    }
+
     /// With port 0, on a free port.
     #[track_caller]
     fn broadcaster_at(&self, side: Side, db: &Path, port: u16) -> Broadcaster {
@@ -106,29 +140,7 @@ impl World {
             Side::Ours => {
                 let mut store = std::ffi::OsString::from("sqlite:");
                 store.push(db);
-                let mut command = httppubsub();
-                command
-                    .arg("serve")
-                    .args(["--listen", &format!("127.0.0.1:{port}")])
-                    .arg("--data")
-                    .arg(self.path("ours"))
-                    .arg("--db")
-                    .arg(store)
-                    .arg("--secrets")
-                    .arg(&self.secrets.broadcaster)
-                    .args(self.flags_of(side));
-                let process = Process::spawn("our broadcaster", command);
-                let line = process.line();
-                let Some(url) = line.strip_prefix("listening on ") else {
-                    process.fail(&format!(
-                        "said {line:?} where \"listening on\" was expected"
-                    ))
-                };
-                Broadcaster {
-                    side,
-                    url: url.to_owned(),
-                    process,
-                }
+                self.ours("ours", &store, port)
             }
             Side::Theirs => {
                 let mut command = peer("broadcaster.py");
@@ -401,6 +413,11 @@ impl Broadcaster {
         self.process.end_well();
     }
 
+    /// Kills it: it gets no chance to do anything.
+    pub fn kill(mut self) {
+        self.process.kill();
+    }
+
     /// Plays another broadcaster that could not deliver something about `topic` to the websockets of
     /// this one, which checks no authorization.
     #[track_caller]
@@ -496,6 +513,27 @@ impl Subscriber {
                 .fail(&format!("told of a message that is not its body: {event}"));
         }
         message
+    }
+
+    /// Waits until it tells of this message, whatever else it tells before.
+    #[track_caller]
+    pub fn hears(&self, topic: &[u8], body: &[u8]) {
+        let wanted = sha512(body);
+        loop {
+            let event = self.process.json();
+            let told = match self.side {
+                Side::Ours => event["topic_base64"]
+                    .as_str()
+                    .and_then(|it| STANDARD.decode(it).ok()),
+                Side::Theirs => event["topic_hex"].as_str().and_then(unhex),
+            };
+            if event["event"] == "message"
+                && told.as_deref() == Some(topic)
+                && event["sha512"] == wanted
+            {
+                return;
+            }
+        }
     }
 
     /// The next `count` messages, sorted.

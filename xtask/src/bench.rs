@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use crate::command::{cargo, run};
 
 /// Measure the broadcaster: `all`, `shapes`, `fanout`, `large`, `published`, `isolation`,
-/// `overload`, `subscriptions` or `websocket`; `--help` after a name tells more.
+/// `overload`, `subscriptions`, `websocket` or `cluster`; `--help` after a name tells more.
 ///
 /// Builds `httppubsub` and the benchmarks for release, then runs the one that is named.
 #[derive(Clone, Debug, clap::Args)]

@@ -126,8 +126,9 @@ impl Step {
         match self {
             Self::Fmt => &[Tool::Rustfmt],
             Self::Clippy => &[Tool::Clippy, Tool::CCompiler],
-            Self::Build | Self::Test => &[Tool::CCompiler],
-            Self::Interop => &[Tool::CCompiler, Tool::Python],
+            Self::Build => &[Tool::CCompiler],
+            Self::Test => &[Tool::CCompiler, Tool::Postgres],
+            Self::Interop => &[Tool::CCompiler, Tool::Python, Tool::Postgres],
             Self::Deny => &[],
         }
     }

@@ -1,5 +1,6 @@
 //! The programs that must be there: how to tell, and what to do if they are not.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Context as _;
@@ -17,6 +18,8 @@ pub(crate) enum Tool {
     CppCompiler,
     /// Runs the published packages.
     Python,
+    /// What several broadcasters share.
+    Postgres,
 }
 
 impl Tool {
@@ -28,6 +31,7 @@ impl Tool {
             Self::CCompiler => compiler_missing("CC", "cc", "C compiler"),
             Self::CppCompiler => compiler_missing("CXX", "c++", "C++ compiler"),
             Self::Python => python_missing(),
+            Self::Postgres => postgres_missing(),
         }
     }
 }
@@ -40,6 +44,7 @@ impl std::fmt::Display for Tool {
             Self::CCompiler => "a C compiler",
             Self::CppCompiler => "a C++ compiler",
             Self::Python => "Python 3.11 or 3.12",
+            Self::Postgres => "PostgreSQL",
         })
     }
 }
@@ -101,5 +106,47 @@ fn python_missing() -> Option<String> {
         )
     })
 }
+
+/// The tests look for the same (`crates/e2e/src/postgres.rs`). Where this may install packages, it does.
+fn postgres_missing() -> Option<String> {
+    if std::env::var_os(POSTGRES_VARIABLE).is_some() || postgres_version().is_some() {
+        return None;
+    }
+    if ask(Command::new("id").arg("-u")).is_some_and(|it| it.trim() == "0")
+        && ask(Command::new("apt-get").arg("--version")).is_some()
+    {
+        eprintln!("PostgreSQL is missing; installing it with apt-get");
+        let mut install = Command::new("apt-get");
+        install.args(["install", "--yes", "--no-install-recommends", "postgresql"]);
+        let installed = run(install.env("DEBIAN_FRONTEND", "noninteractive"));
+        if installed.is_ok() && postgres_version().is_some() {
+            return None;
+        }
+    }
+    Some(format!(
+        "no PostgreSQL 15 or newer: install it (Debian, Ubuntu: `apt-get install postgresql`), or \
+         name the database of a server in which tests may make others in {POSTGRES_VARIABLE}, such \
+         as postgres://postgres@localhost/postgres"
+    ))
+}
+
+fn postgres_version() -> Option<u32> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
+    let folders = versions.filter_map(|it| Some(it.ok()?.path().join("bin/postgres")));
+    let programs = folders.chain([PathBuf::from("postgres")]);
+    let version = |program: PathBuf| {
+        let said = ask(Command::new(program).arg("--version"))?;
+        let number = said.split_whitespace().find_map(|word| {
+            let digits = word.split('.').next()?;
+            digits.parse::<u32>().ok()
+        });
+        number.filter(|it| *it >= 15)
+    };
+    programs.filter_map(version).max()
+}
+
+const POSTGRES_VARIABLE: &str = "HTTPPUBSUB_TEST_POSTGRES";
 
 const PYTHON_VARIABLE: &str = "HTTPPUBSUB_PYTHON";

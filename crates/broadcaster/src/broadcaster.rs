@@ -23,10 +23,11 @@ use crate::in_flight::InFlight;
 use crate::index::Index;
 use crate::load::Load;
 use crate::measures::{self, Levels};
+use crate::others::Others;
 use crate::quarantine::Quarantine;
 use crate::session::PLAIN_LEVEL;
 use crate::training::SampleRoom;
-use crate::{http, missed, unfinished};
+use crate::{cluster, http, missed, unfinished};
 
 /// A running broadcaster. Clones are the same one.
 ///
@@ -107,6 +108,7 @@ impl Broadcaster {
             index,
             hub: Hub::default(),
             in_flight: InFlight::default(),
+            others: Others::default(),
             load: Load::new(config.load),
             quarantine: config.quarantine.map(Quarantine::new),
             // Asked once: the answer is put together from files.
@@ -133,7 +135,9 @@ impl Broadcaster {
             swept_at: AtomicU64::new(now.unix_seconds()),
             config,
         });
+        cluster::join(&core).await?;
         unfinished::recover(&core).await?;
+        core.tasks.spawn(cluster::stay(core.clone()));
         core.tasks.spawn(unfinished::look_after(core.clone()));
         core.tasks.spawn(missed::sweep(core.clone()));
         core.tasks.spawn({
@@ -180,6 +184,7 @@ impl Broadcaster {
             requests: core.poster.load(),
             spool_memory: core.spool.memory_used(),
             spool_disk: core.spool.disk_used(),
+            broadcasters: core.others.alive(),
         };
         levels.record();
     }
@@ -205,6 +210,10 @@ impl Broadcaster {
             if let Err(error) = unfinished::end(&self.core).await {
                 // Some are told in vain that they may have missed something.
                 tracing::warn!(%error, "cannot write down that nothing is in flight");
+            }
+            if let Err(error) = cluster::leave(&self.core).await {
+                // They find out.
+                tracing::warn!(%error, "cannot tell other broadcasters that this one stops");
             }
         };
         tokio::time::timeout(grace, finished).await.is_ok()

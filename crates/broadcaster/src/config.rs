@@ -81,8 +81,34 @@ pub struct Config {
     pub missed_url: String,
     /// Subscribers that hold a websocket open.
     pub websockets: WebSocketConfig,
+    /// How broadcasters that share a store know of each other.
+    pub cluster: ClusterConfig,
     /// Where the time is read.
     pub clock: Clock,
+}
+
+/// How broadcasters that share a store know of each other; for stores that are made to be shared.
+#[derive(Clone, Copy, Debug)]
+pub struct ClusterConfig {
+    /// How long one is believed to live after it said so; it does so four times as often. Nothing is
+    /// delivered to a broadcaster beyond that until it is back: what its websockets miss meanwhile is
+    /// recorded. Default 20 s.
+    pub lease: Duration,
+    /// How long after that it is forgotten, with what its websockets wanted. Default 1 h.
+    pub forget_after: Duration,
+    /// Whether authorizations of requests that were used at one broadcaster are refused by the others.
+    /// It costs a round trip to the store each. Default: no.
+    pub replay_shared: bool,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(20),
+            forget_after: Duration::from_secs(3_600),
+            replay_shared: false,
+        }
+    }
 }
 
 /// How long a subscription is kept that is said not to be wanted by somebody who could not be
@@ -252,6 +278,7 @@ impl Default for Config {
             receiver_url: "http://127.0.0.1:3003/v1/receive_for_websockets".to_owned(),
             missed_url: "http://127.0.0.1:3003/v1/missed_for_websockets".to_owned(),
             websockets: WebSocketConfig::default(),
+            cluster: ClusterConfig::default(),
             clock: Clock::system(),
         }
     }

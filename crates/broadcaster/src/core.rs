@@ -19,6 +19,7 @@ use crate::hub::Hub;
 use crate::in_flight::InFlight;
 use crate::index::Index;
 use crate::load::Load;
+use crate::others::Others;
 use crate::quarantine::Quarantine;
 use crate::training::SampleRoom;
 
@@ -30,6 +31,7 @@ pub(crate) struct Core {
     pub(crate) index: Arc<Index>,
     pub(crate) hub: Hub,
     pub(crate) in_flight: InFlight,
+    pub(crate) others: Others,
     pub(crate) load: Load,
     /// There is none unless it is asked for.
     pub(crate) quarantine: Option<Quarantine>,

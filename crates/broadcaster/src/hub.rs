@@ -69,6 +69,28 @@ impl<T: Default> ByInterest<T> {
     }
 }
 
+impl ByInterest<Counted> {
+    fn is_wanted(&self, interest: &Interest) -> bool {
+        let counted = match interest {
+            Interest::Exact(topic) => self.exacts.get(topic),
+            Interest::Glob(glob) => self.globs.get(glob),
+        };
+        counted.is_some_and(|it| it.sessions > 0)
+    }
+
+    /// Of what any session wants, who may change its row.
+    fn rows(&self) -> Vec<(Interest, Arc<tokio::sync::Mutex<bool>>)> {
+        let exacts = self.exacts.iter();
+        let exacts = exacts.map(|(topic, it)| (Interest::Exact(topic.clone()), it));
+        let globs = self.globs.iter();
+        let globs = globs.map(|(glob, it)| (Interest::Glob(glob.clone()), it));
+        let wanted = exacts.chain(globs).filter(|(_, it)| it.sessions > 0);
+        wanted
+            .map(|(interest, it)| (interest, it.row.clone()))
+            .collect()
+    }
+}
+
 /// How many sessions want something. A row of the store stands for all of them.
 #[derive(Debug, Default)]
 struct Counted {
@@ -207,6 +229,37 @@ impl Hub {
                 Err(error)
             }
         }
+    }
+
+    /// All rows are there again when this returns, and the sessions are cut off: they may have missed
+    /// something while there were none.
+    pub(crate) async fn register_again(
+        &self,
+        store: &dyn Store,
+        receiver: &SubscriberUrl,
+        recovery: &SubscriberUrl,
+    ) -> Result<(), StoreError> {
+        let wanted = self.counts().rows();
+        for (interest, row) in wanted {
+            let mut is_there = row.lock().await;
+            // The last may have left meanwhile.
+            if !self.counts().is_wanted(&interest) {
+                continue;
+            }
+            let subscription = Subscription {
+                url: receiver.clone(),
+                interest,
+                recovery: Some(recovery.clone()),
+            };
+            store.subscribe(subscription).await?;
+            *is_there = true;
+        }
+        let members = self.members();
+        let lists = members.exacts.values().chain(members.globs.values());
+        for member in lists.flatten() {
+            member.cut_off.cancel();
+        }
+        Ok(())
     }
 
     /// One session less wants this; after the last, the row is gone when this returns.

@@ -23,7 +23,11 @@ mod forbidden;
 
 mod urls;
 
+mod others;
+
 mod core;
+
+mod cluster;
 
 mod webhook;
 
@@ -45,4 +49,6 @@ mod broadcaster;
 mod vectors;
 
 pub use broadcaster::{Broadcaster, StartError};
-pub use config::{Authorizations, Config, LoadConfig, Preset, QuarantineConfig, WebSocketConfig};
+pub use config::{
+    Authorizations, ClusterConfig, Config, LoadConfig, Preset, QuarantineConfig, WebSocketConfig,
+};

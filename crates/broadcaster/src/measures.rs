@@ -15,6 +15,7 @@ const WEBSOCKETS: &str = "httppubsub_websockets";
 const PENDING: &str = "httppubsub_deliveries_pending";
 const REQUESTS: &str = "httppubsub_requests_to_subscribers";
 const OPEN_BREAKERS: &str = "httppubsub_open_circuit_breakers";
+const BROADCASTERS: &str = "httppubsub_other_broadcasters";
 const SPOOL: &str = "httppubsub_spool_bytes";
 
 /// Says what each name means, to the recorder that is there.
@@ -57,6 +58,10 @@ pub(crate) fn describe() {
     describe_gauge!(
         OPEN_BREAKERS,
         "Peers (scheme, host and port) that get no deliveries until they confirm something"
+    );
+    describe_gauge!(
+        BROADCASTERS,
+        "Other broadcasters on the same database that say that they live"
     );
     describe_gauge!(
         SPOOL,
@@ -103,6 +108,7 @@ pub(crate) struct Levels {
     pub(crate) requests: PostLoad,
     pub(crate) spool_memory: u64,
     pub(crate) spool_disk: u64,
+    pub(crate) broadcasters: u64,
 }
 
 impl Levels {
@@ -114,6 +120,7 @@ impl Levels {
         gauge!(REQUESTS, "state" => "under_way").set(self.requests.under_way as f64);
         gauge!(REQUESTS, "state" => "waiting").set(self.requests.waiting as f64);
         gauge!(OPEN_BREAKERS).set(self.requests.open_breakers as f64);
+        gauge!(BROADCASTERS).set(self.broadcasters as f64);
         gauge!(SPOOL, "place" => "memory").set(self.spool_memory as f64);
         gauge!(SPOOL, "place" => "disk").set(self.spool_disk as f64);
     }

@@ -16,6 +16,7 @@ use httppubsub_store::{ClaimedNotice, Missed, NoticeOutcome, StoreError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::cluster::shared_now;
 use crate::core::Core;
 use crate::index::Row;
 use crate::measures;
@@ -46,7 +47,7 @@ pub(crate) async fn record(
         url: row.subscriber.url.clone(),
         interest: row.interest.clone(),
         topic: topic.clone(),
-        due: core.clock.now() + delay,
+        due: shared_now(core) + delay,
     };
     core.store.record_missed(missed).await?;
     core.missed_recorded.notify_one();
@@ -90,7 +91,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 /// Starts what is due and returns how long to wait for the next.
 async fn look(core: Arc<Core>, under_way: Arc<UnderWay>) -> Result<Duration, StoreError> {
     tokio::time::sleep(BETWEEN_LOOKS).await;
-    let now = core.clock.now();
+    let now = shared_now(&core);
     let room = core
         .config
         .missed_in_flight_max
@@ -110,7 +111,7 @@ async fn look(core: Arc<Core>, under_way: Arc<UnderWay>) -> Result<Duration, Sto
     let next = core.store.next_missed().await?;
     Ok(next.map_or(core.config.sweep_interval, |next| {
         next.since_unix()
-            .saturating_sub(core.clock.now().since_unix())
+            .saturating_sub(shared_now(&core).since_unix())
     }))
 }
 
@@ -125,7 +126,7 @@ async fn announce_in_turn(
         Ok(_turn) => announce(&core, &notice).await,
         Err(_) => NoticeOutcome::Retry {
             attempts: notice.attempts,
-            due: core.clock.now() + PEER_BUSY_DELAY,
+            due: shared_now(&core) + PEER_BUSY_DELAY,
         },
     };
     if let Err(error) = core.store.settle_missed(&notice, outcome).await {
@@ -144,6 +145,12 @@ const PEER_BUSY_DELAY: Duration = Duration::from_secs(3);
 /// Sends one notice and says what is to become of it.
 async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
     let (recovery, topic) = (&notice.recovery, &notice.topic);
+    if core.others.is_silent(recovery) {
+        return NoticeOutcome::Retry {
+            attempts: notice.attempts,
+            due: shared_now(core) + core.config.cluster.lease,
+        };
+    }
     let attempts = notice.attempts.saturating_add(1);
     match send(core, recovery, topic).await {
         Ok(()) => {
@@ -165,7 +172,7 @@ async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
                 tracing::info!(%recovery, %topic, attempts, why, "a notice was not taken; trying again later");
                 NoticeOutcome::Retry {
                     attempts,
-                    due: core.clock.now() + delay,
+                    due: shared_now(core) + delay,
                 }
             }
             None => {

@@ -19,7 +19,7 @@ use crate::measures;
 use crate::message::Message;
 use crate::missed::{self, When};
 use crate::unfinished;
-use crate::webhook::{self, Verdict};
+use crate::webhook::{self, Undelivered, Verdict};
 
 /// What became of a notification: every row that matched is in exactly one of the counts of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -343,7 +343,13 @@ async fn deliver_to_one(
     message: &Arc<Message>,
 ) -> Result<Outcome, StoreError> {
     let Addressee { row, others } = addressee;
-    match webhook::deliver(core, row, message).await {
+    let verdict = match webhook::deliver(core, row, message).await {
+        Verdict::Unsubscribe if is_of_another_broadcaster(core, row) => {
+            Verdict::Missed(Undelivered::Unwanted)
+        }
+        verdict => verdict,
+    };
+    match verdict {
         Verdict::Confirmed(subscribers) => Ok(Outcome::Confirmed(subscribers)),
         Verdict::Unsubscribe => {
             for row in std::iter::once(row).chain(others) {
@@ -374,6 +380,15 @@ async fn deliver_to_one(
             }
         }
     }
+}
+
+/// A broadcaster on the same store removes its rows by itself. It may have one again for another
+/// websocket by the time that its answer is here.
+fn is_of_another_broadcaster(core: &Core, row: &Row) -> bool {
+    let url = &row.subscriber.url;
+    core.store.cluster().is_some()
+        && url.as_str().ends_with(RECEIVE_FOR_WEBSOCKETS)
+        && *url != core.receiver_url
 }
 
 async fn unsubscribe(core: &Core, row: &Row) {

@@ -25,6 +25,7 @@ use httppubsub_store::StoreError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
+use crate::cluster;
 use crate::core::Core;
 use crate::hub::{ForSession, Member};
 use crate::message::Message;
@@ -623,7 +624,7 @@ impl Session {
 }
 
 async fn spend(core: &Core, what: &'static str, unspent: Unspent) -> Result<(), SessionError> {
-    match core.guard.spend(unspent, core.clock.now()).await {
+    match cluster::spend(core, unspent, core.clock.now()).await {
         Ok(_) => Ok(()),
         Err(source) => Err(SessionError::Auth { what, source }),
     }

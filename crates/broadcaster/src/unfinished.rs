@@ -11,6 +11,7 @@ use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 use httppubsub_store::{InFlight, StoreError};
 
+use crate::cluster::shared_now;
 use crate::core::Core;
 use crate::in_flight::InUse;
 use crate::index::Row;
@@ -96,7 +97,7 @@ pub(crate) async fn begin(core: &Arc<Core>, topic: &Topic) -> Result<OnItsWay, S
 async fn record(core: &Core, topic: &Topic, in_use: &InUse) -> Result<(), StoreError> {
     let is_good = || {
         let good_until = in_use.until.load(Ordering::Relaxed);
-        good_until > core.clock.now().unix_seconds() + RENEWED_BEFORE
+        good_until > shared_now(core).unix_seconds() + RENEWED_BEFORE
     };
     if is_good() {
         return Ok(());
@@ -105,7 +106,7 @@ async fn record(core: &Core, topic: &Topic, in_use: &InUse) -> Result<(), StoreE
     if is_good() {
         return Ok(());
     }
-    let until = core.clock.now() + GOOD_FOR;
+    let until = shared_now(core) + GOOD_FOR;
     let record = InFlight {
         broadcaster: core.receiver_url.clone(),
         topic: topic.clone(),
@@ -117,7 +118,7 @@ async fn record(core: &Core, topic: &Topic, in_use: &InUse) -> Result<(), StoreE
 }
 
 fn one_less(core: &Core, in_use: &InUse) {
-    core.in_flight.one_less(in_use, core.clock.now());
+    core.in_flight.one_less(in_use, shared_now(core));
 }
 
 /// Keeps the records true until the broadcaster stops, and takes up those of broadcasters that do
@@ -142,7 +143,7 @@ pub(crate) async fn look_after(core: Arc<Core>) {
 }
 
 async fn look(core: Arc<Core>, number: u64) -> Result<(), StoreError> {
-    let now = core.clock.now();
+    let now = shared_now(&core);
     renew(&core, now).await?;
     forget(&core, now.unix_seconds().saturating_sub(KEPT_FOR)).await?;
     // Others are not given up that soon.
@@ -217,7 +218,7 @@ pub(crate) async fn end(core: &Core) -> Result<(), StoreError> {
 /// Tells what an earlier life of this broadcaster had begun as missed. To be called before the first
 /// notification; the telling goes on behind it.
 pub(crate) async fn recover(core: &Arc<Core>) -> Result<(), StoreError> {
-    let now = core.clock.now();
+    let now = shared_now(core);
     let url = core.receiver_url.clone();
     let left = core.store.in_flight(url, now, usize::MAX).await?;
     let left: Vec<_> = left

@@ -37,6 +37,10 @@ pub(crate) enum Undelivered {
     Url(EndpointError),
     #[error("somebody said that it wants this subscription no more, and it is not clear who")]
     Quarantined,
+    #[error("the broadcaster there says no more that it lives")]
+    Silent,
+    #[error("the broadcaster there wants it for none of its websockets, or does not trust it")]
+    Unwanted,
     #[error("its peer is not tried: {0}")]
     NotTried(#[from] NotTried),
     #[error(transparent)]
@@ -59,7 +63,10 @@ impl Undelivered {
     pub(crate) fn is_not_tried(&self) -> bool {
         matches!(
             self,
-            Self::Quarantined | Self::NotTried(_) | Self::Post(PostError::NotTried { .. })
+            Self::Quarantined
+                | Self::Silent
+                | Self::NotTried(_)
+                | Self::Post(PostError::NotTried { .. })
         )
     }
 
@@ -71,7 +78,11 @@ impl Undelivered {
     /// What it says of the peer.
     fn told(&self) -> Option<Told> {
         match self {
-            Self::Url(_) | Self::Quarantined | Self::NotTried(_) => None,
+            Self::Url(_)
+            | Self::Quarantined
+            | Self::Silent
+            | Self::Unwanted
+            | Self::NotTried(_) => None,
             Self::Post(error) => error.told(),
             Self::Status(status)
                 if status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS =>
@@ -94,6 +105,9 @@ pub(crate) async fn deliver(core: &Core, row: &Row, message: &Arc<Message>) -> V
         } else {
             Verdict::Unsubscribe
         };
+    }
+    if core.others.is_silent(&row.subscriber.url) {
+        return Verdict::Missed(Undelivered::Silent);
     }
     let target = match &row.subscriber.target {
         Ok(target) => target,

@@ -1,6 +1,7 @@
 //! The program `httppubsub`.
 
 mod check_url;
+mod cluster;
 mod completions;
 mod connection;
 mod demo;
@@ -47,6 +48,7 @@ enum Verb {
     Notify(notify::Notify),
     Subscriptions(subscriptions::Subscriptions),
     CheckUrl(check_url::CheckUrl),
+    Cluster(cluster::Cluster),
     Demo(demo::Demo),
     Completions(completions::Completions),
 }
@@ -60,6 +62,7 @@ async fn main() -> ExitCode {
         Verb::Notify(notify) => notify.run().await,
         Verb::Subscriptions(subscriptions) => subscriptions.run().await,
         Verb::CheckUrl(check_url) => check_url.run().await,
+        Verb::Cluster(cluster) => cluster.run().await,
         Verb::Demo(demo) => demo.run().await,
         Verb::Completions(completions) => completions.run(),
     };

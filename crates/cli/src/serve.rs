@@ -12,11 +12,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use httppubsub_broadcaster::{
-    Authorizations, Broadcaster, Config, LoadConfig, Preset, QuarantineConfig, WebSocketConfig,
+    Authorizations, Broadcaster, ClusterConfig, Config, LoadConfig, Preset, QuarantineConfig,
+    WebSocketConfig,
 };
-use httppubsub_net::{BreakerConfig, PostConfig, ServeConfig, SpoolConfig};
+use httppubsub_net::{BreakerConfig, PostConfig, ServeConfig, SpoolConfig, chain};
 use httppubsub_proto::auth::Secrets;
-use httppubsub_store::{MemoryStore, SqliteStore, Store};
+use httppubsub_proto::http::{MISSED_FOR_WEBSOCKETS, RECEIVE_FOR_WEBSOCKETS};
+use httppubsub_proto::url::Endpoint;
+use httppubsub_store::{MemoryStore, PostgresStore, SqliteStore, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -34,7 +37,9 @@ use crate::secrets;
 #[command(after_help = "Examples:\n  \
     httppubsub serve\n  \
     httppubsub serve --listen 0.0.0.0:3003 --data /var/lib/httppubsub --log-format json\n  \
-    httppubsub serve --listen 127.0.0.1:0 --db memory")]
+    httppubsub serve --listen 127.0.0.1:0 --db memory\n  \
+    httppubsub serve --listen 0.0.0.0:3003 --advertise http://10.0.0.7:3003 \\\n      \
+    --db postgres://httppubsub@db.internal/httppubsub")]
 pub(crate) struct Serve {
     /// Where to listen; port 0 picks a free one.
     #[arg(
@@ -60,10 +65,36 @@ pub(crate) struct Serve {
     )]
     data: PathBuf,
 
-    /// Where subscriptions are kept: `sqlite:PATH`, or `memory` to forget them at the end.
-    /// [default: subscriptions.db in the data folder]
-    #[arg(long, value_name = "DATABASE", env = "HTTPPUBSUB_DB")]
+    /// Where subscriptions are kept: `sqlite:PATH`; `postgres://USER@HOST/NAME` for several
+    /// broadcasters that are to behave as one; or `memory` to forget them at the end. What is secret in
+    /// it is safer in the environment. [default: subscriptions.db in the data folder]
+    #[arg(
+        long,
+        value_name = "DATABASE",
+        env = "HTTPPUBSUB_DB",
+        hide_env_values = true
+    )]
     db: Option<Database>,
+
+    /// How other broadcasters on the same database reach this one: `http://HOST:PORT`. Needed with
+    /// PostgreSQL if it listens on all addresses. [default: http:// and the address it listens on]
+    #[arg(long, value_name = "URL", env = "HTTPPUBSUB_ADVERTISE")]
+    advertise: Option<Advertise>,
+
+    /// How long other broadcasters on the same database believe that this one lives after it said so,
+    /// which it does four times as often, in seconds. After that they deliver nothing to it until it
+    /// is back, and keep in mind what its websockets miss.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    lease: u64,
+
+    /// How long after that a broadcaster is forgotten, with all that its websockets wanted, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    forget_after: u64,
+
+    /// Who remembers which authorizations were used: with PostgreSQL all broadcasters together, unless
+    /// this says otherwise.
+    #[arg(long, value_enum, value_name = "WHO")]
+    replay_guard: Option<ReplayMemory>,
 
     /// Secrets file. [default: broadcaster-secrets.json in the data folder, made at the first
     /// start with fresh HMAC secrets]
@@ -203,6 +234,31 @@ enum UnsubscribeImmediate {
     Quarantine,
 }
 
+/// Who remembers which authorizations were used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ReplayMemory {
+    /// This broadcaster, for what was said to it
+    Own,
+    /// All broadcasters on the database: what was said to one is refused by the others
+    Shared,
+}
+
+/// Where a broadcaster is, for other broadcasters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Advertise(String);
+
+impl FromStr for Advertise {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let endpoint = Endpoint::parse_str(text).map_err(|error| chain(&error))?;
+        if !matches!(endpoint.path_and_query(), "" | "/") || text.contains('#') {
+            return Err("must end after the port: a broadcaster serves at the root".to_owned());
+        }
+        Ok(Self(text.trim_end_matches('/').to_owned()))
+    }
+}
+
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
@@ -215,6 +271,7 @@ fn positive(text: &str) -> Result<usize, String> {
 enum Database {
     Memory,
     Sqlite(PathBuf),
+    Postgres(String),
 }
 
 impl FromStr for Database {
@@ -224,7 +281,8 @@ impl FromStr for Database {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            _ => Err("use sqlite:PATH or memory".to_owned()),
+            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(text.to_owned())),
+            _ => Err("use sqlite:PATH, postgres://USER@HOST/NAME or memory".to_owned()),
         }
     }
 }
@@ -289,6 +347,12 @@ impl Serve {
         let path = match &self.db {
             Some(Database::Memory) => return Ok(Arc::new(MemoryStore::new())),
             Some(Database::Sqlite(path)) => path.clone(),
+            Some(Database::Postgres(url)) => {
+                let store = PostgresStore::open(url).await;
+                return Ok(Arc::new(
+                    store.context("cannot open the PostgreSQL database")?,
+                ));
+            }
             None => self.data.join("subscriptions.db"),
         };
         let store = SqliteStore::open(&path)
@@ -304,6 +368,16 @@ impl Serve {
         connections: Connections,
     ) -> anyhow::Result<Config> {
         let defaults = SpoolConfig::default();
+        let own_url = self.own_url(address)?;
+        let is_shared = matches!(self.db, Some(Database::Postgres(_)));
+        let replay_shared = match self.replay_guard {
+            None => is_shared,
+            Some(ReplayMemory::Own) => false,
+            Some(ReplayMemory::Shared) if is_shared => true,
+            Some(ReplayMemory::Shared) => {
+                anyhow::bail!("only broadcasters on PostgreSQL can share a replay guard")
+            }
+        };
         let mut presets = Vec::new();
         for flag in &self.zstd_preset {
             let dictionary = std::fs::read(&flag.path)
@@ -351,8 +425,13 @@ impl Serve {
             },
             message_bytes_max: self.message_bytes_max,
             replay_folder: Some(self.data.clone()),
-            receiver_url: format!("http://{address}/v1/receive_for_websockets"),
-            missed_url: format!("http://{address}/v1/missed_for_websockets"),
+            receiver_url: format!("{own_url}{RECEIVE_FOR_WEBSOCKETS}"),
+            missed_url: format!("{own_url}{MISSED_FOR_WEBSOCKETS}"),
+            cluster: ClusterConfig {
+                replay_shared,
+                lease: Duration::from_secs(self.lease),
+                forget_after: Duration::from_secs(self.forget_after),
+            },
             websockets: WebSocketConfig {
                 sessions_max: connections.websockets,
                 compression: !self.no_compression,
@@ -364,6 +443,24 @@ impl Serve {
             },
             ..Config::default()
         })
+    }
+}
+
+impl Serve {
+    /// Where other broadcasters reach this one.
+    fn own_url(&self, address: SocketAddr) -> anyhow::Result<String> {
+        match &self.advertise {
+            Some(Advertise(url)) => Ok(url.clone()),
+            None if address.ip().is_unspecified()
+                && matches!(self.db, Some(Database::Postgres(_))) =>
+            {
+                anyhow::bail!(
+                    "it listens on all addresses of this machine, so say with --advertise \
+                     http://HOST:PORT by which of them other broadcasters reach it"
+                )
+            }
+            None => Ok(format!("http://{address}")),
+        }
     }
 }
 

@@ -99,7 +99,7 @@ impl Stage {
 #[test]
 fn help_explains_every_verb_and_version_says_which() {
     // The words after the program's name, and what their help must show at least.
-    let shown: [(&[&str], &str); 13] = [
+    let shown: [(&[&str], &str); 15] = [
         (&[], "Exit status: 0 done"),
         (&["setup"], "httppubsub setup --dir secrets"),
         (&["serve"], "httppubsub serve --listen 0.0.0.0:3003"),
@@ -116,6 +116,11 @@ fn help_explains_every_verb_and_version_says_which() {
         (
             &["check-url"],
             "httppubsub check-url --egress public --egress-allow",
+        ),
+        (&["cluster"], "httppubsub cluster status --db postgres://"),
+        (
+            &["cluster", "status"],
+            "Who is there, how far each is behind",
         ),
         (&["demo"], "See it work"),
         (&["completions"], "For bash: `httppubsub completions bash"),
@@ -167,7 +172,7 @@ fn wrong_usage_is_told_with_status_2() {
     fails(
         &["serve", "--db", "mysql:x"],
         2,
-        "use sqlite:PATH or memory",
+        "use sqlite:PATH, postgres://USER@HOST/NAME or memory",
     );
     fails(&["serve", "--listen", "localhost"], 2, "--listen");
     fails(&["serve", "--connections-max", "0"], 2, "at least 1");

@@ -45,6 +45,13 @@ pub enum ReplayGuardError {
 #[must_use = "release it if nothing comes of the message, so that it can be sent again"]
 pub struct Spent(Option<Code>);
 
+impl Spent {
+    /// What was spent, if it counts but once.
+    pub fn code(&self) -> Option<&Code> {
+        self.0.as_ref()
+    }
+}
+
 impl ReplayGuard {
     /// A guard that forgets all when it is dropped.
     pub fn in_memory(codes_max: usize) -> Self {

@@ -3,11 +3,13 @@
 mod store;
 
 pub use store::{
-    Change, Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Observer, Store, StoreError,
-    Subscribed, Unsubscribed,
+    Alive, Census, Change, Changed, ClaimedNotice, Cluster, Heard, InFlight, Missed, NoticeOutcome,
+    Observer, Seen, Store, StoreError, Subscribed, Unsubscribed,
 };
 
 mod lock;
+
+mod urls;
 
 mod memory;
 
@@ -16,5 +18,9 @@ pub use memory::MemoryStore;
 mod sqlite;
 
 pub use sqlite::{SqliteOptions, SqliteStore};
+
+mod postgres;
+
+pub use postgres::{PostgresOptions, PostgresStore};
 
 pub mod conformance;

@@ -88,6 +88,96 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         now: Now,
         limit: usize,
     ) -> Result<Vec<InFlight>, StoreError>;
+
+    /// What broadcasters that share this store have in common besides; `None` for a store that is
+    /// not made to be shared between machines.
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        None
+    }
+}
+
+/// What several broadcasters on one store know of each other. Its clock is that of the database.
+#[async_trait]
+pub trait Cluster: Send + Sync {
+    /// Says that a broadcaster lives and will say so again within `lease`, and hears of the others.
+    async fn alive(&self, alive: Alive, lease: Duration) -> Result<Heard, StoreError>;
+
+    /// What is known of all broadcasters.
+    async fn census(&self) -> Result<Census, StoreError>;
+
+    /// Says that a broadcaster lives no more: it stopped in good order.
+    async fn gone(&self, url: SubscriberUrl) -> Result<(), StoreError>;
+
+    /// Forgets a broadcaster, with its subscriptions for its websockets, unless it has said meanwhile
+    /// that it lives; says whether it is forgotten.
+    async fn forget(&self, url: SubscriberUrl) -> Result<bool, StoreError>;
+
+    /// Spends the code of an authorization, for at least `memory`. `false`: another broadcaster has
+    /// spent it.
+    async fn spend(&self, code: [u8; 16], memory: Duration) -> Result<bool, StoreError>;
+
+    /// Takes back that a code was spent.
+    async fn release(&self, code: [u8; 16]) -> Result<(), StoreError>;
+}
+
+/// What a broadcaster says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alive {
+    /// Where others reach it for its websockets.
+    pub url: SubscriberUrl,
+    /// A random number that tells it from others, and from its earlier lives.
+    pub instance: i64,
+    /// Of its program.
+    pub version: String,
+    /// How many websockets it has.
+    pub websockets: usize,
+}
+
+/// What a broadcaster hears when it says that it lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// What time it is in the database.
+    pub now: Now,
+    /// Who said last that it lives at this url, if that is not forgotten.
+    pub before: Option<i64>,
+    /// All that are known, by url.
+    pub broadcasters: Vec<Seen>,
+}
+
+/// What there is to know about the broadcasters of one store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// What time it is in the database.
+    pub now: Now,
+    /// Number of the newest change of subscriptions.
+    pub newest: i64,
+    /// How many subscriptions there are.
+    pub subscriptions: u64,
+    /// How many notices are owed.
+    pub owed: u64,
+    /// How many of them somebody holds.
+    pub held: u64,
+    /// All that are known, by url.
+    pub broadcasters: Vec<Seen>,
+}
+
+/// A broadcaster, as it was seen last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Where others reach it for its websockets.
+    pub url: SubscriberUrl,
+    /// Of its program.
+    pub version: String,
+    /// When it started.
+    pub started: Now,
+    /// When it said last that it lives.
+    pub seen: Now,
+    /// Until when it is believed to live.
+    pub until: Now,
+    /// Number of the last change of subscriptions that it knew then.
+    pub known: i64,
+    /// How many websockets it had then.
+    pub websockets: usize,
 }
 
 /// A notification that may be on its way.
@@ -232,4 +322,10 @@ pub enum StoreError {
     /// The database holds something that cannot be there.
     #[error("the database holds something that cannot be there: {0}")]
     Corrupt(String),
+    /// The database server cannot do what is needed.
+    #[error("the database cannot be used: {0}")]
+    Unsupported(String),
+    /// The url of the database cannot be used.
+    #[error("{0}")]
+    Address(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

@@ -18,6 +18,7 @@ macro_rules! for_each_auth {
 }
 
 mod authorization;
+mod cluster;
 mod conversation;
 mod large;
 mod missed;

@@ -7,6 +7,7 @@ use httppubsub_net::{BodyReader, Spent};
 use httppubsub_proto::auth::Claim;
 use httppubsub_proto::time::Now;
 
+use crate::cluster;
 use crate::core::Core;
 use crate::http::reply::Failure;
 
@@ -56,14 +57,14 @@ impl<'a> Incoming<'a> {
         let verdict = core
             .to_broadcaster
             .verify(claim, tracing, self.authorization(), self.now);
-        Ok(core.guard.spend(verdict?, self.now).await?)
+        Ok(cluster::spend(core, verdict?, self.now).await?)
     }
 
     /// Takes back that the authorization was spent if `failure` lets the peer send the very same
     /// again, and passes the failure on.
     pub(crate) fn release(&self, spent: Spent, failure: Failure) -> Failure {
         if failure.may_be_repeated() {
-            self.core.guard.release(spent, self.now);
+            cluster::release(self.core, spent, self.now);
         }
         failure
     }

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, Row};
 
 use super::failure::Failure;
-use super::row::{Kind, Unreadable, Urls, interest_of, text};
+use super::row::{Kind, Unreadable, interest_of, subscription_of, text, url_of};
 use crate::store::{Change, Observer};
+use crate::urls::Urls;
 
 /// The writer feeds after its commits and the feeder after those of others; whoever does holds the
 /// position meanwhile, so that the observer sees one order.
@@ -151,7 +152,7 @@ impl Feed {
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let (url, interest, recovery) = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
-                match urls.subscription(kind, url, interest, recovery) {
+                match subscription_of(&mut urls, kind, url, interest, recovery) {
                     Ok(it) => changes.push(Change::Added(it)),
                     Err(why) => {
                         unreadable += 1;
@@ -232,14 +233,12 @@ fn change(urls: &mut Urls, row: &Row<'_>) -> rusqlite::Result<Result<Change, Unr
     };
     let (url, interest, recovery) = (row.get_ref(3)?, row.get_ref(4)?, row.get_ref(5)?);
     if added {
-        return Ok(urls
-            .subscription(kind, url, interest, recovery)
-            .map(Change::Added));
+        return Ok(subscription_of(urls, kind, url, interest, recovery).map(Change::Added));
     }
     let mut removed = || {
         let interest = interest_of(kind, interest)?;
         Ok(Change::Removed {
-            url: urls.get(text(url, "the url")?)?,
+            url: url_of(urls, text(url, "the url")?)?,
             interest,
         })
     };

@@ -23,6 +23,8 @@ mod reader;
 
 mod feeder;
 
+mod glance;
+
 mod store;
 
 pub use store::{SqliteOptions, SqliteStore};

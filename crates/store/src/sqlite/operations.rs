@@ -15,11 +15,12 @@ use rusqlite::{Connection, Row, params};
 
 use super::failure::Failure;
 use super::feed::{Feed, Log};
-use super::row::{Kind, Unreadable, Urls, blob, interest_of, recovery, text, topic_of};
+use super::row::{Kind, Unreadable, blob, interest_of, recovery, text, topic_of, url_of};
 use crate::lock;
 use crate::store::{
     Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Subscribed, Unsubscribed,
 };
+use crate::urls::Urls;
 
 pub(super) fn subscribe(
     connection: &Connection,
@@ -246,9 +247,9 @@ fn notice(
     let topic = row.get_ref(6)?;
     let mut parse = || {
         Ok(ClaimedNotice {
-            url: urls.get(text(url, "the url")?)?,
+            url: url_of(urls, text(url, "the url")?)?,
             interest: interest_of(kind, interest)?,
-            recovery: urls.get(text(recovery, "the recovery url")?)?,
+            recovery: url_of(urls, text(recovery, "the recovery url")?)?,
             topic: topic_of(blob(topic, "the topic")?)?,
             attempts,
             lock: 0,
@@ -343,7 +344,7 @@ pub(super) fn in_flight(
         let (url, topic, until) = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
         let mut parse = || {
             Ok::<_, Unreadable>(InFlight {
-                broadcaster: urls.get(text(url, "the url")?)?,
+                broadcaster: url_of(&mut urls, text(url, "the url")?)?,
                 topic: topic_of(blob(topic, "the topic")?)?,
                 until: moment(until).unwrap_or(now),
             })

@@ -1,14 +1,13 @@
 //! What is read from the database, where others may have written anything.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::limits::FIELD_BYTES_MAX;
 use httppubsub_proto::subscription::{Interest, Subscription};
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
 use rusqlite::types::ValueRef;
+
+use crate::urls::Urls;
 
 /// A value that no subscription can have. Its row is passed over and a log tells of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,38 +59,27 @@ pub(super) enum Kind {
     Glob,
 }
 
-/// Makes subscriptions of rows, of which many have the same url: equal ones share their memory.
-#[derive(Default)]
-pub(super) struct Urls(HashMap<Arc<str>, SubscriberUrl>);
+/// The subscription in a row.
+pub(super) fn subscription_of(
+    urls: &mut Urls,
+    kind: Kind,
+    url: ValueRef<'_>,
+    interest: ValueRef<'_>,
+    recovery_url: ValueRef<'_>,
+) -> Result<Subscription, Unreadable> {
+    let recovery = recovery(recovery_url)?;
+    Ok(Subscription {
+        interest: interest_of(kind, interest)?,
+        url: url_of(urls, text(url, "the url")?)?,
+        recovery: recovery.map(|url| url_of(urls, url)).transpose()?,
+    })
+}
 
-impl Urls {
-    pub(super) fn subscription(
-        &mut self,
-        kind: Kind,
-        url: ValueRef<'_>,
-        interest: ValueRef<'_>,
-        recovery_url: ValueRef<'_>,
-    ) -> Result<Subscription, Unreadable> {
-        let recovery = recovery(recovery_url)?;
-        Ok(Subscription {
-            interest: interest_of(kind, interest)?,
-            url: self.get(text(url, "the url")?)?,
-            recovery: recovery.map(|url| self.get(url)).transpose()?,
-        })
-    }
-
-    pub(super) fn get(&mut self, text: &str) -> Result<SubscriberUrl, Unreadable> {
-        if let Some(url) = self.0.get(text) {
-            return Ok(url.clone());
-        }
-        let shared: Arc<str> = text.into();
-        let url = SubscriberUrl::new(shared.clone()).map_err(|it| Unreadable::TooLong {
-            what: "the url",
-            bytes: it.bytes,
-        })?;
-        self.0.insert(shared, url.clone());
-        Ok(url)
-    }
+pub(super) fn url_of(urls: &mut Urls, text: &str) -> Result<SubscriberUrl, Unreadable> {
+    urls.get(text).map_err(|it| Unreadable::TooLong {
+        what: "the url",
+        bytes: it.bytes,
+    })
 }
 
 pub(super) fn interest_of(kind: Kind, value: ValueRef<'_>) -> Result<Interest, Unreadable> {

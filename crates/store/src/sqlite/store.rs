@@ -17,6 +17,7 @@ use super::call::{GRACE, Queue, WAITING_MAX};
 use super::failure::Failure;
 use super::feed::Feed;
 use super::feeder::{Ask, Feeder, Reply};
+use super::glance::{Glance, Seen};
 use super::operations;
 use super::place::Place;
 use super::reader::Reader;
@@ -82,6 +83,7 @@ pub struct SqliteStore {
     path: PathBuf,
     patience: Duration,
     feed: Arc<Feed>,
+    glance: Glance,
     /// `None` only while it is dropped.
     doors: Option<Doors>,
     /// In the order in which they end.
@@ -115,11 +117,16 @@ impl SqliteStore {
     }
 
     async fn look_for_changes(&self) -> Result<(), Failure> {
+        let Seen::Perhaps(version) = self.glance.look() else {
+            return Ok(());
+        };
         let give_up = tokio::time::Instant::from_std(Instant::now() + self.patience);
         let asked = self.ask(Ask::CatchUp);
         timeout_at(give_up, asked)
             .await
-            .unwrap_or(Err(Failure::Waited(self.patience)))
+            .unwrap_or(Err(Failure::Waited(self.patience)))?;
+        self.glance.note(version);
+        Ok(())
     }
 
     async fn ask(&self, ask: impl FnOnce(Reply) -> Ask) -> Result<(), Failure> {
@@ -135,6 +142,7 @@ impl SqliteStore {
 
 fn open(place: Place, changes_kept: i64) -> Result<SqliteStore, StoreError> {
     let connection = place.prepare()?;
+    let glance = Glance::open(&place).map_err(|failure| failure.doing("opening the database"))?;
     let feed = Arc::new(Feed::new());
     let (writer, writer_jobs) = Queue::new(place.busy_timeout);
     let (reader, reader_jobs) = Queue::new(place.busy_timeout);
@@ -144,6 +152,7 @@ fn open(place: Place, changes_kept: i64) -> Result<SqliteStore, StoreError> {
         path: place.path.clone(),
         patience: place.busy_timeout + GRACE,
         feed: feed.clone(),
+        glance,
         doors: Some(Doors {
             writer,
             reader,
@@ -204,6 +213,7 @@ impl SqliteStore {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.feed.close();
+        self.glance.close();
         // No call is waiting: each holds the store. What was queued by calls that were given up is
         // not done.
         self.doors = None;

@@ -1,10 +1,11 @@
-//! Whatever is done to it, the SQLite store behaves like the simplest store there is.
+//! Whatever is done to them, the stores on databases behave like the simplest store there is.
 
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use httppubsub_e2e::Postgres;
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::{Interest, Subscription, SubscriptionSet};
 use httppubsub_proto::time::Now;
@@ -12,7 +13,7 @@ use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
 use httppubsub_store::conformance::Mirror;
 use httppubsub_store::{
-    ClaimedNotice, MemoryStore, Missed, NoticeOutcome, SqliteOptions, SqliteStore, Store,
+    ClaimedNotice, MemoryStore, Missed, NoticeOutcome, PostgresOptions, SqliteOptions, Store,
 };
 use proptest::prelude::*;
 
@@ -23,14 +24,41 @@ proptest! {
     fn the_sqlite_store_behaves_like_the_memory_store(
         operations in prop::collection::vec(operation(), 1..60),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut pair = Pair::new().await;
-            for operation in operations {
-                pair.apply(operation).await;
-            }
-        });
+        check(Kind::Sqlite, operations);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_postgres_store_behaves_like_the_memory_store(
+        operations in prop::collection::vec(operation(), 1..60),
+    ) {
+        check(Kind::Postgres, operations);
+    }
+}
+
+enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+fn check(kind: Kind, operations: Vec<Operation>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let database = match kind {
+            Kind::Sqlite => Database::sqlite().await,
+            Kind::Postgres => Database::postgres().await,
+        };
+        let mut pair = Pair::new(database).await;
+        for operation in operations {
+            pair.apply(operation).await;
+        }
+    });
 }
 
 #[derive(Clone, Debug)]
@@ -43,7 +71,7 @@ enum Operation {
     Claim(Duration, Duration),
     /// Which of the claimed ones, and when it is due again, if ever.
     Settle(prop::sample::Index, Option<(u32, Duration)>),
-    /// Another process subscribes, with the statement of the published broadcaster.
+    /// Another process subscribes, with a statement of its own.
     SubscribeElsewhere(Subscription),
     Reopen,
 }
@@ -101,57 +129,140 @@ fn quarters() -> impl Strategy<Value = Duration> {
     (0_u64..80).prop_map(|quarters| Duration::from_millis(quarters * 250))
 }
 
+/// Where the store is that is tested, and a way for another to write there.
+enum Database {
+    Sqlite {
+        folder: tempfile::TempDir,
+        elsewhere: rusqlite::Connection,
+    },
+    Postgres {
+        url: String,
+        elsewhere: tokio_postgres::Client,
+    },
+}
+
+impl Database {
+    async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.db");
+        drop(SqliteOptions::default().open(&path).await.unwrap());
+        let elsewhere = rusqlite::Connection::open(path).unwrap();
+        Self::Sqlite { folder, elsewhere }
+    }
+
+    async fn postgres() -> Self {
+        let url = Postgres::shared().database().await;
+        let elsewhere = Postgres::connect(&url).await;
+        Self::Postgres { url, elsewhere }
+    }
+
+    /// Remembers so few changes that some have to be read again from the tables.
+    async fn open(&self) -> (Arc<dyn Store>, Arc<Mirror>) {
+        let store: Arc<dyn Store> = match self {
+            Self::Sqlite { folder, .. } => {
+                let options = SqliteOptions::default().changes_kept(4);
+                Arc::new(options.open(folder.path().join("s.db")).await.unwrap())
+            }
+            Self::Postgres { url, .. } => {
+                let options = PostgresOptions::default()
+                    .changes_kept(4)
+                    // Another process does not wait before it says what it did.
+                    .settled_after(Duration::ZERO);
+                Arc::new(options.open(url).await.unwrap())
+            }
+        };
+        let mirror = Arc::new(Mirror::default());
+        store.watch(mirror.clone()).await.unwrap();
+        (store, mirror)
+    }
+
+    async fn subscribe_elsewhere(&self, it: &Subscription) {
+        let url = it.url.as_str();
+        let recovery = it.recovery.as_ref().map(SubscriberUrl::as_str);
+        match self {
+            Self::Sqlite { elsewhere, .. } => {
+                let (sql, key): (_, &dyn rusqlite::ToSql) = match &it.interest {
+                    Interest::Exact(topic) => (
+                        "INSERT INTO httppubsub_subscription_exacts (url, exact, missed_url) \
+                         VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+                        &topic.as_bytes(),
+                    ),
+                    Interest::Glob(glob) => (
+                        "INSERT INTO httppubsub_subscription_globs (url, glob, missed_url) \
+                         VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+                        &glob.as_str(),
+                    ),
+                };
+                elsewhere
+                    .execute(sql, rusqlite::params![url, key, recovery])
+                    .unwrap();
+            }
+            Self::Postgres { elsewhere, .. } => {
+                let kind = match &it.interest {
+                    Interest::Exact(_) => 0_i16,
+                    Interest::Glob(_) => 1,
+                };
+                let recovery = recovery.filter(|it| !it.is_empty()).map(str::as_bytes);
+                elsewhere
+                    .execute(
+                        "INSERT INTO httppubsub_subscriptions (url, kind, interest, recovery) \
+                         VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+                        &[&url.as_bytes(), &kind, &it.interest.as_bytes(), &recovery],
+                    )
+                    .await
+                    .unwrap();
+            }
+        }
+    }
+}
+
 struct Pair {
-    folder: tempfile::TempDir,
-    sqlite: SqliteStore,
-    sqlite_mirror: Arc<Mirror>,
+    database: Database,
+    store: Arc<dyn Store>,
+    mirror: Arc<Mirror>,
     memory: MemoryStore,
     memory_mirror: Arc<Mirror>,
-    elsewhere: rusqlite::Connection,
     now: Now,
     /// The same notice as each store gave it out.
     claimed: Vec<(ClaimedNotice, ClaimedNotice)>,
 }
 
 impl Pair {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+    async fn new(database: Database) -> Self {
         let memory = MemoryStore::new();
         let memory_mirror = Arc::new(Mirror::default());
         memory.watch(memory_mirror.clone()).await.unwrap();
-        let (sqlite, sqlite_mirror) = open(&folder).await;
-        let elsewhere = rusqlite::Connection::open(folder.path().join("s.db")).unwrap();
+        let (store, mirror) = database.open().await;
         let now = Now::from_unix(Duration::from_secs(1_700_000_000));
         let claimed = Vec::new();
         Self {
-            folder,
-            sqlite,
-            sqlite_mirror,
+            database,
+            store,
+            mirror,
             memory,
             memory_mirror,
-            elsewhere,
             now,
             claimed,
         }
     }
 
     async fn apply(&mut self, operation: Operation) {
-        let (sqlite, memory) = (&self.sqlite, &self.memory);
+        let (store, memory) = (&self.store, &self.memory);
         match operation {
             Operation::Subscribe(it) => {
                 let want = memory.subscribe(it.clone()).await.unwrap();
-                assert_eq!(sqlite.subscribe(it).await.unwrap(), want);
+                assert_eq!(store.subscribe(it).await.unwrap(), want);
             }
             Operation::Unsubscribe(url, interest) => {
                 let want = memory
                     .unsubscribe(url.clone(), interest.clone())
                     .await
                     .unwrap();
-                assert_eq!(sqlite.unsubscribe(url, interest).await.unwrap(), want);
+                assert_eq!(store.unsubscribe(url, interest).await.unwrap(), want);
             }
             Operation::Set(url, set) => {
                 let want = memory.set(url.clone(), set.clone()).await.unwrap();
-                assert_eq!(sqlite.set(url, set).await.unwrap(), want);
+                assert_eq!(store.set(url, set).await.unwrap(), want);
             }
             Operation::RecordMissed(of, topic, after) => {
                 let due = self.now + after;
@@ -162,12 +273,12 @@ impl Pair {
                     due,
                 };
                 memory.record_missed(missed.clone()).await.unwrap();
-                sqlite.record_missed(missed).await.unwrap();
+                store.record_missed(missed).await.unwrap();
             }
             Operation::Claim(after, lease) => {
                 self.now = self.now + after;
                 let want = memory.claim_missed(self.now, lease, 100).await.unwrap();
-                let got = sqlite.claim_missed(self.now, lease, 100).await.unwrap();
+                let got = store.claim_missed(self.now, lease, 100).await.unwrap();
                 let (got, want) = (sorted(got), sorted(want));
                 let without_lock = |it: &ClaimedNotice| ClaimedNotice {
                     lock: 0,
@@ -193,70 +304,35 @@ impl Pair {
                     },
                 };
                 memory.settle_missed(want, outcome).await.unwrap();
-                sqlite.settle_missed(got, outcome).await.unwrap();
+                store.settle_missed(got, outcome).await.unwrap();
             }
             Operation::SubscribeElsewhere(it) => {
-                self.subscribe_elsewhere(&it);
+                self.database.subscribe_elsewhere(&it).await;
                 memory.subscribe(it).await.unwrap();
             }
             Operation::Reopen => {
-                let (sqlite, mirror) = open(&self.folder).await;
-                self.sqlite_mirror = mirror;
-                std::mem::replace(&mut self.sqlite, sqlite).close().await;
+                (self.store, self.mirror) = self.database.open().await;
             }
         }
         self.compare().await;
     }
 
-    fn subscribe_elsewhere(&self, it: &Subscription) {
-        let url = it.url.as_str();
-        let recovery = it.recovery.as_ref().map(SubscriberUrl::as_str);
-        let (sql, key): (_, &dyn rusqlite::ToSql) = match &it.interest {
-            Interest::Exact(topic) => (
-                "INSERT INTO httppubsub_subscription_exacts (url, exact, missed_url) \
-                 VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-                &topic.as_bytes(),
-            ),
-            Interest::Glob(glob) => (
-                "INSERT INTO httppubsub_subscription_globs (url, glob, missed_url) \
-                 VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-                &glob.as_str(),
-            ),
-        };
-        self.elsewhere
-            .execute(sql, rusqlite::params![url, key, recovery])
-            .unwrap();
-    }
-
     async fn compare(&self) {
-        self.sqlite.catch_up().await.unwrap();
+        self.store.catch_up().await.unwrap();
         assert_eq!(
-            self.sqlite_mirror.subscriptions(),
+            self.mirror.subscriptions(),
             self.memory_mirror.subscriptions()
         );
         assert_eq!(
-            self.sqlite.next_missed().await.unwrap(),
+            self.store.next_missed().await.unwrap(),
             self.memory.next_missed().await.unwrap()
         );
         for url in ["", "http://u/", "http://u/#"] {
             let url = SubscriberUrl::new(url).unwrap();
             let want = self.memory.etag(url.clone()).await.unwrap();
-            assert_eq!(self.sqlite.etag(url).await.unwrap(), want);
+            assert_eq!(self.store.etag(url).await.unwrap(), want);
         }
     }
-}
-
-async fn open(folder: &tempfile::TempDir) -> (SqliteStore, Arc<Mirror>) {
-    let path = folder.path().join("s.db");
-    // So few that some have to be read again from the tables.
-    let store = SqliteOptions::default()
-        .changes_kept(4)
-        .open(path)
-        .await
-        .unwrap();
-    let mirror = Arc::new(Mirror::default());
-    store.watch(mirror.clone()).await.unwrap();
-    (store, mirror)
 }
 
 fn sorted(mut notices: Vec<ClaimedNotice>) -> Vec<ClaimedNotice> {
