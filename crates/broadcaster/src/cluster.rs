@@ -2,7 +2,6 @@
 //! is and which authorizations were used.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use httppubsub_net::Spent;
 use httppubsub_proto::auth::{AuthError, REPLAY_MEMORY, Unspent};
@@ -95,7 +94,7 @@ async fn say(core: &Core, cluster: &dyn Cluster) -> Result<(), StoreError> {
                 "others have forgotten this broadcaster, which was silent for too long: \
                  its websockets are ended, so that they subscribe again"
             );
-            others.must_register.store(true, Ordering::Relaxed);
+            core.hub.begin_anew().await;
         }
         Known::ByAnother => {
             tracing::error!(
@@ -103,13 +102,6 @@ async fn say(core: &Core, cluster: &dyn Cluster) -> Result<(), StoreError> {
                 "another broadcaster says that this is its url: give each its own (--advertise)"
             );
         }
-    }
-    if others.must_register.load(Ordering::Relaxed) {
-        let (receiver, recovery) = (&core.receiver_url, &core.missed_url);
-        core.hub
-            .register_again(&*core.store, receiver, recovery)
-            .await?;
-        others.must_register.store(false, Ordering::Relaxed);
     }
     for it in &heard.broadcasters {
         let silent_for = heard.now.since_unix().saturating_sub(it.until.since_unix());

@@ -23,6 +23,8 @@ pub(crate) struct Hub {
     members: Mutex<ByInterest<Vec<Arc<Member>>>>,
     counts: Mutex<ByInterest<Counted>>,
     next_id: AtomicU64,
+    /// Cancelled when all sessions that began in it have to begin anew.
+    era: Mutex<CancellationToken>,
 }
 
 /// What is kept for each topic and glob.
@@ -70,24 +72,9 @@ impl<T: Default> ByInterest<T> {
 }
 
 impl ByInterest<Counted> {
-    fn is_wanted(&self, interest: &Interest) -> bool {
-        let counted = match interest {
-            Interest::Exact(topic) => self.exacts.get(topic),
-            Interest::Glob(glob) => self.globs.get(glob),
-        };
-        counted.is_some_and(|it| it.sessions > 0)
-    }
-
-    /// Of what any session wants, who may change its row.
-    fn rows(&self) -> Vec<(Interest, Arc<tokio::sync::Mutex<bool>>)> {
-        let exacts = self.exacts.iter();
-        let exacts = exacts.map(|(topic, it)| (Interest::Exact(topic.clone()), it));
-        let globs = self.globs.iter();
-        let globs = globs.map(|(glob, it)| (Interest::Glob(glob.clone()), it));
-        let wanted = exacts.chain(globs).filter(|(_, it)| it.sessions > 0);
-        wanted
-            .map(|(interest, it)| (interest, it.row.clone()))
-            .collect()
+    fn rows(&self) -> Vec<Arc<tokio::sync::Mutex<bool>>> {
+        let counted = self.exacts.values().chain(self.globs.values());
+        counted.map(|it| it.row.clone()).collect()
     }
 }
 
@@ -108,12 +95,18 @@ pub(crate) struct Member {
     queue: mpsc::Sender<ForSession>,
     /// Cancelled when it does not keep up.
     pub(crate) cut_off: CancellationToken,
+    /// Cancelled when all have to begin anew.
+    pub(crate) era: CancellationToken,
 }
 
 impl Member {
     /// For the log.
     pub(crate) fn peer(&self) -> &str {
         &self.peer
+    }
+
+    fn is_ending(&self) -> bool {
+        self.cut_off.is_cancelled() || self.era.is_cancelled()
     }
 }
 
@@ -138,6 +131,11 @@ impl Hub {
             peer,
             queue,
             cut_off: CancellationToken::new(),
+            era: self
+                .era
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
         };
         (Arc::new(member), inbox)
     }
@@ -162,15 +160,16 @@ impl Hub {
     fn hand_out(&self, topic: &Topic, what: &ForSession) -> u32 {
         let mut handed = 0;
         for member in self.matching(topic) {
+            if member.is_ending() {
+                continue;
+            }
             match member.queue.try_send(what.clone()) {
                 Ok(()) => handed += 1,
                 Err(mpsc::error::TrySendError::Full(_)) => {
-                    if !member.cut_off.is_cancelled() {
-                        let (peer, waiting) = (&member.peer, member.queue.max_capacity());
-                        tracing::warn!(peer, waiting, "cutting off a websocket that is too slow");
-                        measures::websocket_cut_off();
-                        member.cut_off.cancel();
-                    }
+                    let (peer, waiting) = (&member.peer, member.queue.max_capacity());
+                    tracing::warn!(peer, waiting, "cutting off a websocket that is too slow");
+                    measures::websocket_cut_off();
+                    member.cut_off.cancel();
                 }
                 // It has just ended.
                 Err(mpsc::error::TrySendError::Closed(_)) => {}
@@ -231,35 +230,16 @@ impl Hub {
         }
     }
 
-    /// All rows are there again when this returns, and the sessions are cut off: they may have missed
-    /// something while there were none.
-    pub(crate) async fn register_again(
-        &self,
-        store: &dyn Store,
-        receiver: &SubscriberUrl,
-        recovery: &SubscriberUrl,
-    ) -> Result<(), StoreError> {
-        let wanted = self.counts().rows();
-        for (interest, row) in wanted {
-            let mut is_there = row.lock().await;
-            // The last may have left meanwhile.
-            if !self.counts().is_wanted(&interest) {
-                continue;
-            }
-            let subscription = Subscription {
-                url: receiver.clone(),
-                interest,
-                recovery: Some(recovery.clone()),
-            };
-            store.subscribe(subscription).await?;
-            *is_there = true;
+    /// The rows are gone, though nobody here removed them. All sessions are told to end, as they may
+    /// have missed something, and those that come make new rows.
+    pub(crate) async fn begin_anew(&self) {
+        let rows = self.counts().rows();
+        for row in rows {
+            // Whoever changes it is waited for: what it says of the row may be of before.
+            *row.lock().await = false;
         }
-        let members = self.members();
-        let lists = members.exacts.values().chain(members.globs.values());
-        for member in lists.flatten() {
-            member.cut_off.cancel();
-        }
-        Ok(())
+        let mut era = self.era.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *era).cancel();
     }
 
     /// One session less wants this; after the last, the row is gone when this returns.
@@ -400,6 +380,33 @@ mod tests {
             assert!(quicks.try_recv().is_ok());
         }
         assert!(slow.cut_off.is_cancelled() && !quick.cut_off.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn sessions_that_begin_anew_make_new_rows_and_those_of_before_get_nothing() {
+        let hub = Hub::default();
+        let (receiver, recovery) = (url("http://b/r"), url("http://b/m"));
+        let before = MemoryStore::new();
+        let (old, mut olds) = hub.member("old".to_owned(), 8);
+        hub.join(&before, &receiver, &recovery, &exact("t"))
+            .await
+            .unwrap();
+        hub.begin(&old, &exact("t"));
+        hub.begin_anew().await;
+        assert!(old.era.is_cancelled());
+        let after = MemoryStore::new();
+        let (new, mut news) = hub.member("new".to_owned(), 8);
+        hub.join(&after, &receiver, &recovery, &exact("t"))
+            .await
+            .unwrap();
+        hub.begin(&new, &exact("t"));
+        let etag_before = before.etag(receiver.clone()).await.unwrap();
+        assert_eq!(after.etag(receiver.clone()).await.unwrap(), etag_before);
+        assert_eq!(hub.deliver(&message("t")), 1);
+        assert!(news.try_recv().is_ok() && olds.try_recv().is_err());
+        hub.leave(&after, &receiver, &exact("t")).await.unwrap();
+        assert_eq!(after.etag(receiver.clone()).await.unwrap(), etag_before);
+        assert!(!new.era.is_cancelled());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,8 +25,6 @@ pub(crate) struct Others {
     alive: AtomicU64,
     /// Whether this one has said that it lives.
     is_known: AtomicBool,
-    /// Whether it was forgotten, and has yet to register again what its websockets want.
-    pub(crate) must_register: AtomicBool,
     /// When it did so first, as the others have it.
     started: Mutex<Option<Now>>,
 }
@@ -51,7 +49,6 @@ impl Default for Others {
             anybody_is_silent: AtomicBool::new(false),
             alive: AtomicU64::new(0),
             is_known: AtomicBool::new(false),
-            must_register: AtomicBool::new(false),
             started: Mutex::default(),
         }
     }

@@ -180,6 +180,10 @@ impl Session {
                 () = member.cut_off.cancelled() => {
                     self.machine.end(ended(POLICY, "it does not keep up with what it subscribed"));
                 }
+                () = member.era.cancelled() => {
+                    let reason = "the broadcaster was away for so long that it was forgotten: subscribe again";
+                    self.machine.end(ended(OUR_FAULT, reason));
+                }
                 event = self.socket.event() => match event {
                     Ok(SocketEvent::Message(message)) => {
                         self.machine.handle_message(&message, self.core.clock.now());

@@ -222,7 +222,7 @@ const SCALING_PROMISES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
-        "It registers again what its websockets want",
+        "It ends its websockets, so that they know that they may have missed something",
         &[(
             CLUSTER,
             "a_broadcaster_that_others_have_forgotten_registers_again_and_ends_its_websockets",
