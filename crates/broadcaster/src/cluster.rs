@@ -103,6 +103,9 @@ async fn say(core: &Core, cluster: &dyn Cluster) -> Result<(), StoreError> {
             );
         }
     }
+    core.hub
+        .remove_unwanted(&*core.store, &core.receiver_url)
+        .await?;
     for it in &heard.broadcasters {
         let silent_for = heard.now.since_unix().saturating_sub(it.until.since_unix());
         if it.url != core.receiver_url

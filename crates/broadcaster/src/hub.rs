@@ -76,6 +76,14 @@ impl ByInterest<Counted> {
         let counted = self.exacts.values().chain(self.globs.values());
         counted.map(|it| it.row.clone()).collect()
     }
+
+    fn unwanted(&self) -> Vec<(Interest, Arc<tokio::sync::Mutex<bool>>)> {
+        let exacts = self.exacts.iter().filter(|(_, it)| it.sessions == 0);
+        let exacts = exacts.map(|(topic, it)| (Interest::Exact(topic.clone()), it.row.clone()));
+        let globs = self.globs.iter().filter(|(_, it)| it.sessions == 0);
+        let globs = globs.map(|(glob, it)| (Interest::Glob(glob.clone()), it.row.clone()));
+        exacts.chain(globs).collect()
+    }
 }
 
 /// How many sessions want something. A row of the store stands for all of them.
@@ -277,15 +285,30 @@ impl Hub {
         if self.counts().entry(interest).sessions > 0 {
             return Ok(());
         }
-        let left = store.unsubscribe(receiver.clone(), interest.clone()).await;
-        if left.is_ok() {
-            *is_there = false;
-        }
+        // Of one that fails nobody knows whether it is there: whoever wants it makes it anew, and
+        // it is kept in mind to be removed later.
+        *is_there = false;
+        store
+            .unsubscribe(receiver.clone(), interest.clone())
+            .await?;
         let mut counts = self.counts();
         if counts.entry(interest).sessions == 0 {
             counts.remove(interest);
         }
-        left.map(|_| ())
+        Ok(())
+    }
+
+    /// Removes the rows that no session wants, and could not be removed when the last left.
+    pub(crate) async fn remove_unwanted(
+        &self,
+        store: &dyn Store,
+        receiver: &SubscriberUrl,
+    ) -> Result<(), StoreError> {
+        let unwanted = self.counts().unwanted();
+        for (interest, row) in unwanted {
+            self.remove_row(row, store, receiver, &interest).await?;
+        }
+        Ok(())
     }
 
     /// Counts one less, and says whose turn to wait for if that was the last.

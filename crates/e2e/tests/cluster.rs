@@ -676,9 +676,11 @@ fn f19_who_cannot_reach_the_database_says_503_and_goes_on_when_it_can() {
     let signer = cluster.home.signer();
     let subscribe = signer.subscribe(&subscription(&url, exact("u"), None));
     let notify = signer.notify(&Topic::new("t").unwrap(), MESSAGE);
+    let check = signer.check(&self::url(&url));
     thread::scope(|scope| {
         let door = &server.door;
-        let asking = [&subscribe, &notify].map(|asked| scope.spawn(move || door.ask(asked)));
+        let asking =
+            [&subscribe, &notify, &check].map(|asked| scope.spawn(move || door.ask(asked)));
         // It lives, and says that it should be sent nothing.
         assert_eq!(door.get("/healthz").status, 200);
         assert_eq!(door.get("/readyz").status, 503);
@@ -697,6 +699,34 @@ fn f19_who_cannot_reach_the_database_says_503_and_goes_on_when_it_can() {
     assert_eq!(server.door.ask(&notify).status, 200);
     let again = server.door.ask(&subscribe).status;
     assert!(again == 200 || again == 409, "{again}");
+}
+
+#[test]
+fn a_websocket_that_left_while_the_database_was_away_leaves_no_row() {
+    let cluster = Cluster::new();
+    let proxy = Proxy::start(Postgres::shared().address().parse().unwrap());
+    let (user, rest) = cluster.database.split_once('@').unwrap();
+    let (_, name) = rest.split_once('/').unwrap();
+    let through = format!("{user}@{}/{name}", proxy.address);
+    let server = cluster
+        .home
+        .serve(&cluster.flags("one", &["--lease", "1"], &through));
+    let client = cluster.client(server.door.address);
+    let subscription = cluster.subscribe(&client, &[exact("t")]);
+    assert_eq!(cluster.status()["subscriptions"], 1);
+    proxy.freeze();
+    proxy.set(Fault::FreezeAfter(0));
+    drop(subscription);
+    drop(client);
+    server
+        .process
+        .log_line("cannot unsubscribe what no websocket wants");
+    assert_eq!(cluster.status()["subscriptions"], 1);
+    proxy.set(Fault::None);
+    proxy.cut();
+    eventually("the row is gone", || {
+        (cluster.status()["subscriptions"] == 0).then_some(())
+    });
 }
 
 /// With `HTTPPUBSUB_TEST_ROUNDS` in the environment, so many kills.

@@ -209,6 +209,56 @@ async fn f17_two_broadcasters_that_set_one_url_leave_one_of_the_sets() {
     }
 }
 
+/// Waits until so many wait for somebody's lock in this database.
+async fn until_waiting(client: &tokio_postgres::Client, waiting: i64) {
+    let sql = "SELECT count(*) FROM pg_stat_activity \
+         WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let give_up = tokio::time::Instant::now() + httppubsub_e2e::PATIENCE;
+    while client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) != waiting {
+        assert!(tokio::time::Instant::now() < give_up, "nobody waits");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_loses_a_deadlock_tries_again() {
+    let database = Postgres::shared().database().await;
+    let store = Arc::new(open(&database, 20_000).await.0);
+    let looker = Postgres::connect(&database).await;
+    let sql = "SELECT name FROM unnest(ARRAY['one', 'two']) AS name ORDER BY sha256(name::bytea)";
+    let names = looker.query(sql, &[]).await.unwrap();
+    let [first, second]: [&str; 2] = [names[0].get(0), names[1].get(0)];
+    let mut holders = Vec::new();
+    // So that the other two are asked for together, and the later of them is taken.
+    for name in ["before", second] {
+        let client = Postgres::connect(&database).await;
+        client.batch_execute("BEGIN").await.unwrap();
+        let key: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&&b"u"[..], &name.as_bytes()];
+        client.execute(INSERT, &key).await.unwrap();
+        holders.push(client);
+    }
+    let [of_before, of_second] = &holders[..] else {
+        panic!("two");
+    };
+    let subscribe = |name: &str| {
+        let (store, it) = (store.clone(), subscription("u", exact(name)));
+        tokio::spawn(async move { store.subscribe(it).await })
+    };
+    let before = subscribe("before");
+    until_waiting(&looker, 1).await;
+    let both = [first, second].map(subscribe);
+    of_before.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(before.await.unwrap().unwrap(), Subscribed::Added);
+    until_waiting(&looker, 1).await;
+    // Each has now what the other wants; who waits for longer finds out first, and loses.
+    let key: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&&b"u"[..], &first.as_bytes()];
+    of_second.execute(INSERT, &key).await.unwrap();
+    of_second.batch_execute("ROLLBACK").await.unwrap();
+    for subscribed in both {
+        assert_eq!(subscribed.await.unwrap().unwrap(), Subscribed::Added);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_notice_is_claimed_by_two_at_once_and_those_of_the_dead_are_taken_over() {
     let database = Postgres::shared().database().await;

@@ -159,10 +159,7 @@ impl Feed {
                 true => self.advance(&mut state).await,
                 false => match timeout_at(give_up, self.advance(&mut state)).await {
                     Ok(looked) => looked,
-                    Err(_) => {
-                        state.connected = None;
-                        return Err(Failure::Waited(self.patience));
-                    }
+                    Err(_) => Err(Failure::Waited(self.patience)),
                 },
             };
             match looked {
@@ -173,6 +170,8 @@ impl Feed {
                     return Ok(());
                 }
                 Err(failure) => {
+                    // Nobody goes by what was known before it.
+                    self.looked.store(0, Ordering::Release);
                     state.connected = None;
                     if failure.done() == Done::Never || Instant::now() + pause >= give_up {
                         return Err(failure);

@@ -29,6 +29,16 @@ pub(super) async fn migrate(client: &Client, may_make: bool) -> Result<(), Store
             server / 10_000
         )));
     }
+    let durable = client
+        .query_one("SELECT current_setting('synchronous_commit')", &[])
+        .await
+        .map_err(failed)?;
+    if durable.get::<_, &str>(0) == "off" {
+        tracing::warn!(
+            "synchronous_commit is off in this database: what is acknowledged may be lost when its \
+             machine fails"
+        );
+    }
     if !may_make {
         let sql = "SELECT to_regclass('httppubsub_schema') IS NOT NULL";
         let row = client.query_one(sql, &[]).await.map_err(failed)?;
@@ -39,7 +49,9 @@ pub(super) async fn migrate(client: &Client, may_make: bool) -> Result<(), Store
         }
     }
     client
-        .batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})"))
+        .batch_execute(&format!(
+            "BEGIN; SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock({LOCK})"
+        ))
         .await
         .map_err(failed)?;
     let migrated = migrate_locked(client).await;

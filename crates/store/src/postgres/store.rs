@@ -457,12 +457,17 @@ impl Store for PostgresStore {
         let mut pause = Duration::from_millis(20);
         loop {
             let failure = match self.shared.connection(give_up).await {
-                Ok(connection) => match etag(&connection, &url).await {
-                    Ok(etag) => {
+                Ok(connection) => match timeout_at(give_up, etag(&connection, &url)).await {
+                    Ok(Ok(etag)) => {
                         self.settled().await;
                         return Ok(etag);
                     }
-                    Err(failure) => failure,
+                    Ok(Err(failure)) => failure,
+                    Err(_) => {
+                        // Nobody knows what else it has to say.
+                        drop(Object::take(connection));
+                        Failure::Waited(self.shared.options.patience)
+                    }
                 },
                 Err(failure) => failure,
             };
