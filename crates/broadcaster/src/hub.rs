@@ -64,25 +64,25 @@ impl<T: Default> ByInterest<T> {
         }
     }
 
+    fn get(&self, interest: &Interest) -> Option<&T> {
+        match interest {
+            Interest::Exact(topic) => self.exacts.get(topic),
+            Interest::Glob(glob) => self.globs.get(glob),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Interest, &T)> {
+        let exacts = self.exacts.iter();
+        let exacts = exacts.map(|(topic, it)| (Interest::Exact(topic.clone()), it));
+        let globs = self.globs.iter();
+        let globs = globs.map(|(glob, it)| (Interest::Glob(glob.clone()), it));
+        exacts.chain(globs)
+    }
+
     fn matching(&self, topic: &Topic) -> impl Iterator<Item = &T> {
         let globs = self.globs.iter().filter(|(glob, _)| glob.matches(topic));
         let exact = self.exacts.get(topic);
         exact.into_iter().chain(globs.map(|(_, kept)| kept))
-    }
-}
-
-impl ByInterest<Counted> {
-    fn rows(&self) -> Vec<Arc<tokio::sync::Mutex<bool>>> {
-        let counted = self.exacts.values().chain(self.globs.values());
-        counted.map(|it| it.row.clone()).collect()
-    }
-
-    fn unwanted(&self) -> Vec<(Interest, Arc<tokio::sync::Mutex<bool>>)> {
-        let exacts = self.exacts.iter().filter(|(_, it)| it.sessions == 0);
-        let exacts = exacts.map(|(topic, it)| (Interest::Exact(topic.clone()), it.row.clone()));
-        let globs = self.globs.iter().filter(|(_, it)| it.sessions == 0);
-        let globs = globs.map(|(glob, it)| (Interest::Glob(glob.clone()), it.row.clone()));
-        exacts.chain(globs).collect()
     }
 }
 
@@ -139,11 +139,7 @@ impl Hub {
             peer,
             queue,
             cut_off: CancellationToken::new(),
-            era: self
-                .era
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            era: self.era().clone(),
         };
         (Arc::new(member), inbox)
     }
@@ -241,13 +237,12 @@ impl Hub {
     /// The rows are gone, though nobody here removed them. All sessions are told to end, as they may
     /// have missed something, and those that come make new rows.
     pub(crate) async fn begin_anew(&self) {
-        let rows = self.counts().rows();
+        let rows: Vec<_> = self.counts().iter().map(|(_, it)| it.row.clone()).collect();
         for row in rows {
             // Whoever changes it is waited for: what it says of the row may be of before.
             *row.lock().await = false;
         }
-        let mut era = self.era.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *era).cancel();
+        std::mem::take(&mut *self.era()).cancel();
     }
 
     /// One session less wants this; after the last, the row is gone when this returns.
@@ -282,7 +277,9 @@ impl Hub {
         interest: &Interest,
     ) -> Result<(), StoreError> {
         let mut is_there = row.lock().await;
-        if self.counts().entry(interest).sessions > 0 {
+        // Another may have removed it meanwhile, and those who came since wait for other turns.
+        let is_unwanted = |it: &Counted| it.sessions == 0 && Arc::ptr_eq(&it.row, &row);
+        if !self.counts().get(interest).is_some_and(is_unwanted) {
             return Ok(());
         }
         // Of one that fails nobody knows whether it is there: whoever wants it makes it anew, and
@@ -292,7 +289,7 @@ impl Hub {
             .unsubscribe(receiver.clone(), interest.clone())
             .await?;
         let mut counts = self.counts();
-        if counts.entry(interest).sessions == 0 {
+        if counts.get(interest).is_some_and(is_unwanted) {
             counts.remove(interest);
         }
         Ok(())
@@ -304,7 +301,11 @@ impl Hub {
         store: &dyn Store,
         receiver: &SubscriberUrl,
     ) -> Result<(), StoreError> {
-        let unwanted = self.counts().unwanted();
+        let unwanted: Vec<_> = {
+            let counts = self.counts();
+            let unwanted = counts.iter().filter(|(_, it)| it.sessions == 0);
+            unwanted.map(|(of, it)| (of, it.row.clone())).collect()
+        };
         for (interest, row) in unwanted {
             self.remove_row(row, store, receiver, &interest).await?;
         }
@@ -342,6 +343,10 @@ impl Hub {
 
     fn members(&self) -> MutexGuard<'_, ByInterest<Vec<Arc<Member>>>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn era(&self) -> MutexGuard<'_, CancellationToken> {
+        self.era.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counts(&self) -> MutexGuard<'_, ByInterest<Counted>> {
@@ -452,9 +457,16 @@ mod tests {
                             .await
                             .unwrap();
                         assert!(hub.wants(&Topic::new("t").unwrap()));
+                        // Whoever removes what nobody wants leaves it alone.
+                        hub.remove_unwanted(&*store, &receiver).await.unwrap();
+                        tokio::task::yield_now().await;
                         let etag = store.etag(receiver.clone()).await.unwrap();
                         assert_eq!(etag, one_row);
                         hub.leave(&*store, &receiver, &interest).await.unwrap();
+                        hub.remove_unwanted(&*store, &receiver).await.unwrap();
+                        hub.remove_stale(&*store, &receiver, &interest)
+                            .await
+                            .unwrap();
                     }
                 })
             });
