@@ -16,6 +16,7 @@ use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -255,6 +256,74 @@ impl PostgresStore {
     }
 }
 
+/// What is made again when it fails, until the store's patience ends.
+struct Attempts<'a> {
+    shared: &'a Shared,
+    doing: &'static str,
+    again: Again,
+    give_up: Instant,
+    pause: Duration,
+}
+
+impl<'a> Attempts<'a> {
+    fn new(shared: &'a Shared, doing: &'static str, again: Again) -> Self {
+        Self {
+            shared,
+            doing,
+            again,
+            give_up: Instant::now() + shared.options.patience,
+            pause: Duration::from_millis(20),
+        }
+    }
+
+    /// A connection on which nothing was said yet.
+    async fn connection(&mut self) -> Result<Object, StoreError> {
+        loop {
+            match self.shared.connection(self.give_up).await {
+                Ok(connection) => return Ok(connection),
+                Err(failure) => self.wait(failure).await?,
+            }
+        }
+    }
+
+    /// What was made of it before the time was over; `None` if it is to be made again.
+    async fn after<T>(
+        &mut self,
+        connection: Object,
+        made: Result<Result<T, Failure>, Elapsed>,
+    ) -> Result<Option<T>, StoreError> {
+        let failure = match made {
+            Ok(Ok(made)) => return Ok(Some(made)),
+            Ok(Err(failure)) => failure,
+            Err(_) => {
+                // Nobody knows what else it has to do.
+                drop(Object::take(connection));
+                Failure::Waited(self.shared.options.patience)
+            }
+        };
+        let is_repeated = match failure.done() {
+            Done::No => true,
+            Done::Never => false,
+            Done::Perhaps => self.again == Again::Harmless,
+        };
+        if !is_repeated {
+            return Err(failure.doing(self.doing));
+        }
+        self.wait(failure).await?;
+        Ok(None)
+    }
+
+    async fn wait(&mut self, failure: Failure) -> Result<(), StoreError> {
+        if Instant::now() + self.pause >= self.give_up {
+            return Err(failure.doing(self.doing));
+        }
+        tracing::debug!(doing = self.doing, error = %failure, "it failed; trying again");
+        tokio::time::sleep(self.pause).await;
+        self.pause = (2 * self.pause).min(Duration::from_millis(500));
+        Ok(())
+    }
+}
+
 impl Shared {
     /// Makes a statement, within the store's patience.
     async fn query(
@@ -264,43 +333,17 @@ impl Shared {
         sql: &str,
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, StoreError> {
-        let statement = async |connection: &Object| {
-            let statement = connection.prepare_cached(sql).await?;
-            Ok(connection.query(&statement, parameters).await?)
-        };
-        let give_up = Instant::now() + self.options.patience;
-        let mut pause = Duration::from_millis(20);
+        let mut attempts = Attempts::new(self, doing, again);
         loop {
-            let failure = match self.connection(give_up).await {
-                Ok(connection) => match timeout_at(give_up, statement(&connection)).await {
-                    Ok(Ok(rows)) => return Ok(rows),
-                    Ok(Err(failure)) => failure,
-                    Err(_) => {
-                        // Nobody knows what else it has to do.
-                        drop(Object::take(connection));
-                        Failure::Waited(self.options.patience)
-                    }
-                },
-                // Nothing was said to the database yet.
-                Err(failure) if Instant::now() + pause < give_up => {
-                    tracing::debug!(doing, error = %failure, "no connection; trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (2 * pause).min(Duration::from_millis(500));
-                    continue;
-                }
-                Err(failure) => return Err(failure.doing(doing)),
+            let connection = attempts.connection().await?;
+            let statement = async {
+                let statement = connection.prepare_cached(sql).await?;
+                Ok(connection.query(&statement, parameters).await?)
             };
-            let is_repeated = match failure.done() {
-                Done::No => true,
-                Done::Never => false,
-                Done::Perhaps => again == Again::Harmless,
-            };
-            if !is_repeated || Instant::now() + pause >= give_up {
-                return Err(failure.doing(doing));
+            let made = timeout_at(attempts.give_up, statement).await;
+            if let Some(rows) = attempts.after(connection, made).await? {
+                return Ok(rows);
             }
-            tracing::debug!(doing, error = %failure, "a statement failed; trying again");
-            tokio::time::sleep(pause).await;
-            pause = (2 * pause).min(Duration::from_millis(500));
         }
     }
 
@@ -452,30 +495,15 @@ impl Store for PostgresStore {
     }
 
     async fn etag(&self, url: SubscriberUrl) -> Result<StrongEtag, StoreError> {
-        let doing = "computing an etag";
-        let give_up = Instant::now() + self.shared.options.patience;
-        let mut pause = Duration::from_millis(20);
+        let shared = &self.shared;
+        let mut attempts = Attempts::new(shared, "computing an etag", Again::Harmless);
         loop {
-            let failure = match self.shared.connection(give_up).await {
-                Ok(connection) => match timeout_at(give_up, etag(&connection, &url)).await {
-                    Ok(Ok(etag)) => {
-                        self.settled().await;
-                        return Ok(etag);
-                    }
-                    Ok(Err(failure)) => failure,
-                    Err(_) => {
-                        // Nobody knows what else it has to say.
-                        drop(Object::take(connection));
-                        Failure::Waited(self.shared.options.patience)
-                    }
-                },
-                Err(failure) => failure,
-            };
-            if failure.done() == Done::Never || Instant::now() + pause >= give_up {
-                return Err(failure.doing(doing));
+            let connection = attempts.connection().await?;
+            let made = timeout_at(attempts.give_up, etag(&connection, &url)).await;
+            if let Some(etag) = attempts.after(connection, made).await? {
+                self.settled().await;
+                return Ok(etag);
             }
-            tokio::time::sleep(pause).await;
-            pause = (2 * pause).min(Duration::from_millis(500));
         }
     }
 
