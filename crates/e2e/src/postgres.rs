@@ -158,12 +158,6 @@ impl Postgres {
         Self::connect(&format!("{}/{database}", self.base)).await
     }
 
-    /// Where it listens: host and port.
-    pub fn address(&self) -> String {
-        let (_, address) = self.base.rsplit_once('@').expect("it names a user");
-        address.to_owned()
-    }
-
     /// Stops at once, as `pg_ctl restart -m immediate` does, and starts again.
     pub fn restart(&self) {
         self.stop();

@@ -73,6 +73,15 @@ impl Cluster {
         [&["--data", data, "--db", database], flags].concat()
     }
 
+    /// A proxy before the database, and the database's url through it.
+    fn proxy(&self) -> (Proxy, String) {
+        let (user, rest) = self.database.split_once('@').unwrap();
+        let (address, name) = rest.split_once('/').unwrap();
+        let proxy = Proxy::start(address.parse().unwrap());
+        let through = format!("{user}@{}/{name}", proxy.address);
+        (proxy, through)
+    }
+
     fn status(&self) -> serde_json::Value {
         let mut command = httppubsub();
         command.args(["cluster", "status", "--json", "--db", &self.database]);
@@ -454,7 +463,7 @@ fn a_broadcaster_that_does_not_come_back_is_forgotten() {
 }
 
 #[test]
-fn a_broadcaster_that_others_have_forgotten_registers_again_and_ends_its_websockets() {
+fn a_broadcaster_that_others_have_forgotten_ends_its_websockets_which_subscribe_again() {
     let cluster = Cluster::new();
     let one = cluster.serve("one", &["--lease", "1"]);
     let other = cluster.serve("other", &[]);
@@ -590,14 +599,7 @@ fn f13_restarts_of_the_database_lose_nothing_acknowledged_and_are_recovered_from
 #[test]
 fn f14_an_answer_of_the_database_that_is_lost_is_not_guessed() {
     let cluster = Cluster::new();
-    let address = Postgres::shared().address();
-    let Ok(address) = address.parse() else {
-        panic!("{address} is not an address");
-    };
-    let proxy = Proxy::start(address);
-    let (user, rest) = cluster.database.split_once('@').unwrap();
-    let (_, name) = rest.split_once('/').unwrap();
-    let through = format!("{user}@{}/{name}", proxy.address);
+    let (proxy, through) = cluster.proxy();
     let flags = cluster.flags("one", &[], &through);
     let server = cluster.home.serve(&flags);
     let signer = cluster.home.signer();
@@ -659,10 +661,7 @@ fn f14_an_answer_of_the_database_that_is_lost_is_not_guessed() {
 #[test]
 fn f19_who_cannot_reach_the_database_says_503_and_goes_on_when_it_can() {
     let cluster = Cluster::new();
-    let proxy = Proxy::start(Postgres::shared().address().parse().unwrap());
-    let (user, rest) = cluster.database.split_once('@').unwrap();
-    let (_, name) = rest.split_once('/').unwrap();
-    let through = format!("{user}@{}/{name}", proxy.address);
+    let (proxy, through) = cluster.proxy();
     let flags = cluster.flags("one", &[], &through);
     let server = cluster.home.serve(&flags);
     let subscriber = Subscriber::start(cluster.home.signer());
@@ -704,10 +703,7 @@ fn f19_who_cannot_reach_the_database_says_503_and_goes_on_when_it_can() {
 #[test]
 fn a_websocket_that_left_while_the_database_was_away_leaves_no_row() {
     let cluster = Cluster::new();
-    let proxy = Proxy::start(Postgres::shared().address().parse().unwrap());
-    let (user, rest) = cluster.database.split_once('@').unwrap();
-    let (_, name) = rest.split_once('/').unwrap();
-    let through = format!("{user}@{}/{name}", proxy.address);
+    let (proxy, through) = cluster.proxy();
     let server = cluster
         .home
         .serve(&cluster.flags("one", &["--lease", "1"], &through));
@@ -910,6 +906,17 @@ fn what_cannot_be_a_cluster_is_said_clearly() {
     assert!(error.contains("no broadcaster has ever used it"), "{error}");
     let error = status(nobody);
     assert!(!error.contains("secret-word"), "{error}");
+}
+
+#[test]
+fn a_database_that_does_not_wait_for_its_disk_is_warned_of() {
+    let cluster = Cluster::new();
+    let (_, name) = cluster.database.rsplit_once('/').unwrap();
+    cluster.query(&format!(
+        "ALTER DATABASE {name} SET synchronous_commit = off"
+    ));
+    let server = cluster.serve("one", &[]);
+    server.process.log_line("synchronous_commit is off");
 }
 
 #[test]

@@ -225,7 +225,7 @@ const SCALING_PROMISES: &[(&str, &[(&str, &str)])] = &[
         "It ends its websockets, so that they know that they may have missed something",
         &[(
             CLUSTER,
-            "a_broadcaster_that_others_have_forgotten_registers_again_and_ends_its_websockets",
+            "a_broadcaster_that_others_have_forgotten_ends_its_websockets_which_subscribe_again",
         )],
     ),
     (

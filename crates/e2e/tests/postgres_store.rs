@@ -1,6 +1,6 @@
 //! The store on PostgreSQL keeps the promises of the trait, and those that only a shared one has.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::sync::Arc;
 use std::time::Duration;
