@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use httppubsub_net::is_large;
+use httppubsub_net::{Turn, Turns, is_large};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -64,20 +64,18 @@ const NONE: u64 = u64::MAX;
 /// Of fewer, a quarter would be one.
 const MANY: usize = 8;
 
-/// Turns that notifications take to begin their deliveries, one for each of these, in the order in
-/// which they came: as many as anybody wants, but fewer while this process is late. More at once
-/// would only be slower each.
-#[derive(Debug)]
-struct Turns {
-    free: Arc<Semaphore>,
-    state: Mutex<TurnsState>,
+/// Turns that notifications take to begin their deliveries, one for each of these: as many as anybody
+/// wants, but fewer while this process is late. More at once would only be slower each.
+fn turns() -> Arc<Turns> {
+    Arc::new(Turns::new(TURNS_MAX, TURNS_MIN..=TURNS_MAX))
 }
 
-#[derive(Debug)]
-struct TurnsState {
-    turns: usize,
-    /// How many of those that are taken must not be given back.
-    surplus: usize,
+/// A little later: half as many while this process is late, and a quarter more else.
+fn adapt(turns: &Turns, is_late: bool) {
+    turns.change(|now| match is_late {
+        true => now / 2,
+        false => now + now / 4,
+    });
 }
 
 /// As many keep a processor busy.
@@ -88,73 +86,13 @@ const TURNS_MAX: usize = 32 * TURNS_MIN;
 /// After this time a notification is past its turn wherever it is: it waits for others.
 const TURN_MAX: Duration = Duration::from_millis(250);
 
-impl Default for Turns {
-    fn default() -> Self {
-        Self {
-            free: Arc::new(Semaphore::new(TURNS_MAX)),
-            state: Mutex::new(TurnsState {
-                turns: TURNS_MAX,
-                surplus: 0,
-            }),
-        }
-    }
-}
-
-impl Turns {
-    async fn take(&self, deliveries: usize) -> OwnedSemaphorePermit {
-        let turns = u32::try_from(deliveries.min(TURNS_MIN)).expect("it is not so many");
-        let taken = self.free.clone().acquire_many_owned(turns).await;
-        taken.expect("the semaphore is never closed")
-    }
-
-    fn give_back(&self, mut taken: OwnedSemaphorePermit) {
-        let mut state = self.state();
-        let surplus = state.surplus.min(taken.num_permits());
-        if let Some(surplus) = taken.split(surplus) {
-            surplus.forget();
-        }
-        state.surplus -= surplus;
-    }
-
-    /// A little later: half as many while this process is late, and a quarter more else.
-    fn adapt(&self, is_late: bool) {
-        let mut state = self.state();
-        if is_late {
-            let turns = (state.turns / 2).max(TURNS_MIN);
-            let fewer = state.turns - turns;
-            state.surplus += fewer - self.free.forget_permits(fewer);
-            state.turns = turns;
-        } else {
-            let more = state.turns / 4;
-            self.raise(&mut state, more);
-        }
-    }
-
-    /// As many as there may be.
-    fn all(&self) {
-        self.raise(&mut self.state(), TURNS_MAX);
-    }
-
-    fn raise(&self, state: &mut TurnsState, more: usize) {
-        let more = more.min(TURNS_MAX - state.turns);
-        let kept = more.min(state.surplus);
-        state.surplus -= kept;
-        self.free.add_permits(more - kept);
-        state.turns += more;
-    }
-
-    fn state(&self) -> MutexGuard<'_, TurnsState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The deliveries of one notification, up to three quarters of them.
 #[derive(Debug)]
 pub(crate) struct Spread {
     /// `None` for those that say nothing.
     spreading: Option<Arc<Spreading>>,
     turns: Arc<Turns>,
-    turn: Mutex<Option<OwnedSemaphorePermit>>,
+    turn: Mutex<Option<Turn<Arc<Turns>>>>,
     began: Instant,
     most: usize,
     ended: AtomicUsize,
@@ -176,7 +114,7 @@ impl Spread {
 
     /// Does `delivering`, which tells of what has [ended](Self::ended), when it is its turn.
     pub(crate) async fn deliver<T>(&self, delivering: impl Future<Output = T>) -> T {
-        let turn = self.turns.take(self.most).await;
+        let turn = self.turns.clone().take_many(self.most).await;
         *self.turn() = Some(turn);
         let mut delivering = std::pin::pin!(delivering);
         if let Ok(delivered) = tokio::time::timeout(TURN_MAX, &mut delivering).await {
@@ -188,12 +126,11 @@ impl Spread {
 
     fn turn_is_over(&self) {
         let turn = self.turn().take();
-        if let Some(turn) = turn {
-            self.turns.give_back(turn);
-        }
+        // Not while it is locked: others are woken.
+        drop(turn);
     }
 
-    fn turn(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+    fn turn(&self) -> MutexGuard<'_, Option<Turn<Arc<Turns>>>> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -236,7 +173,7 @@ impl Load {
                 quickest: AtomicU64::new(NONE),
                 lag: AtomicU64::new(0),
             }),
-            turns: Arc::default(),
+            turns: turns(),
             rejected: AtomicU64::new(0),
             places: Arc::new(Semaphore::new(places_max as usize)),
             places_max,
@@ -330,7 +267,7 @@ impl Load {
             lags[LOOKS - 1] = lag;
             let lasting = lags.into_iter().min().unwrap_or_default();
             self.lag.store(microseconds(lasting), Ordering::Relaxed);
-            self.turns.adapt(lag > self.config.lag_max / 5);
+            adapt(&self.turns, lag > self.config.lag_max / 5);
             self.spreading.look();
             if told.elapsed() >= BETWEEN_WARNINGS {
                 let rejected = self.rejected.swap(0, Ordering::Relaxed);
@@ -462,51 +399,32 @@ mod tests {
         };
         assert_eq!(deliver_all().await, [0, 0, 0, 0], "it is not late");
         for _ in 0..10 {
-            load.turns.adapt(true);
+            adapt(&load.turns, true);
         }
         // The second holds its turns for as long as it may; after it there is room for both.
         let late = 20 + TURN_MAX.as_millis();
         assert_eq!(deliver_all().await, [0, 20, late, late]);
         for _ in 0..100 {
-            load.turns.adapt(false);
+            adapt(&load.turns, false);
         }
-        assert_eq!(load.turns.free.available_permits(), TURNS_MAX);
+        assert_eq!(load.turns.free(), TURNS_MAX);
         assert_eq!(deliver_all().await, [0, 0, 0, 0], "it is late no more");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn turns_that_are_taken_when_there_are_fewer_do_not_come_back() {
-        let turns = Turns::default();
-        let mut taken = Vec::new();
-        while turns.free.available_permits() > 0 {
-            taken.push(turns.take(TURNS_MIN).await);
-        }
-        turns.adapt(true);
-        for taken in taken.drain(..8) {
-            turns.give_back(taken);
-        }
-        assert_eq!(turns.free.available_permits(), 0);
-        turns.adapt(false);
-        for taken in taken {
-            turns.give_back(taken);
-        }
-        assert_eq!(turns.free.available_permits(), TURNS_MAX / 2 * 5 / 4);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_comes_when_nothing_is_under_way_need_not_wait() {
         let load = load(2, 10);
         for _ in 0..10 {
-            load.turns.adapt(true);
+            adapt(&load.turns, true);
         }
-        let _taken = load.turns.take(TURNS_MIN).await;
-        assert_eq!(load.turns.free.available_permits(), 0);
+        let _taken = load.turns.clone().take_many(TURNS_MIN).await;
+        assert_eq!(load.turns.free(), 0);
         tokio::spawn({
             let load = load.clone();
             async move { load.watch().await }
         });
         tokio::task::yield_now().await;
-        assert_eq!(load.turns.free.available_permits(), TURNS_MAX - TURNS_MIN);
+        assert_eq!(load.turns.free(), TURNS_MAX - TURNS_MIN);
     }
 
     #[tokio::test]

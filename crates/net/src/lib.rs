@@ -38,4 +38,5 @@ pub use replay::{ReplayGuard, ReplayGuardError, Spent};
 pub use serve::{PeerAddress, ServeConfig, serve};
 pub use socket::{ConnectError, Socket, SocketConfig, SocketError, SocketEvent, accept_key};
 pub use spool::{Spool, SpoolConfig};
+pub use turns::{Turn, Turns};
 pub use zstd::{DecompressError, DecompressLimits, TrainError, Zstd, train};

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::breaker::{Breaker, BreakerConfig};
 use crate::http1::Connection;
-use crate::turns::Turns;
+use crate::turns::PeerTurns;
 
 /// Whether a message of so many bytes has to leave room for others: more than 1 MiB.
 pub fn is_large(message_bytes: u64) -> bool {
@@ -29,8 +29,8 @@ pub(crate) struct Peer {
     pub(crate) breaker: Breaker,
     /// Those of small messages and those of large ones, so that the former need not wait for the
     /// latter.
-    small: Turns,
-    large: Turns,
+    small: PeerTurns,
+    large: PeerTurns,
     pub(crate) waiting: AtomicUsize,
     /// Value of the `Host` header.
     pub(crate) host: String,
@@ -71,7 +71,7 @@ impl Peer {
         breaker: Option<&BreakerConfig>,
     ) -> Self {
         let is_proven = breaker.is_none_or(|it| it.unproven.is_none());
-        let turns = |max| Turns::new(if is_proven { max } else { 1 }, max);
+        let turns = |max| PeerTurns::new(if is_proven { max } else { 1 }, max);
         Self {
             origin: endpoint.origin().clone(),
             host: endpoint.host_header().to_owned(),
@@ -84,7 +84,7 @@ impl Peer {
     }
 
     /// The turns of messages of this length.
-    pub(crate) fn turns(&self, message_bytes: u64) -> &Turns {
+    pub(crate) fn turns(&self, message_bytes: u64) -> &PeerTurns {
         match is_large(message_bytes) {
             true => &self.large,
             false => &self.small,

@@ -25,7 +25,7 @@ use crate::payload::{Payload, PayloadReader};
 use crate::peer::{LARGE_SHARE, Peer, Waiting, is_large};
 use crate::post_error::{PostError, Told};
 use crate::tls::Tls;
-use crate::turns::Turn;
+use crate::turns::{Turn, Turns};
 
 /// Bounds on what is posted.
 #[derive(Clone, Debug)]
@@ -616,7 +616,7 @@ impl Inner {
         &'a self,
         peer: &'a Peer,
         message_bytes: u64,
-    ) -> Result<(Turn<'a>, SemaphorePermit<'a>), PostError> {
+    ) -> Result<(Turn<&'a Turns>, SemaphorePermit<'a>), PostError> {
         let turns = peer.turns(message_bytes);
         let in_flight = match is_large(message_bytes) {
             true => &self.large_in_flight,
