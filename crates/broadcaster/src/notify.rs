@@ -1,16 +1,18 @@
 //! Hands a notification to every subscriber that matches, and accounts for each.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use httppubsub_net::{Payload, Target, chain};
 use httppubsub_proto::http::RECEIVE_FOR_WEBSOCKETS;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
 use httppubsub_store::{StoreError, Unsubscribed};
 use rustc_hash::FxHashMap;
+use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::index::Row;
@@ -126,41 +128,39 @@ async fn deliver_to_all(
     measures::matched(rows.len() as u64);
     let addressees = addressees(rows);
     let spread = core.load.spread(addressees.len(), message.payload.len());
-    let peers = by_peer(addressees, spread);
-    let peers = Arc::new(peers);
-    let delivering = deliver_to_parts(core.clone(), peers.clone(), message);
-    let Tally { reached, failed } = peers.spread.deliver(delivering).await;
+    let all = Arc::new(by_peer(addressees, spread));
+    let delivering = deliver_to_parts(&core, &all, &message);
+    let Tally { reached, failed } = all.spread.deliver(delivering).await;
     reached.measure();
     failed.map_or(Ok(reached), Err)
 }
 
-async fn deliver_to_parts(core: Arc<Core>, peers: Arc<Peers>, message: Arc<Message>) -> Tally {
-    let in_flight_max = core.config.post.in_flight_max;
-    let parts = (peers.len() / PART_PEERS_MIN).clamp(1, core.cores.get());
+async fn deliver_to_parts(core: &Arc<Core>, all: &Arc<Peers>, message: &Arc<Message>) -> Tally {
+    let (peers, in_flight_max) = (all.peers.len(), core.config.post.in_flight_max);
+    let parts = (peers / PART_PEERS_MIN).clamp(1, core.cores.get());
     if parts == 1 {
-        let everyone = 0..peers.len();
-        return deliver_to_peers(core, peers, everyone, message, in_flight_max).await;
+        return deliver_to_peers(core, all, 0..peers, message, in_flight_max).await;
     }
-    let (each, at_once) = (peers.len().div_ceil(parts), in_flight_max.div_ceil(parts));
+    let (each, at_once) = (peers.div_ceil(parts), in_flight_max.div_ceil(parts));
     let part = |begin: usize| {
-        let range = begin..peers.len().min(begin + each);
-        let (core, peers, message) = (core.clone(), peers.clone(), message.clone());
-        deliver_to_peers(core, peers, range, message, at_once)
+        let range = begin..peers.min(begin + each);
+        let (core, all, message) = (core.clone(), all.clone(), message.clone());
+        async move { deliver_to_peers(&core, &all, range, &message, at_once).await }
     };
-    let running = (0..peers.len()).step_by(each);
+    let running = (0..peers).step_by(each);
     let running: Vec<_> = running.map(|begin| core.tasks.spawn(part(begin))).collect();
-    let mut all = Tally::default();
+    let mut tally = Tally::default();
     for part in running {
         match part.await {
-            Ok(part) => all.add(part),
+            Ok(part) => tally.add(part),
             // It is not known what became of its rows.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
-    all
+    tally
 }
 
-/// Fewer peers than this are not worth another core.
+/// Fewer peers than this are not worth another thread.
 const PART_PEERS_MIN: usize = 128;
 
 /// What became of some rows, and what could not be written down about others.
@@ -208,75 +208,100 @@ impl Tally {
     }
 }
 
-/// Those of one peer, and how many of them are taken.
-struct Peer {
-    addressees: Range<usize>,
-    taken: AtomicUsize,
-}
-
 /// All that a notification goes to, those of each peer together.
 struct Peers {
     addressees: Vec<Addressee>,
-    peers: Vec<Peer>,
+    /// Which of them are those of each peer.
+    peers: Vec<Range<usize>>,
     spread: Spread,
 }
 
-impl Peers {
-    fn len(&self) -> usize {
-        self.peers.len()
-    }
-
-    /// The next of this peer.
-    fn next(&self, peer: usize) -> Option<&Addressee> {
-        let Peer { addressees, taken } = &self.peers[peer];
-        let at = addressees.start + taken.fetch_add(1, Ordering::Relaxed);
-        self.addressees[..addressees.end].get(at)
-    }
-}
-
-/// Delivers to these peers, to as many subscribers of each at once as it may have, and to at most
-/// `at_once` of all. Each peer has its turn before any has a second one: those that wait for a peer
-/// that hangs do not keep the others waiting.
+/// Delivers to the addressees of `peers`, to as many of each peer at once as it may have, and to at
+/// most `at_once` of all. Each peer has its turn before any has a second one: those that wait for a
+/// peer that hangs do not keep the others waiting.
 async fn deliver_to_peers(
-    core: Arc<Core>,
-    peers: Arc<Peers>,
-    range: Range<usize>,
-    message: Arc<Message>,
+    core: &Core,
+    all: &Peers,
+    peers: Range<usize>,
+    message: &Arc<Message>,
     at_once: usize,
 ) -> Tally {
-    let per_peer = core.config.post.in_flight_per_peer_max;
-    let mut turns: Vec<usize> = range.clone().collect();
-    for peer in range {
-        let addressees = peers.peers[peer].addressees.len();
-        let further = addressees.min(per_peer).saturating_sub(1);
-        turns.extend(std::iter::repeat_n(peer, further));
+    // Those of each peer whose delivery has not begun.
+    let mut waiting = all.peers[peers].to_vec();
+    let mut turns: VecDeque<usize> = (0..waiting.len()).collect();
+    for (peer, addressees) in waiting.iter().enumerate() {
+        let at_once = addressees
+            .len()
+            .min(core.config.post.in_flight_per_peer_max);
+        turns.extend(std::iter::repeat_n(peer, at_once.saturating_sub(1)));
     }
-    let lanes = turns.into_iter().map(|peer| {
-        let (core, peers, message) = (core.clone(), peers.clone(), message.clone());
-        deliver_in_turn(core, peers, peer, message)
-    });
-    let mut lanes = futures_util::stream::iter(lanes).buffer_unordered(at_once.max(1));
-    let mut tally = Tally::default();
-    while let Some(lane) = lanes.next().await {
-        tally.add(lane);
-    }
-    tally
+    let deliver = |peer: usize| {
+        let addressee = &all.addressees[waiting[peer].next()?];
+        Some(async move {
+            let outcome = deliver_to_one(core, addressee, message).await;
+            all.spread.ended();
+            (peer, outcome, 1 + addressee.others.len() as u64)
+        })
+    };
+    deliver_in_step(turns, deliver, at_once).await
 }
 
-async fn deliver_in_turn(
-    core: Arc<Core>,
-    peers: Arc<Peers>,
-    peer: usize,
-    message: Arc<Message>,
-) -> Tally {
+/// Begins a delivery for each of `turns`, at most `at_once` at once, and gives the turn of one that
+/// has ended to the next of the same peer, behind all that wait. `deliver` makes the deliveries, for
+/// as long as there are any of that peer.
+///
+/// They begin in step with those that end: what is sent to hundreds before the first answer is read
+/// has left the caches by then. Answers that take longer than a step are not worth waiting for: more
+/// begin then, and twice as many each time.
+async fn deliver_in_step<D>(
+    mut turns: VecDeque<usize>,
+    mut deliver: impl FnMut(usize) -> Option<D>,
+    at_once: usize,
+) -> Tally
+where
+    D: Future<Output = (usize, Result<Outcome, StoreError>, u64)>,
+{
     let mut tally = Tally::default();
-    while let Some(addressee) = peers.next(peer) {
-        let outcome = deliver_to_one(&core, addressee, &message).await;
-        peers.spread.ended();
-        tally.count(outcome, 1 + addressee.others.len() as u64);
+    let mut running = FuturesUnordered::new();
+    let (mut may_begin, mut more, mut ended) = (IN_STEP, IN_STEP, 0);
+    let mut next_step = std::pin::pin!(tokio::time::sleep(STEP));
+    loop {
+        while may_begin > 0
+            && running.len() < at_once.max(1)
+            && let Some(peer) = turns.pop_front()
+        {
+            if let Some(delivery) = deliver(peer) {
+                running.push(delivery);
+                may_begin -= 1;
+            }
+        }
+        tokio::select! {
+            biased;
+            Some((peer, outcome, rows)) = running.next() => {
+                tally.count(outcome, rows);
+                turns.push_back(peer);
+                may_begin += 1;
+                ended += 1;
+            }
+            () = &mut next_step, if may_begin == 0 && !turns.is_empty() => {
+                if ended < running.len() {
+                    may_begin = more;
+                    more *= 2;
+                }
+                ended = 0;
+                next_step.as_mut().reset(Instant::now() + STEP);
+            }
+            else => return tally,
+        }
     }
-    tally
 }
+
+/// So many begin before the first has ended.
+const IN_STEP: usize = 64;
+
+/// Longer than answers take where only processors are to be waited for; one or two milliseconds, as
+/// time is counted in whole ones.
+const STEP: Duration = Duration::from_millis(1);
 
 /// A row, and those that the same delivery is for.
 struct Addressee {
@@ -316,10 +341,7 @@ fn by_peer(mut addressees: Vec<Addressee>, spread: Spread) -> Peers {
     let peers = peers.map(|of_one| {
         let addressees = begin..begin + of_one.len();
         begin = addressees.end;
-        Peer {
-            addressees,
-            taken: AtomicUsize::new(0),
-        }
+        addressees
     });
     let peers = peers.collect();
     Peers {
@@ -411,5 +433,73 @@ async fn unsubscribe(core: &Core, row: &Row) {
         Ok(Unsubscribed::Absent) => {}
         // It will answer so again.
         Err(error) => tracing::error!(%subscriber, %interest, %error, "cannot unsubscribe"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Deliveries to so many peers with so many subscribers each, which take as long as `takes` says of
+    /// a peer, one after the other where they take no time at all; the most that ran at once, and
+    /// which peers they were for in the order in which they began.
+    async fn deliver(
+        peers: usize,
+        each: usize,
+        at_once: usize,
+        takes: impl Fn(usize) -> Duration,
+    ) -> (usize, Vec<usize>) {
+        let (running, most, takes) = (Cell::new(0), Cell::new(0), &takes);
+        let mut left = vec![each; peers];
+        let mut began = Vec::new();
+        let delivery = async |peer: usize| {
+            running.set(running.get() + 1);
+            most.set(most.get().max(running.get()));
+            tokio::time::sleep(takes(peer)).await;
+            running.set(running.get() - 1);
+            (peer, Ok(Outcome::Confirmed(1)), 1)
+        };
+        let deliver = |peer: usize| {
+            left[peer] = left[peer].checked_sub(1)?;
+            began.push(peer);
+            Some(delivery(peer))
+        };
+        let turns = (0..peers).chain(0..peers).collect();
+        let tally = deliver_in_step(turns, deliver, at_once).await;
+        assert_eq!(tally.reached.confirmed, (peers * each) as u64);
+        (most.get(), began)
+    }
+
+    const SLOW: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn deliveries_begin_as_others_end_and_do_not_wait_for_those_that_are_slow() {
+        let (most, _) = deliver(1_000, 1, 4_096, |_| Duration::ZERO).await;
+        assert!(most <= IN_STEP, "{most} at once");
+        let start = Instant::now();
+        let (most, _) = deliver(1_000, 1, 4_096, |_| SLOW).await;
+        assert_eq!(most, 1_000);
+        let took = start.elapsed();
+        assert!(took <= SLOW + 12 * STEP, "{took:?}");
+        let (most, _) = deliver(1_000, 1, 100, |_| SLOW).await;
+        assert_eq!(most, 100);
+        let (most, _) = deliver(3, 1, 0, |_| SLOW).await;
+        assert_eq!(most, 1, "one may always begin");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_peer_has_its_turn_before_any_has_a_second_and_keeps_its_turns() {
+        let (most, began) = deliver(100, 10, 4_096, |_| Duration::ZERO).await;
+        assert!(most <= IN_STEP, "{most} at once");
+        assert_eq!(began[..100], (0..100).collect::<Vec<_>>());
+        // The first hangs for longer than all others take together.
+        let hangs = |peer| if peer == 0 { SLOW } else { STEP };
+        let (most, began) = deliver(2, 500, 4_096, hangs).await;
+        assert_eq!(most, 4, "two turns each");
+        assert_eq!(began[..4], [0, 1, 0, 1]);
+        let others = began.iter().take(502).filter(|peer| **peer == 1);
+        assert_eq!(others.count(), 500, "they do not wait for it");
     }
 }
