@@ -1,6 +1,5 @@
 //! A broadcaster, from start to stop.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -11,10 +10,12 @@ use httppubsub_proto::session::BroadcasterConfig;
 use httppubsub_proto::url::{SubscriberUrl, UrlTooLong};
 use httppubsub_store::{Store, StoreError};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::busy_poll::BusyPoll;
 use crate::config::{Authorizations, Config, Preset};
 use crate::core::Core;
 use crate::forbidden::ForbiddenPeers;
@@ -110,9 +111,9 @@ impl Broadcaster {
             in_flight: InFlight::default(),
             others: Others::default(),
             load: Load::new(config.load),
+            busy_poll: BusyPoll::new(config.busy_poll),
             quarantine: config.quarantine.map(Quarantine::new),
-            // Asked once: the answer is put together from files.
-            cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            threads: Handle::current().metrics().num_workers(),
             session: Arc::new(session),
             zstd: Zstd::new(PLAIN_LEVEL.into()),
             presets: websockets.presets.iter().map(prepare).collect(),
@@ -143,12 +144,17 @@ impl Broadcaster {
         core.tasks.spawn({
             let core = core.clone();
             async move {
-                tokio::select! {
-                    () = core.shutdown.cancelled() => {}
-                    () = core.load.watch() => {}
-                }
+                let watching = core.load.watch();
+                core.shutdown.run_until_cancelled(watching).await;
             }
         });
+        if !core.config.busy_poll.is_zero() {
+            let core = core.clone();
+            core.tasks.clone().spawn(async move {
+                let polling = core.busy_poll.run();
+                core.shutdown.run_until_cancelled(polling).await;
+            });
+        }
         Ok(Self { core })
     }
 

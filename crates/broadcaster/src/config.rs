@@ -42,6 +42,11 @@ pub struct Config {
     pub post: PostConfig,
     /// What is turned away when there is too much to do.
     pub load: LoadConfig,
+    /// For how long after each notification and each delivery a thread looks for what comes next,
+    /// instead of sleeping until it is woken: answers come sooner, and the processor has no rest.
+    /// For runtimes with a single thread, whose core is not wanted by others; among several threads the
+    /// one that looks may not be the one that is in charge of the sockets. Default: none.
+    pub busy_poll: Duration,
     /// How slowly requests may arrive.
     pub body: BodyLimits,
     /// Longest message of a NOTIFY, in bytes; longer ones are answered 413. Default: none.
@@ -264,6 +269,7 @@ impl Default for Config {
                 ..PostConfig::default()
             },
             load: LoadConfig::default(),
+            busy_poll: Duration::ZERO,
             body: BodyLimits::default(),
             message_bytes_max: None,
             set_bytes_max: 64 * 1024 * 1024,

@@ -1,6 +1,5 @@
 //! What every use case of a broadcaster works with.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -13,6 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::busy_poll::BusyPoll;
 use crate::config::{Config, Preset};
 use crate::forbidden::ForbiddenPeers;
 use crate::hub::Hub;
@@ -33,10 +33,11 @@ pub(crate) struct Core {
     pub(crate) in_flight: InFlight,
     pub(crate) others: Others,
     pub(crate) load: Load,
+    pub(crate) busy_poll: BusyPoll,
     /// There is none unless it is asked for.
     pub(crate) quarantine: Option<Quarantine>,
-    /// How many a large fan-out may keep busy.
-    pub(crate) cores: NonZeroUsize,
+    /// How many of the runtime a large fan-out may keep busy.
+    pub(crate) threads: usize,
     /// What all websocket sessions have in common.
     pub(crate) session: Arc<BroadcasterConfig>,
     /// Compressor 1.

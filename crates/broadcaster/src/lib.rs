@@ -7,6 +7,8 @@ mod measures;
 
 mod load;
 
+mod busy_poll;
+
 mod quarantine;
 
 mod in_flight;

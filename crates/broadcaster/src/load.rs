@@ -1,5 +1,6 @@
 //! How much there is to do, and what is turned away when it is too much.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -248,7 +249,7 @@ impl Load {
     }
 
     /// Measures how late everything is, while there is anything. Never ends.
-    pub(crate) async fn watch(&self) {
+    pub(crate) async fn watch(&self) -> Infallible {
         let mut told = Instant::now();
         let mut lags = [Duration::ZERO; LOOKS];
         loop {

@@ -94,6 +94,7 @@ pub(crate) async fn notify(
     let is_told = rows.iter().any(|row| unfinished::is_told(core, row));
     let message = Arc::new(Message::new(topic, payload));
     let own = core.clone();
+    core.busy_poll.happened();
     // A task of its own: it must not end with who waits for it.
     let all = core.tasks.spawn(async move {
         let on_its_way = match is_told {
@@ -137,7 +138,7 @@ async fn deliver_to_all(
 
 async fn deliver_to_parts(core: &Arc<Core>, all: &Arc<Peers>, message: &Arc<Message>) -> Tally {
     let (peers, in_flight_max) = (all.peers.len(), core.config.post.in_flight_max);
-    let parts = (peers / PART_PEERS_MIN).clamp(1, core.cores.get());
+    let parts = (peers / PART_PEERS_MIN).clamp(1, core.threads);
     if parts == 1 {
         return deliver_to_peers(core, all, 0..peers, message, in_flight_max).await;
     }
@@ -240,6 +241,7 @@ async fn deliver_to_peers(
         Some(async move {
             let outcome = deliver_to_one(core, addressee, message).await;
             all.spread.ended();
+            core.busy_poll.happened();
             (peer, outcome, 1 + addressee.others.len() as u64)
         })
     };

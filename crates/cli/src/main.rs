@@ -20,10 +20,13 @@ mod subscriptions;
 mod topic;
 mod usage;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use httppubsub_client::RequestError;
+use tokio::runtime::{Builder, Runtime};
 
 /// Publish/subscribe over HTTP, for programs that should not have to hold a connection open.
 ///
@@ -53,26 +56,54 @@ enum Verb {
     Completions(completions::Completions),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let done = match Arguments::parse().verb {
-        Verb::Setup(setup) => setup.run(),
-        Verb::Serve(serve) => serve.run().await,
-        Verb::Listen(listen) => listen.run().await,
-        Verb::Notify(notify) => notify.run().await,
-        Verb::Subscriptions(subscriptions) => subscriptions.run().await,
-        Verb::CheckUrl(check_url) => check_url.run().await,
-        Verb::Cluster(cluster) => cluster.run().await,
-        Verb::Demo(demo) => demo.run().await,
-        Verb::Completions(completions) => completions.run(),
-    };
-    done.unwrap_or_else(|error| {
-        eprintln!("httppubsub: {error:#}");
-        match is_ambiguous(&error) {
-            true => ExitCode::from(AMBIGUOUS),
-            false => ExitCode::FAILURE,
+fn main() -> ExitCode {
+    let verb = Arguments::parse().verb;
+    match runtime(verb.threads()) {
+        // Said before the runtime ends, which may have to wait for a lookup that nobody needs any more.
+        Ok(runtime) => runtime.block_on(async { verb.run().await.unwrap_or_else(failed) }),
+        Err(error) => failed(error),
+    }
+}
+
+fn failed(error: anyhow::Error) -> ExitCode {
+    eprintln!("httppubsub: {error:#}");
+    match is_ambiguous(&error) {
+        true => ExitCode::from(AMBIGUOUS),
+        false => ExitCode::FAILURE,
+    }
+}
+
+impl Verb {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Setup(setup) => setup.run(),
+            Self::Serve(serve) => serve.run().await,
+            Self::Listen(listen) => listen.run().await,
+            Self::Notify(notify) => notify.run().await,
+            Self::Subscriptions(subscriptions) => subscriptions.run().await,
+            Self::CheckUrl(check_url) => check_url.run().await,
+            Self::Cluster(cluster) => cluster.run().await,
+            Self::Demo(demo) => demo.run().await,
+            Self::Completions(completions) => completions.run(),
         }
-    })
+    }
+
+    /// How many threads it asks for.
+    fn threads(&self) -> Option<NonZeroUsize> {
+        match self {
+            Self::Serve(serve) => serve.threads,
+            _ => None,
+        }
+    }
+}
+
+/// With so many threads, one for each core unless said otherwise.
+fn runtime(threads: Option<NonZeroUsize>) -> anyhow::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.get());
+    }
+    builder.enable_all().build().context("cannot start")
 }
 
 /// Whether what failed may have been done all the same.

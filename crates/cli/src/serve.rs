@@ -21,13 +21,14 @@ use httppubsub_proto::http::{MISSED_FOR_WEBSOCKETS, RECEIVE_FOR_WEBSOCKETS};
 use httppubsub_proto::url::Endpoint;
 use httppubsub_store::{MemoryStore, PostgresStore, SqliteStore, Store};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::descriptors::Connections;
 use crate::egress::EgressFlags;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::secrets;
+use crate::{secrets, usage};
 
 /// Run a broadcaster.
 ///
@@ -182,6 +183,16 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ID:LEVEL:MIN_BYTES:PATH")]
     zstd_preset: Vec<PresetFlag>,
 
+    /// Threads that do the work. [default: one for each core that it may use]
+    #[arg(long, value_name = "N", env = "TOKIO_WORKER_THREADS", hide_env = true)]
+    pub(crate) threads: Option<NonZeroUsize>,
+
+    /// For how many microseconds after each notification and delivery the thread looks for what comes next instead of
+    /// sleeping: answers come sooner, and the core is busy all the time while there is something to
+    /// do. For a core that nothing else wants; needs `--threads 1`. [default: not at all]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    busy_poll: Option<u64>,
+
     #[command(flatten)]
     logs: Logs,
 }
@@ -289,6 +300,12 @@ impl FromStr for Database {
 
 impl Serve {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let threads = Handle::current().metrics().num_workers();
+        if self.busy_poll.is_some() && threads > 1 {
+            let problem = "--busy-poll needs --threads 1: of several, the one that looks may not be \
+                           the one that is told";
+            usage::wrong("serve", problem);
+        }
         self.logs.begin()?;
         std::fs::create_dir_all(&self.data)
             .with_context(|| format!("cannot make the data folder {}", self.data.display()))?;
@@ -419,6 +436,7 @@ impl Serve {
                 deliveries_max: self.deliveries_pending_max,
                 ..LoadConfig::default()
             },
+            busy_poll: Duration::from_micros(self.busy_poll.unwrap_or(0)),
             quarantine: match self.unsubscribe_immediate {
                 UnsubscribeImmediate::Honour => None,
                 UnsubscribeImmediate::Quarantine => Some(QuarantineConfig::default()),

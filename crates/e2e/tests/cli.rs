@@ -176,6 +176,8 @@ fn wrong_usage_is_told_with_status_2() {
     );
     fails(&["serve", "--listen", "localhost"], 2, "--listen");
     fails(&["serve", "--connections-max", "0"], 2, "at least 1");
+    let polling = ["serve", "--threads", "2", "--busy-poll", "50"];
+    fails(&polling, 2, "--busy-poll needs --threads 1");
     fails(&["listen"], 2, "Usage: httppubsub listen");
     fails(
         &["notify", "topic"],

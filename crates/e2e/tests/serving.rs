@@ -458,3 +458,18 @@ fn requests_sent_ahead_are_answered_in_order() {
     let statuses = asked.map(|_| connection.answer().unwrap().unwrap().status);
     assert_eq!(statuses, [200, 401, 400, 200]);
 }
+
+/// What is measured of it is in `docs/performance.md`; here is that it does its work.
+#[test]
+fn a_single_thread_that_looks_for_what_comes_next_serves_like_any_other() {
+    let home = Home::new();
+    let server = home.serve(&["--threads", "1", "--busy-poll", "100"]);
+    let subscriber = Subscriber::start(home.signer());
+    for index in 0..10 {
+        let url = subscriber.url(&format!("/{index}"));
+        server.door.subscribe(&url, exact("topic"), None);
+    }
+    for _ in 0..20 {
+        assert_eq!(server.door.notify("topic", MESSAGE), 10);
+    }
+}
