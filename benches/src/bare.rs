@@ -189,8 +189,8 @@ impl Deliverer {
                     .await?
             }
             Wire::Hand(by_hand) => {
-                let (head, message) = (head.encode(), self.message.to_bytes());
-                by_hand.post(authorization, &head, &message).await?
+                let body = self.message.behind(&head.encode());
+                by_hand.post(authorization, body).await?
             }
         };
         ensure!(

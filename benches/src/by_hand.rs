@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::connection::Answer;
+use crate::message::Outgoing;
 
 /// A connection for which HTTP is written by hand.
 pub(crate) struct ByHand {
@@ -23,12 +24,16 @@ pub(crate) struct ByHand {
 impl ByHand {
     /// `always` are headers that all requests have.
     pub(crate) async fn open(peer: &Endpoint, always: &str) -> anyhow::Result<Self> {
+        Self::open_to(peer, peer.path_and_query(), always).await
+    }
+
+    /// The same for another path there.
+    pub(crate) async fn open_to(peer: &Endpoint, path: &str, always: &str) -> anyhow::Result<Self> {
         let origin = peer.origin();
         let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
         stream.set_nodelay(true)?;
         let first = format!(
-            "POST {} HTTP/1.1\r\nhost: {}\r\n{always}",
-            peer.path_and_query(),
+            "POST {path} HTTP/1.1\r\nhost: {}\r\n{always}",
             peer.host_header(),
         );
         Ok(Self {
@@ -39,12 +44,11 @@ impl ByHand {
         })
     }
 
-    /// Posts a body of two parts and reads the whole answer.
+    /// Posts a body and reads the whole answer.
     pub(crate) async fn post(
         &mut self,
         authorization: Option<String>,
-        head: &[u8],
-        message: &[u8],
+        mut body: Outgoing,
     ) -> anyhow::Result<Answer> {
         let output = &mut self.output;
         output.clear();
@@ -52,14 +56,12 @@ impl ByHand {
         if let Some(value) = authorization {
             write!(output, "authorization: {value}\r\n")?;
         }
-        write!(
-            output,
-            "content-length: {}\r\n\r\n",
-            head.len() + message.len()
-        )?;
-        output.extend_from_slice(head);
-        output.extend_from_slice(message);
+        write!(output, "content-length: {}\r\n\r\n", body.bytes())?;
+        output.extend_from_slice(&body.next_part().unwrap_or_default());
         self.stream.write_all(output).await?;
+        while let Some(part) = body.next_part() {
+            self.stream.write_all(&part).await?;
+        }
         self.answer().await
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Shape {
     pub(crate) sinks_per_port: u32,
     /// Whether the bare connections wait for each other after each message.
     pub(crate) lockstep: bool,
+    /// What the broadcaster is told besides.
+    pub(crate) serve_flags: Vec<String>,
     /// Whom the broadcaster takes turns with.
     pub(crate) yardsticks: Vec<Yardstick>,
 }
@@ -73,7 +75,10 @@ impl Contest {
         let keys = Keys::of(&secrets);
         let behaviours = vec![Behaviour::Confirm; shape.subscribers as usize];
         let sinks = Sinks::start(&behaviours, shape.sinks_per_port as usize, keys.clone()).await?;
-        let broadcaster = Broadcaster::start(&setting.program, &secrets, setting.cores).await?;
+        let flags: Vec<_> = shape.serve_flags.iter().map(String::as_str).collect();
+        let (program, cores) = (&setting.program, setting.cores);
+        let broadcaster =
+            Broadcaster::start_with(program, &secrets, cores, "memory", &flags).await?;
         broadcaster
             .subscribe(sinks.urls(), &keys)
             .await

@@ -50,6 +50,10 @@ pub(crate) struct Fanout {
     /// Have the bare connections wait for each other after each message.
     #[arg(long)]
     lockstep: bool,
+
+    /// Flags for `httppubsub serve`, with spaces between them.
+    #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
+    serve_flags: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -67,6 +71,11 @@ impl AuthChoice {
             Self::Both => &[Auth::None, Auth::Hmac],
         }
     }
+}
+
+/// These words, with spaces between them.
+pub(crate) fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 impl Fanout {
@@ -100,6 +109,7 @@ impl Fanout {
             duration: Duration::from_secs(self.seconds),
             sinks_per_port: self.sinks_per_port,
             lockstep: self.lockstep,
+            serve_flags: words(self.serve_flags.as_deref().unwrap_or_default()),
             yardsticks,
         }
     }
@@ -133,6 +143,7 @@ impl Fanout {
             "seconds": seconds,
             "turns": turns,
             "sinks_per_port": self.sinks_per_port,
+            "serve_flags": self.serve_flags,
             "setting": setting.to_json(),
             "results": contests.iter().map(Contest::to_json).collect::<Vec<_>>(),
         });

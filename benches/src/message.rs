@@ -88,6 +88,7 @@ impl Message {
     }
 
     /// All of it, in memory.
+    #[cfg(test)]
     pub(crate) fn to_bytes(self) -> Vec<u8> {
         let mut bytes = self.label.encode().to_vec();
         let mut left = self.filler_bytes();
@@ -159,6 +160,24 @@ impl Outgoing {
             left: 0,
         }
     }
+
+    /// The next part; `None` at the end.
+    pub(crate) fn next_part(&mut self) -> Option<Bytes> {
+        match self.first.take() {
+            Some(first) => Some(first),
+            None if self.left == 0 => None,
+            None => {
+                let part = filler_part(self.left);
+                self.left -= part.len() as u64;
+                Some(Bytes::from_static(part))
+            }
+        }
+    }
+
+    /// How long what is left of it is, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.first.as_ref().map_or(0, Bytes::len) as u64 + self.left
+    }
 }
 
 impl Body for Outgoing {
@@ -169,16 +188,7 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         _context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let part = match self.first.take() {
-            Some(first) => first,
-            None if self.left == 0 => return Poll::Ready(None),
-            None => {
-                let part = filler_part(self.left);
-                self.left -= part.len() as u64;
-                Bytes::from_static(part)
-            }
-        };
-        Poll::Ready(Some(Ok(Frame::data(part))))
+        Poll::Ready(self.next_part().map(|part| Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -186,7 +196,7 @@ impl Body for Outgoing {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.first.as_ref().map_or(0, Bytes::len) as u64 + self.left)
+        SizeHint::with_exact(self.bytes())
     }
 }
 

@@ -11,7 +11,7 @@ use httppubsub_proto::topic::Identifier;
 use httppubsub_proto::url::Endpoint;
 use hyper::StatusCode;
 
-use crate::connection::{Connection, path};
+use crate::by_hand::ByHand;
 use crate::keys::Keys;
 use crate::machine;
 use crate::message::{Label, Message};
@@ -19,7 +19,8 @@ use crate::sinks::topic;
 
 /// One program that notifies.
 pub(crate) struct Publisher {
-    connection: Connection,
+    /// It shares a core with the subscribers, and must not be what limits.
+    connection: ByHand,
     keys: Keys,
     /// How many must confirm each notification.
     subscribers: u32,
@@ -81,7 +82,8 @@ impl Publisher {
         keys: Keys,
         subscribers: u32,
     ) -> anyhow::Result<Self> {
-        let connection = Connection::open(broadcaster).await?;
+        let content_type = "content-type: application/octet-stream\r\n";
+        let connection = ByHand::open_to(broadcaster, NOTIFY, content_type).await?;
         Ok(Self {
             connection,
             keys,
@@ -117,10 +119,7 @@ impl Publisher {
         };
         let body = message.behind(&head.encode());
         let began = Instant::now();
-        let answer = self
-            .connection
-            .post(&path(NOTIFY), authorization, None, body)
-            .await;
+        let answer = self.connection.post(authorization, body).await;
         let answer = answer.context("a NOTIFY was not answered")?;
         let took = began.elapsed();
         match answer.status {

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::contest::{Contest, HEADINGS, IDLE, Shape, Yardstick};
+use crate::fanout::words;
 use crate::keys::Auth;
 use crate::report::{Report, table};
 use crate::setting::Setting;
@@ -36,7 +37,13 @@ impl Shapes {
             duration: Duration::from_secs(self.seconds),
             sinks_per_port: 1,
             lockstep: false,
+            serve_flags: Vec::new(),
             yardsticks: vec![Hyper, Hand, Skeleton],
+        };
+        let few = Shape {
+            subscribers: 10,
+            lockstep: true,
+            ..plain.clone()
         };
         let shapes = [
             plain.clone(),
@@ -49,10 +56,10 @@ impl Shapes {
                 message_bytes: 10 << 10,
                 ..plain.clone()
             },
+            few.clone(),
             Shape {
-                subscribers: 10,
-                lockstep: true,
-                ..plain.clone()
+                serve_flags: words(BUSY_POLL),
+                ..few
             },
             Shape {
                 subscribers: 1_000,
@@ -95,11 +102,16 @@ impl Shapes {
                 subscribers,
                 message_bytes,
                 lockstep,
+                serve_flags,
                 ..
             } = &contest.shape;
             let lockstep = if *lockstep { ", in lockstep" } else { "" };
+            let flags = match serve_flags.is_empty() {
+                true => String::new(),
+                false => format!(", httppubsub serve {}", serve_flags.join(" ")),
+            };
             text += &format!(
-                "\n{message_bytes} bytes to {subscribers} subscribers{lockstep}\n{}{}",
+                "\n{message_bytes} bytes to {subscribers} subscribers{lockstep}{flags}\n{}{}",
                 table(&rows, 2),
                 if contest.is_idle() { IDLE } else { "" }
             );
@@ -115,6 +127,9 @@ impl Shapes {
         Ok(Report { text, json })
     }
 }
+
+/// For a core of its own.
+const BUSY_POLL: &str = "--threads 1 --busy-poll 100";
 
 /// A ratio that is asked for.
 struct Goal {
@@ -146,7 +161,7 @@ impl Goal {
 
 /// In the order in which [`Shapes::run`] makes the contests.
 fn goals(contests: &[Contest]) -> Option<Vec<Goal>> {
-    let [plain, hmac, larger, few, many] = contests else {
+    let [plain, hmac, larger, few, few_polled, many] = contests else {
         return None;
     };
     let goal = |shape, compared_with, ratio, asked| Goal {
@@ -173,6 +188,12 @@ fn goals(contests: &[Contest]) -> Option<Vec<Goal>> {
             "10 subscribers, each notify after the last",
             "bare hyper in lockstep",
             few.ratio()?,
+            "≥ 0.9",
+        ),
+        goal(
+            "the same with --busy-poll",
+            "bare hyper in lockstep",
+            few_polled.ratio()?,
             "≥ 0.9",
         ),
         goal(

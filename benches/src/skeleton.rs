@@ -16,7 +16,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Child;
 
 use crate::by_hand::ByHand;
-use crate::connection::{Connection, path};
 use crate::machine::{self, Cores};
 use crate::message::Message;
 use crate::publish::Notify;
@@ -139,11 +138,11 @@ fn head(input: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
 }
 
 /// Makes a skeleton send what a broadcaster would.
-pub(crate) struct Forwarder(Connection);
+pub(crate) struct Forwarder(ByHand);
 
 impl Forwarder {
     pub(crate) async fn connect(skeleton: &Endpoint) -> anyhow::Result<Self> {
-        Ok(Self(Connection::open(skeleton).await?))
+        Ok(Self(ByHand::open_to(skeleton, "/", "").await?))
     }
 }
 
@@ -165,7 +164,7 @@ impl Notify for Forwarder {
         rest.extend_from_slice(&head);
         let body = message.behind(&rest);
         let began = Instant::now();
-        let answer = self.0.post(&path("/"), None, None, body).await?;
+        let answer = self.0.post(None, body).await?;
         let took = began.elapsed();
         ensure!(
             answer.status == StatusCode::OK,
