@@ -252,8 +252,8 @@ async fn deliver_to_peers(
 /// has ended to the next of the same peer, behind all that wait. `deliver` makes the deliveries, for
 /// as long as there are any of that peer.
 ///
-/// They begin in step with those that end: what is sent to hundreds before the first answer is read
-/// has left the caches by then. Answers that take longer than a step are not worth waiting for: more
+/// Those of many begin in step with those that end: what is sent to hundreds before the first answer is
+/// read has left the caches by then. Answers that take longer than a step are not worth waiting for: more
 /// begin then, and twice as many each time.
 async fn deliver_in_step<D>(
     mut turns: VecDeque<usize>,
@@ -265,7 +265,9 @@ where
 {
     let mut tally = Tally::default();
     let mut running = FuturesUnordered::new();
-    let (mut may_begin, mut more, mut ended) = (IN_STEP, IN_STEP, 0);
+    let is_for_few = turns.len() <= FEW;
+    let mut may_begin = if is_for_few { FEW } else { IN_STEP };
+    let (mut more, mut ended) = (IN_STEP, 0);
     let mut next_step = std::pin::pin!(tokio::time::sleep(STEP));
     loop {
         while may_begin > 0
@@ -298,8 +300,12 @@ where
     }
 }
 
-/// So many begin before the first has ended.
+/// So many of many begin before the first has ended.
 const IN_STEP: usize = 64;
+
+/// So few begin at once: there is nothing to gain, and many such notifications at a time would get
+/// into each other's way.
+const FEW: usize = 2 * IN_STEP;
 
 /// Longer than answers take where only processors are to be waited for; one or two milliseconds, as
 /// time is counted in whole ones.
@@ -493,9 +499,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_peer_has_its_turn_before_any_has_a_second_and_keeps_its_turns() {
-        let (most, began) = deliver(100, 10, 4_096, |_| Duration::ZERO).await;
+        let (most, began) = deliver(300, 10, 4_096, |_| Duration::ZERO).await;
         assert!(most <= IN_STEP, "{most} at once");
-        assert_eq!(began[..100], (0..100).collect::<Vec<_>>());
+        assert_eq!(began[..300], (0..300).collect::<Vec<_>>());
         // The first hangs for longer than all others take together.
         let hangs = |peer| if peer == 0 { SLOW } else { STEP };
         let (most, began) = deliver(2, 500, 4_096, hangs).await;
