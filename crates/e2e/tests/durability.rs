@@ -64,10 +64,11 @@ fn fifty_kills_lose_nothing_that_was_acknowledged_and_leave_no_set_half_done() {
         let (acknowledged, sets, door) = (&acknowledged, &sets, server.door.clone());
         let process = &mut server.process;
         let set_on = thread::scope(|scope| {
+            // All are connected before anybody kills.
             for number in 0..SUBSCRIBERS {
                 let (door, acked) = (&door, acked.clone());
+                let mut connection = door.connect();
                 scope.spawn(move || {
-                    let mut connection = door.connect();
                     for count in 0.. {
                         let topic = format!("round/{round}/{number}/{count}");
                         let asked = subscribe(door, "http://127.0.0.1:9/one", &topic);
@@ -81,8 +82,8 @@ fn fifty_kills_lose_nothing_that_was_acknowledged_and_leave_no_set_half_done() {
                 });
             }
             let door = &door;
+            let mut connection = door.connect();
             let setting = scope.spawn(move || {
-                let mut connection = door.connect();
                 let (mut last, mut count) = (last_set, 0);
                 loop {
                     let asked = door.signer.set(&url(set_url), &sets[1 - last]);
