@@ -187,9 +187,9 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", env = "TOKIO_WORKER_THREADS", hide_env = true)]
     pub(crate) threads: Option<NonZeroUsize>,
 
-    /// For how many microseconds after each notification and delivery the thread looks for what comes next instead of
-    /// sleeping: answers come sooner, and the core is busy all the time while there is something to
-    /// do. For a core that nothing else wants; needs `--threads 1`. [default: not at all]
+    /// For how many microseconds after each notification and delivery the thread looks for what comes
+    /// next instead of sleeping: answers come sooner, and the core is busy all the time while there is
+    /// something to do. For a core that nothing else wants; needs `--threads 1`. [default: not at all]
     #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     busy_poll: Option<u64>,
 

@@ -1,7 +1,6 @@
 //! Turns that are taken one after the other: fewer when there is too much to do, and more again later.
 
-use std::ops::Deref;
-use std::ops::RangeInclusive;
+use std::ops::{Deref, RangeInclusive};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
