@@ -1,0 +1,4 @@
+//! Faults of the client library.
+//!
+//! | fault | test |
+//! |---|---|

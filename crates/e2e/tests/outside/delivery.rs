@@ -1,0 +1,4 @@
+//! Faults of deliveries, notices and their deadlines.
+//!
+//! | fault | test |
+//! |---|---|

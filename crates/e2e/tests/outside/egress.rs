@@ -1,0 +1,4 @@
+//! Faults of names, addresses and urls.
+//!
+//! | fault | test |
+//! |---|---|

@@ -1,0 +1,4 @@
+//! Faults of globs and of what they cost.
+//!
+//! | fault | test |
+//! |---|---|

@@ -1,0 +1,4 @@
+//! Faults of `httppubsub serve` as a process.
+//!
+//! | fault | test |
+//! |---|---|

@@ -1,0 +1,4 @@
+//! Faults of connections that are served.
+//!
+//! | fault | test |
+//! |---|---|

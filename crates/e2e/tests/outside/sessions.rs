@@ -1,0 +1,4 @@
+//! Faults of websocket sessions.
+//!
+//! | fault | test |
+//! |---|---|

@@ -1,0 +1,4 @@
+//! Faults of databases and of files.
+//!
+//! | fault | test |
+//! |---|---|

@@ -1,0 +1,4 @@
+//! Faults of the command line.
+//!
+//! | fault | test |
+//! |---|---|
