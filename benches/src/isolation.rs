@@ -3,20 +3,22 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use clap::ValueEnum as _;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::broadcaster::Broadcaster;
+use crate::greedy::{Greed, Greedy};
 use crate::keys::{Auth, Keys};
 use crate::machine;
 use crate::message::{Label, Message};
 use crate::publish::{Answered, Published, Publisher};
 use crate::report::{Latency, Report, median, milliseconds, table};
 use crate::setting::Setting;
-use crate::sinks::{Behaviour, SentAt, Sinks};
+use crate::sinks::{Behaviour, SentAt, Sinks, topic};
 
-/// A tenth of the subscribers is slow, silent, wrong or rude, each in a way of its own: what the
-/// others and the publishers notice of it.
+/// A tenth of the subscribers is slow, silent, wrong or rude, each in a way of its own, or one party
+/// takes all it can of something that everybody shares: what the others and the publishers notice.
 ///
 /// Notifications come at a steady rate whether or not earlier ones were answered, since the answer
 /// to a publisher waits for every subscriber. The run fails if a publisher is answered anything but
@@ -32,6 +34,10 @@ pub(crate) struct Isolation {
     /// several of each.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=500))]
     hostile: u32,
+
+    /// Parties that take all they can; each has turns of its own. [default: all of them]
+    #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',')]
+    greedy: Option<Vec<Greed>>,
 
     /// How many notifications a second.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1_000))]
@@ -56,15 +62,24 @@ impl Isolation {
             self.hostile < self.subscribers,
             "there are no subscribers but hostile ones"
         );
-        let (mut without, mut with) = (Vec::new(), Vec::new());
+        let greedy = self.greedy.as_deref().unwrap_or(Greed::value_variants());
+        let troubles = [Trouble::None, Trouble::Hostile(self.hostile)];
+        let troubles = troubles
+            .into_iter()
+            .chain(greedy.iter().copied().map(Trouble::Greedy));
+        let mut measured: Vec<_> = troubles.map(|trouble| (trouble, Vec::new())).collect();
         for turn in 1..=self.turns {
-            for (hostile, measured) in [(0, &mut without), (self.hostile, &mut with)] {
-                eprintln!("turn {turn} of {}: {hostile} are hostile", self.turns);
-                measured.push(self.measure(hostile, setting).await?);
+            for (trouble, turns) in &mut measured {
+                eprintln!("turn {turn} of {}: {}", self.turns, trouble.name());
+                turns.push(self.measure(*trouble, setting).await?);
             }
         }
-        let report = self.report(&without, &with, setting);
-        let failed: u64 = without.iter().chain(&with).map(|it| it.failed).sum();
+        let report = self.report(&measured, setting);
+        let failed: u64 = measured
+            .iter()
+            .flat_map(|(_, turns)| turns)
+            .map(|it| it.failed)
+            .sum();
         ensure!(
             failed == 0,
             "{}\npublishers were refused {failed} times",
@@ -73,23 +88,43 @@ impl Isolation {
         Ok(report)
     }
 
-    async fn measure(&self, hostile: u32, setting: &Setting) -> anyhow::Result<Measured> {
+    async fn measure(&self, trouble: Trouble, setting: &Setting) -> anyhow::Result<Measured> {
         let secrets = self.auth.fresh_secrets();
         let keys = Keys::of(&secrets);
-        let hostile = hostile as usize;
+        let hostile = match trouble {
+            Trouble::Hostile(hostile) => hostile as usize,
+            Trouble::None | Trouble::Greedy(_) => 0,
+        };
         let ways = Behaviour::HOSTILE.into_iter().cycle().take(hostile);
         let others = self.subscribers as usize - hostile;
         let behaviours: Vec<_> = ways
             .chain(std::iter::repeat_n(Behaviour::Confirm, others))
             .collect();
         let sinks = Sinks::start(&behaviours, 1, keys.clone()).await?;
-        let broadcaster = Broadcaster::start(&setting.program, &secrets, setting.cores).await?;
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let database = format!(
+            "sqlite:{}",
+            folder.path().join("subscriptions.db").display()
+        );
+        let broadcaster =
+            Broadcaster::start_on(&setting.program, &secrets, setting.cores, &database).await?;
         for url in sinks.urls() {
             broadcaster.subscribe_with_recovery(url, &keys).await?;
         }
+        let greedy = match trouble {
+            Trouble::Greedy(greed) => {
+                let origin = broadcaster.endpoint().origin();
+                let address = format!("{}:{}", origin.host, origin.port).parse()?;
+                let topic = topic();
+                let topic = std::str::from_utf8(topic.as_bytes())?;
+                Some(Greedy::start(greed, address, &secrets, topic).await?)
+            }
+            Trouble::None | Trouble::Hostile(_) => None,
+        };
         let measured = self.publish(hostile, &sinks, &broadcaster, &keys).await;
         let measured = measured.with_context(|| broadcaster.log())?;
         broadcaster.stop().await?;
+        drop(greedy);
         Ok(measured)
     }
 
@@ -154,29 +189,33 @@ impl Isolation {
         })
     }
 
-    fn report(&self, without: &[Measured], with: &[Measured], setting: &Setting) -> Report {
+    fn report(&self, measured: &[(Trouble, Vec<Measured>)], setting: &Setting) -> Report {
         let headings = [
             "",
             "p50 ms",
             "p90 ms",
             "p99 ms",
             "max ms",
+            "p99 ratio",
             "notifications",
             "not 200",
             "posted to hostile ones",
         ];
-        let rows = [
-            headings.map(str::to_owned).to_vec(),
-            row("nobody is hostile", without),
-            row(&format!("{} are hostile", self.hostile), with),
-        ];
+        let without = &measured[0].1;
         let p99 = |it: &Measured| it.latency.p99.as_secs_f64();
-        let ratios = with.iter().zip(without);
-        let ratio = median(ratios.map(|(with, than)| p99(with) / p99(than)).collect());
+        let ratio = |with: &[Measured]| {
+            let ratios = with.iter().zip(without);
+            median(ratios.map(|(with, than)| p99(with) / p99(than)).collect())
+        };
+        let rows = measured
+            .iter()
+            .map(|(trouble, turns)| row(&trouble.name(), turns, ratio(turns)));
+        let rows: Vec<_> = std::iter::once(headings.map(str::to_owned).to_vec())
+            .chain(rows)
+            .collect();
         let text = format!(
             "latency of those of {} subscribers that are not hostile, {} notifications a second, \
-             auth {}, medians of {} turns of {} s\n{}\n\n{}\np99 is {ratio:.2} times that without \
-             hostile ones, 1.5 are asked\n",
+             auth {}, medians of {} turns of {} s\n{}\n\n{}\n1.5 is asked of each ratio\n",
             self.subscribers,
             self.per_second,
             self.auth.name(),
@@ -185,6 +224,14 @@ impl Isolation {
             setting.describe(),
             table(&rows, 1),
         );
+        let troubles = measured.iter().map(|(trouble, turns)| {
+            json!({
+                "trouble": trouble.name(),
+                "p99_ms": median(turns.iter().map(|it| milliseconds(it.latency.p99)).collect()),
+                "p99_ratio": ratio(turns),
+                "not_200": turns.iter().map(|it| it.failed).sum::<u64>(),
+            })
+        });
         let json = json!({
             "bench": "isolation",
             "subscribers": self.subscribers,
@@ -194,12 +241,28 @@ impl Isolation {
             "turns": self.turns,
             "auth": self.auth.name(),
             "setting": setting.to_json(),
-            "without_p99_ms": median(without.iter().map(|it| milliseconds(it.latency.p99)).collect()),
-            "with_p99_ms": median(with.iter().map(|it| milliseconds(it.latency.p99)).collect()),
-            "p99_ratio": ratio,
-            "not_200": with.iter().map(|it| it.failed).sum::<u64>(),
+            "troubles": troubles.collect::<Vec<_>>(),
         });
         Report { text, json }
+    }
+}
+
+/// What the others of one turn have to live with.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    None,
+    /// This many subscribers fail, each in a way of its own.
+    Hostile(u32),
+    Greedy(Greed),
+}
+
+impl Trouble {
+    fn name(self) -> String {
+        match self {
+            Self::None => "nobody is hostile".to_owned(),
+            Self::Hostile(hostile) => format!("{hostile} are hostile"),
+            Self::Greedy(greed) => format!("one takes all {}", greed.name()),
+        }
     }
 }
 
@@ -214,7 +277,7 @@ struct Measured {
     posted_to_hostile: u64,
 }
 
-fn row(what: &str, turns: &[Measured]) -> Vec<String> {
+fn row(what: &str, turns: &[Measured], p99_ratio: f64) -> Vec<String> {
     let latency = |of: &dyn Fn(&Latency) -> Duration| {
         let turns = turns.iter().map(|it| milliseconds(of(&it.latency)));
         format!("{:.2}", median(turns.collect()))
@@ -226,6 +289,7 @@ fn row(what: &str, turns: &[Measured]) -> Vec<String> {
         latency(&|it| it.p90),
         latency(&|it| it.p99),
         latency(&|it| it.max),
+        format!("{p99_ratio:.2}"),
         sum(&|it| it.notifications),
         sum(&|it| it.failed),
         sum(&|it| it.posted_to_hostile),

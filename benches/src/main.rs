@@ -7,6 +7,7 @@ mod cluster;
 mod connection;
 mod contest;
 mod fanout;
+mod greedy;
 mod isolation;
 mod keys;
 mod large;
