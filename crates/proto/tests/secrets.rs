@@ -37,7 +37,7 @@ fn every_file_says_the_same_when_it_is_written_again() {
         assert_eq!(Secrets::parse(&text).unwrap(), secrets, "{case}");
         written += 1;
     }
-    assert_eq!(written, 9);
+    assert_eq!(written, 7);
 }
 
 #[test]
@@ -51,7 +51,48 @@ fn no_refusal_shows_the_secret() {
         assert!(!error.to_string().contains("abc"), "{case}: {error}");
         refused += 1;
     }
-    assert_eq!(refused, 8);
+    assert_eq!(refused, 10);
+}
+
+const NONE: &str = r#"{"type": "none"}"#;
+
+#[test]
+fn secrets_typo_is_no_wish_to_go_without_authorization() {
+    let hmac = format!(r#"{{"type": "hmac", "secret": "{}"}}"#, "A".repeat(86));
+    for key in [
+        "to_broadcaster",
+        "To-Broadcaster",
+        "to-broadcasters",
+        "to-broadcaster ",
+        "tobroadcaster",
+    ] {
+        let text = format!(r#"{{"version": "2", "{key}": {hmac}, "to-subscriber": {hmac}}}"#);
+        let error = Secrets::parse(&text).unwrap_err().to_string();
+        let says = format!(r#"no "to-broadcaster", but "{key}", which means nothing"#);
+        assert!(error.contains(&says), "{error}");
+        let text = format!(
+            r#"{{"version": "2", "to-broadcaster": {hmac}, "to-subscriber": {NONE}, "{key}": 1}}"#
+        );
+        let (_, unknown) = Secrets::parse_with_unknown_keys(&text).unwrap();
+        assert_eq!(unknown, [key]);
+    }
+    let token = |token: &str| {
+        let token = serde_json::json!({ "type": "token", "secret": token });
+        format!(r#"{{"version": "2", "to-broadcaster": {NONE}, "to-subscriber": {token}}}"#)
+    };
+    assert!(Secrets::parse(&token("a b")).is_ok());
+    for (text, says) in [
+        (token("abc\n"), "begins or ends with a space or a newline"),
+        (token(" abc"), "begins or ends with a space or a newline"),
+        (token("a\u{7f}c"), "control characters"),
+        (format!("\u{feff}{}", token("abc")), "byte order mark"),
+        (String::new(), "is empty"),
+        (token("abc")[..40].to_owned(), "ends too early"),
+    ] {
+        let error = Secrets::parse(&text).unwrap_err().to_string();
+        assert!(error.contains(says), "{text:?}: {error}");
+        assert!(!error.contains("abc"), "{error}");
+    }
 }
 
 #[track_caller]

@@ -20,12 +20,19 @@ pub enum Direction {
     ToSubscriber,
 }
 
-impl std::fmt::Display for Direction {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl Direction {
+    /// Its key in a secrets file.
+    fn key(self) -> &'static str {
+        match self {
             Self::ToBroadcaster => "to-broadcaster",
             Self::ToSubscriber => "to-subscriber",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for Direction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.key())
     }
 }
 
@@ -62,18 +69,21 @@ impl Scheme {
     }
 
     /// The scheme called `name` with a secret spelled `secret`: for `hmac` the base64url of 64
-    /// bytes, padded or not, the standard alphabet accepted; for `token` the token itself.
+    /// bytes, padded or not, the standard alphabet accepted; for `token` the token itself, as an HTTP
+    /// header can carry it.
     pub fn parse(name: &str, secret: &str) -> Result<Self, SecretProblem> {
         match name {
             "none" => Ok(Self::None),
             "token" if secret.is_empty() => Err(SecretProblem::EmptyToken),
+            "token" if secret.trim() != secret => Err(SecretProblem::BlankAtTheEnd),
+            "token" if secret.contains(char::is_control) => Err(SecretProblem::ControlCharacter),
             "token" => Ok(Self::Token(secret.to_owned())),
             "hmac" => {
                 let bytes = BASE64_URL.decode(secret).or_else(|_| BASE64.decode(secret));
                 let bytes = bytes.ok().and_then(|bytes| bytes.try_into().ok());
                 bytes.map(Self::Hmac).ok_or(SecretProblem::NotAKey)
             }
-            _ => Err(SecretProblem::UnknownType(name.to_owned())),
+            _ => Err(SecretProblem::UnknownType),
         }
     }
 
@@ -105,21 +115,28 @@ impl std::fmt::Debug for Scheme {
     }
 }
 
-/// What is wrong with one direction of a secrets file.
+/// What is wrong with one direction of a secrets file. Nothing that stands in the file is quoted: a
+/// secret may stand in a wrong place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretProblem {
     /// It is not an object.
     #[error("it is not an object with a \"type\"")]
     NotAnObject,
     /// The type is not one of the three.
-    #[error("unknown type {0:?}: use none, token or hmac")]
-    UnknownType(String),
+    #[error("its \"type\" is unknown: use none, token or hmac")]
+    UnknownType,
     /// There is no secret although the type needs one.
     #[error("\"secret\" is missing or not a string")]
     NoSecret,
     /// A token must not be empty.
     #[error("the token is empty")]
     EmptyToken,
+    /// HTTP would drop the blank.
+    #[error("the token begins or ends with a space or a newline, which HTTP would drop")]
+    BlankAtTheEnd,
+    /// No HTTP header can carry it.
+    #[error("the token has control characters, which no HTTP header may have")]
+    ControlCharacter,
     /// An HMAC secret must be 64 bytes.
     #[error("the secret is not the base64url of 64 bytes")]
     NotAKey,
@@ -128,6 +145,21 @@ pub enum SecretProblem {
 /// Why a secrets file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretsError {
+    /// It has not a single byte.
+    #[error(
+        "the secrets file is empty: its writing was cut short; remove it, or restore it from the \
+         other of the two files, which holds the same"
+    )]
+    Empty,
+    /// It ends in the middle.
+    #[error(
+        "the secrets file ends too early: its writing was cut short; remove it, or restore it from \
+         the other of the two files, which holds the same"
+    )]
+    CutShort,
+    /// An editor wrote a mark at its beginning that JSON does not have.
+    #[error("the secrets file begins with a byte order mark: save it as UTF-8 without one")]
+    ByteOrderMark,
     /// It is not JSON.
     #[error("the secrets file is not JSON")]
     Json(#[source] serde_json::Error),
@@ -135,10 +167,19 @@ pub enum SecretsError {
     #[error("the secrets file is not a JSON object")]
     NotAnObject,
     /// It is of a version that nobody knows.
-    #[error("the secrets file has version {got}, only \"2\" can be read")]
-    Version {
-        /// What stands in its place.
-        got: String,
+    #[error("the secrets file has no \"version\", or another than the text \"2\"")]
+    Version,
+    /// It does not say how one direction is authorized.
+    #[error(
+        "the secrets file has no \"{direction}\"{}; to go without authorization, write \
+         \"{direction}\": {{\"type\": \"none\"}}",
+        but_has(unknown)
+    )]
+    NoDirection {
+        /// Which one.
+        direction: Direction,
+        /// The keys that mean nothing, one of which may be a misspelling.
+        unknown: Vec<String>,
     },
     /// One direction makes no sense.
     #[error("{direction} in the secrets file: {problem}")]
@@ -167,44 +208,72 @@ impl Secrets {
         to_subscriber: Scheme::None,
     };
 
-    /// Reads the text of a secrets file.
+    /// Reads the text of a secrets file. Each direction must be there: what is misspelled is not a
+    /// wish to go without authorization.
     pub fn parse(text: &str) -> Result<Self, SecretsError> {
-        let file: serde_json::Value = serde_json::from_str(text).map_err(SecretsError::Json)?;
-        let file = file.as_object().ok_or(SecretsError::NotAnObject)?;
-        match file.get("version") {
-            Some(serde_json::Value::String(version)) if version == "2" => {}
-            Some(other) => {
-                return Err(SecretsError::Version {
-                    got: other.to_string(),
-                });
-            }
-            None => {
-                return Err(SecretsError::Version {
-                    got: "none".to_owned(),
-                });
-            }
+        let (secrets, _) = Self::parse_with_unknown_keys(text)?;
+        Ok(secrets)
+    }
+
+    /// The same, and the keys of the file that mean nothing, for a warning.
+    pub fn parse_with_unknown_keys(text: &str) -> Result<(Self, Vec<String>), SecretsError> {
+        if text.starts_with('\u{feff}') {
+            return Err(SecretsError::ByteOrderMark);
         }
-        let direction = |direction: Direction| {
-            let Some(value) = file.get(&direction.to_string()) else {
-                return Ok(Scheme::None);
-            };
-            parse_scheme(value).map_err(|problem| SecretsError::Direction { direction, problem })
+        if text.is_empty() {
+            return Err(SecretsError::Empty);
+        }
+        let file: serde_json::Value =
+            serde_json::from_str(text).map_err(|error| match error.is_eof() {
+                true => SecretsError::CutShort,
+                false => SecretsError::Json(error),
+            })?;
+        let file = file.as_object().ok_or(SecretsError::NotAnObject)?;
+        if file.get("version").and_then(serde_json::Value::as_str) != Some("2") {
+            return Err(SecretsError::Version);
+        }
+        let directions = [Direction::ToBroadcaster, Direction::ToSubscriber];
+        let is_known = |key: &str| key == "version" || directions.iter().any(|it| it.key() == key);
+        let unknown: Vec<_> = file.keys().filter(|key| !is_known(key)).cloned().collect();
+        let scheme = |direction: Direction| match file.get(direction.key()) {
+            Some(value) => parse_scheme(value)
+                .map_err(|problem| SecretsError::Direction { direction, problem }),
+            None => {
+                let unknown = unknown.clone();
+                Err(SecretsError::NoDirection { direction, unknown })
+            }
         };
-        Ok(Self {
-            to_broadcaster: direction(Direction::ToBroadcaster)?,
-            to_subscriber: direction(Direction::ToSubscriber)?,
-        })
+        let secrets = Self {
+            to_broadcaster: scheme(Direction::ToBroadcaster)?,
+            to_subscriber: scheme(Direction::ToSubscriber)?,
+        };
+        Ok((secrets, unknown))
     }
 
     /// The text of the file, in the newest version there is, with a newline at the end.
     pub fn to_text(&self) -> String {
         let file = serde_json::json!({
             "version": "2",
-            "to-broadcaster": self.to_broadcaster.to_json(),
-            "to-subscriber": self.to_subscriber.to_json(),
+            Direction::ToBroadcaster.key(): self.to_broadcaster.to_json(),
+            Direction::ToSubscriber.key(): self.to_subscriber.to_json(),
         });
         let text = serde_json::to_string_pretty(&file).expect("these values have a JSON form");
         format!("{text}\n")
+    }
+}
+
+/// The keys that stand where one was expected.
+fn but_has(unknown: &[String]) -> String {
+    match unknown {
+        [] => String::new(),
+        unknown => format!(
+            ", but {}, which means nothing",
+            unknown
+                .iter()
+                .map(|key| format!("{key:?}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
     }
 }
 
