@@ -7,6 +7,7 @@ mod connection;
 mod demo;
 mod descriptors;
 mod egress;
+mod files;
 mod listen;
 mod logs;
 mod metrics;

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -16,7 +16,6 @@ use httppubsub_broadcaster::{
     WebSocketConfig,
 };
 use httppubsub_net::{BreakerConfig, PostConfig, ServeConfig, SpoolConfig, chain};
-use httppubsub_proto::auth::Secrets;
 use httppubsub_proto::http::{MISSED_FOR_WEBSOCKETS, RECEIVE_FOR_WEBSOCKETS};
 use httppubsub_proto::url::Endpoint;
 use httppubsub_store::{MemoryStore, PostgresStore, SqliteStore, Store};
@@ -28,7 +27,7 @@ use crate::descriptors::Connections;
 use crate::egress::EgressFlags;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::{secrets, usage};
+use crate::{files, secrets, usage};
 
 /// Run a broadcaster.
 ///
@@ -307,11 +306,11 @@ impl Serve {
             usage::wrong("serve", problem);
         }
         self.logs.begin()?;
-        std::fs::create_dir_all(&self.data)
+        files::create_folder(&self.data)
             .with_context(|| format!("cannot make the data folder {}", self.data.display()))?;
         let secrets = match &self.secrets {
             Some(file) => secrets::read(Some(file))?,
-            None => own_secrets(&self.data)?,
+            None => secrets::read_or_create(&self.data)?,
         };
         let listener = TcpListener::bind(self.listen)
             .await
@@ -480,19 +479,6 @@ impl Serve {
             None => Ok(format!("http://{address}")),
         }
     }
-}
-
-/// The secrets in the data folder, made if there are none yet.
-fn own_secrets(data: &Path) -> anyhow::Result<Secrets> {
-    let file = data.join(secrets::BROADCASTER_FILE);
-    if !file.exists() {
-        let [_, subscribers] = secrets::write(data, &secrets::fresh_hmac())?;
-        tracing::info!(
-            subscribers = %subscribers.display(),
-            "made fresh HMAC secrets; subscribers need this file"
-        );
-    }
-    secrets::read(Some(&file))
 }
 
 /// Waits for SIGTERM or SIGINT and then begins to stop; a second one ends the process at once.
