@@ -6,6 +6,7 @@ mod clock;
 mod egress;
 mod http1;
 mod nonce;
+mod party;
 mod payload;
 mod peer;
 mod post;
@@ -28,6 +29,7 @@ pub use egress::{
     Forbidden, NotAPattern,
 };
 pub use nonce::{random_bytes, stamp};
+pub use party::Party;
 pub use payload::{FillError, Payload, PayloadReader, PayloadWriter};
 pub use peer::is_large;
 pub use post::{Admitted, Answer, Post, PostConfig, PostLoad, Poster, Target, repr_digest};
@@ -35,8 +37,8 @@ pub use post_error::{PostError, Told};
 pub use reason::chain;
 pub use receive::{Judge, Received, Rejected, first_that_verifies, receive};
 pub use replay::{ReplayGuard, ReplayGuardError, Spent};
-pub use serve::{PeerAddress, ServeConfig, serve};
+pub use serve::{Peer, ServeConfig, serve};
 pub use socket::{ConnectError, Socket, SocketConfig, SocketError, SocketEvent, accept_key};
-pub use spool::{Spool, SpoolConfig};
+pub use spool::{NoRoom, Reservation, Spool, SpoolConfig};
 pub use turns::{Turn, Turns};
 pub use zstd::{DecompressError, DecompressLimits, TrainError, Zstd, train};

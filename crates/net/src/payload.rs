@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
 use crate::body::{BodyError, BodyReader};
-use crate::spool::{DiskRoom, Room, Spool};
+use crate::spool::{DiskRoom, Reservation, Spool};
 
 impl Spool {
     /// Reads all of `source`, whose length and digest are not known yet.
@@ -79,7 +79,7 @@ struct Inner {
 enum Kept {
     Memory {
         bytes: Bytes,
-        _room: Option<Room>,
+        _room: Option<Reservation>,
     },
     /// The payload is what follows `offset`.
     File {
@@ -166,6 +166,18 @@ impl Payload {
             bytes: bytes.len() as u64,
             sha512,
             kept: Kept::Memory { bytes, _room: None },
+        }))
+    }
+
+    /// The same of bytes that `room` was taken for: it is given back with the last clone.
+    pub fn checked_within(bytes: Bytes, sha512: Sha512, room: Reservation) -> Self {
+        Self(Arc::new(Inner {
+            bytes: bytes.len() as u64,
+            sha512,
+            kept: Kept::Memory {
+                bytes,
+                _room: Some(room),
+            },
         }))
     }
 
@@ -306,13 +318,15 @@ impl PayloadWriter {
 pub(crate) struct Filling {
     hasher: Sha512Hasher,
     bytes: u64,
-    memory: Vec<Bytes>,
-    room: Room,
+    memory: Blocks,
+    /// Of what is in memory, or waits for the file.
+    room: Reservation,
     disk: DiskRoom,
     file: Option<File>,
     /// Arrived, not in the hasher and the file yet.
-    waiting: Vec<Bytes>,
-    waiting_bytes: usize,
+    waiting: Blocks,
+    /// How much waits before it is written, in bytes.
+    waiting_max: usize,
     /// Whether what arrived is elsewhere, from where it does not come back when a push is dropped
     /// before it is done.
     is_away: bool,
@@ -323,19 +337,29 @@ impl Filling {
         Self {
             hasher: Sha512Hasher::default(),
             bytes: 0,
-            memory: Vec::new(),
-            room: spool.room(),
+            memory: Blocks::default(),
+            room: spool.reservation(),
             disk: DiskRoom::none(spool),
             file: None,
-            waiting: Vec::new(),
-            waiting_bytes: 0,
+            waiting: Blocks::default(),
+            waiting_max: 0,
             is_away: false,
         }
     }
 
+    /// Whether a part of `bytes` bytes, which are counted already, has room in memory.
+    fn stays_in_memory(&mut self, bytes: usize) -> bool {
+        self.file.is_none()
+            && self.bytes <= self.room.spool().config().memory_each_max
+            && self.room.grow_unless_file(bytes as u64)
+    }
+
     pub(crate) async fn push(&mut self, part: Bytes) -> io::Result<()> {
         self.bytes += part.len() as u64;
-        if self.file.is_none() && self.room.grow(part.len() as u64) {
+        if self.is_away {
+            return Err(given_up());
+        }
+        if self.stays_in_memory(part.len()) {
             if part.len() <= CHUNK_BYTES {
                 self.hasher.update(&part);
             } else {
@@ -352,9 +376,8 @@ impl Filling {
             return Ok(());
         }
         self.disk.write(self.on_disk_with(part.len()))?;
-        self.waiting_bytes += part.len();
         self.waiting.push(part);
-        if self.file.is_none() || self.waiting_bytes >= CHUNK_BYTES {
+        if self.file.is_none() || self.waiting.bytes >= self.waiting_max {
             self.write_waiting().await?;
         }
         Ok(())
@@ -363,9 +386,9 @@ impl Filling {
     /// The next part, on a thread that may wait.
     pub(crate) fn push_blocking(&mut self, part: &[u8]) -> io::Result<()> {
         self.bytes += part.len() as u64;
-        if self.file.is_none() && self.room.grow(part.len() as u64) {
+        if self.stays_in_memory(part.len()) {
             self.hasher.update(part);
-            self.memory.push(Bytes::copy_from_slice(part));
+            self.memory.copy(part);
             return Ok(());
         }
         self.disk.write(self.on_disk_with(part.len()))?;
@@ -398,12 +421,11 @@ impl Filling {
 
     fn unwritten(&mut self) -> Unwritten {
         self.is_away = true;
-        self.waiting_bytes = 0;
         Unwritten {
-            folder: self.room.spool.config().folder.clone(),
+            folder: self.room.spool().config().folder.clone(),
             file: self.file.take(),
-            hashed: std::mem::take(&mut self.memory),
-            waiting: std::mem::take(&mut self.waiting),
+            hashed: self.memory.take(),
+            waiting: self.waiting.take(),
             hasher: std::mem::take(&mut self.hasher),
         }
     }
@@ -411,22 +433,28 @@ impl Filling {
     fn written(&mut self, (file, hasher): (File, Sha512Hasher)) {
         self.file = Some(file);
         self.hasher = hasher;
-        self.room = self.room.spool.room();
         self.is_away = false;
+        if self.waiting_max == 0 {
+            self.room.shrink_to(0);
+            self.waiting_max = match self.room.grow_unless_file(CHUNK_BYTES as u64) {
+                true => CHUNK_BYTES,
+                false => WAITING_BYTES_MIN,
+            };
+        }
     }
 
     /// The payload, of whatever length and digest it has.
     pub(crate) async fn payload(mut self) -> io::Result<Payload> {
-        if !self.waiting.is_empty() {
+        if self.waiting.bytes > 0 {
             self.write_waiting().await?;
         }
         self.finish()
     }
 
     /// The same after nothing but [`Filling::push_blocking`], which leaves nothing waiting.
-    pub(crate) fn finish(self) -> io::Result<Payload> {
+    pub(crate) fn finish(mut self) -> io::Result<Payload> {
         if self.is_away {
-            return Err(io::Error::other("a part of the body was given up"));
+            return Err(given_up());
         }
         let kept = match self.file {
             Some(file) => Kept::File {
@@ -435,7 +463,7 @@ impl Filling {
                 _room: Some(self.disk),
             },
             None => {
-                let bytes = match <[Bytes; 1]>::try_from(self.memory) {
+                let bytes = match <[Bytes; 1]>::try_from(self.memory.take()) {
                     Ok([only]) => only,
                     Err(parts) => parts.concat().into(),
                 };
@@ -450,6 +478,60 @@ impl Filling {
             sha512: self.hasher.finish(),
             kept,
         })))
+    }
+}
+
+fn given_up() -> io::Error {
+    io::Error::other("a part of the body was given up")
+}
+
+/// How much of a body waits to be written where memory has no room for more.
+const WAITING_BYTES_MIN: usize = 4 * 1024;
+
+/// Parts from this length on are kept as they came. Shorter ones are copied: each would keep the
+/// whole buffer that it was read into.
+const COPIED_BELOW_BYTES: usize = 16 * 1024;
+
+/// Bytes in order, of which small parts are joined.
+#[derive(Debug, Default)]
+struct Blocks {
+    whole: Vec<Bytes>,
+    /// What follows `whole`, and more can be added to.
+    last: BytesMut,
+    bytes: usize,
+}
+
+impl Blocks {
+    fn push(&mut self, part: Bytes) {
+        if part.len() < COPIED_BELOW_BYTES {
+            return self.copy(&part);
+        }
+        self.bytes += part.len();
+        self.end_last();
+        self.whole.push(part);
+    }
+
+    fn copy(&mut self, part: &[u8]) {
+        if self.last.capacity() - self.last.len() < part.len() {
+            self.end_last();
+            // The first is exactly as long as it must be, and never is more than half of all unused.
+            let capacity = part.len().max(self.bytes.min(CHUNK_BYTES));
+            self.last = BytesMut::with_capacity(capacity);
+        }
+        self.bytes += part.len();
+        self.last.extend_from_slice(part);
+    }
+
+    fn end_last(&mut self) {
+        if !self.last.is_empty() {
+            self.whole.push(std::mem::take(&mut self.last).freeze());
+        }
+    }
+
+    fn take(&mut self) -> Vec<Bytes> {
+        self.end_last();
+        self.bytes = 0;
+        std::mem::take(&mut self.whole)
     }
 }
 
@@ -780,7 +862,8 @@ mod tests {
             }
             drop(release);
             assert!(held.await.unwrap().is_err());
-            writer.push(Bytes::from_static(b"!")).await.unwrap();
+            let pushed = writer.push(Bytes::from_static(b"!")).await;
+            assert!(matches!(pushed, Err(FillError::Spool(_))), "{pushed:?}");
             let error = writer.finish().await.unwrap_err();
             assert!(matches!(error, FillError::Spool(_)), "{error}");
             assert_eq!(spool.memory_used(), 0);

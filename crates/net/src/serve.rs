@@ -21,6 +21,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::party::Party;
+
 /// Bounds on connections.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
@@ -47,9 +49,14 @@ impl Default for ServeConfig {
     }
 }
 
-/// Who sent a request: an extension of those that [`serve`] hands to the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerAddress(pub SocketAddr);
+/// Who sent a request: an extension of all that [`serve`] hands to the service.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The address of the other end.
+    pub address: SocketAddr,
+    /// The connection, to count for what is taken in its name.
+    pub party: Party,
+}
 
 /// Serves `service` to all who connect to `listener`, until `shutdown` is cancelled and then until
 /// the requests under way are answered or [`ServeConfig::grace`] is over. Returns how many
@@ -158,7 +165,10 @@ async fn connection<S, B>(
     let service = Watching {
         service,
         phase: phase.clone(),
-        peer: stream.stream.peer_addr().ok().map(PeerAddress),
+        peer: stream.stream.peer_addr().ok().map(|address| Peer {
+            address,
+            party: Party::address(address.ip()).connection(),
+        }),
     };
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -311,7 +321,7 @@ impl AsyncWrite for Watched {
 struct Watching<S> {
     service: S,
     phase: Arc<Phases>,
-    peer: Option<PeerAddress>,
+    peer: Option<Peer>,
 }
 
 impl<S, B> Service<Request<Incoming>> for Watching<S>
@@ -325,8 +335,8 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.phase.enter(Phase::Busy);
-        if let Some(peer) = self.peer {
-            request.extensions_mut().insert(peer);
+        if let Some(peer) = &self.peer {
+            request.extensions_mut().insert(peer.clone());
         }
         WatchedFuture {
             future: Box::pin(self.service.call(request)),

@@ -1,9 +1,11 @@
-//! How much memory and disk the bodies of messages may take together.
+//! How much memory and disk the bytes of others may take together, and one party of that.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::party::{self, Party, Shared};
 
 /// Where and from which size on bodies are kept in files.
 #[derive(Clone, Debug)]
@@ -12,11 +14,14 @@ pub struct SpoolConfig {
     pub folder: PathBuf,
     /// Largest body that is kept in memory, in bytes. Default 10 MiB.
     pub memory_each_max: u64,
-    /// How many bytes all bodies in memory may have together; beyond that even small ones go to
-    /// files. Default 256 MiB.
+    /// How many bytes of others may be in memory at once; an eighth of it is for what cannot go to
+    /// files (heads, lists, frames), for which there are always 16 MiB. Bodies beyond go to files,
+    /// even small ones. A connection may have a quarter of it, and so may all connections from one
+    /// address, or three quarters if they come from this machine. Default 256 MiB.
     pub memory_total_max: u64,
     /// How many bytes all temporary files may have together; a body for which there is no room is
-    /// refused before it is read, if its length is known. Default: no limit.
+    /// refused before it is read, if its length is known. Of that and of what is free, one address
+    /// may have a half, or three quarters if it is this machine. Default: no limit.
     pub disk_total_max: u64,
     /// How many bytes stay free on the file system of the temporary files. Default 64 MiB.
     pub disk_free_min: u64,
@@ -34,12 +39,16 @@ impl Default for SpoolConfig {
     }
 }
 
-/// Makes payloads within the bounds of a [`SpoolConfig`]. Clones share the bounds.
+/// Memory and disk for bytes of others, within the bounds of a [`SpoolConfig`]. Clones share the
+/// bounds.
 #[derive(Clone, Debug)]
-pub struct Spool(Arc<SpoolInner>);
+pub struct Spool {
+    shared: Arc<Total>,
+    party: Option<Party>,
+}
 
 #[derive(Debug)]
-struct SpoolInner {
+struct Total {
     config: SpoolConfig,
     memory_used: AtomicU64,
     /// What is taken of the disk or promised, and what of that is not written yet.
@@ -50,36 +59,92 @@ struct SpoolInner {
 impl Spool {
     /// A spool with these bounds.
     pub fn new(config: SpoolConfig) -> Self {
-        Self(Arc::new(SpoolInner {
+        let shared = Total {
             config,
             memory_used: AtomicU64::new(0),
             disk_taken: AtomicU64::new(0),
             disk_unwritten: AtomicU64::new(0),
-        }))
+        };
+        Self {
+            shared: Arc::new(shared),
+            party: None,
+        }
     }
 
-    /// How many bytes of memory its payloads take now.
+    /// The same spool, where all that is taken is counted for `party` as well and its share is a
+    /// bound.
+    pub fn for_party(&self, party: &Party) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            party: Some(party.clone()),
+        }
+    }
+
+    /// Memory taken of all, in bytes.
     pub fn memory_used(&self) -> u64 {
-        self.0.memory_used.load(Ordering::Relaxed)
+        self.shared.memory_used.load(Ordering::Relaxed)
     }
 
-    /// How many bytes of disk its payloads take now or are promised.
+    /// Disk taken or promised of all, in bytes.
     pub fn disk_used(&self) -> u64 {
-        self.0.disk_taken.load(Ordering::Relaxed)
+        self.shared.disk_taken.load(Ordering::Relaxed)
     }
 
     pub(crate) fn config(&self) -> &SpoolConfig {
-        &self.0.config
+        &self.shared.config
     }
 
-    /// Room for nothing yet.
-    pub(crate) fn room(&self) -> Room {
-        Room {
+    /// A reservation of nothing yet, for bytes that cannot go to a file.
+    pub fn reservation(&self) -> Reservation {
+        Reservation {
             spool: self.clone(),
             bytes: 0,
         }
     }
+
+    /// Reserves memory for `bytes` that cannot go to a file.
+    pub fn reserve(&self, bytes: u64) -> Result<Reservation, NoRoom> {
+        let mut reservation = self.reservation();
+        reservation.grow(bytes)?;
+        Ok(reservation)
+    }
+
+    /// The largest reservation that this party can have, in bytes.
+    pub fn reservation_bytes_max(&self) -> u64 {
+        let whole = self.memory_max();
+        let share = |party: &Party| party.share_of(Shared::Memory, whole);
+        self.party.as_ref().map_or(whole, share)
+    }
+
+    /// The bound of what cannot go to a file.
+    fn memory_max(&self) -> u64 {
+        self.config().memory_total_max.max(MEMORY_BYTES_MIN)
+    }
+
+    /// Takes memory if it is within `max` of all and within the party's share of `whole`.
+    fn take_memory(&self, more: u64, whole: u64, max: u64) -> bool {
+        let party = self.party.as_ref();
+        if party.is_some_and(|party| !party.take(Shared::Memory, more, whole)) {
+            return false;
+        }
+        let taken = party::take(&self.shared.memory_used, more, max);
+        if let (false, Some(party)) = (taken, party) {
+            party.give_back(Shared::Memory, more);
+        }
+        taken
+    }
+
+    fn give_memory_back(&self, bytes: u64) {
+        let used = &self.shared.memory_used;
+        used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(party) = &self.party {
+            party.give_back(Shared::Memory, bytes);
+        }
+    }
 }
+
+/// So much may always be taken for what cannot go to a file, however small the bound on memory.
+const MEMORY_BYTES_MIN: u64 = 16 * 1024 * 1024;
 
 impl Default for Spool {
     fn default() -> Self {
@@ -87,41 +152,63 @@ impl Default for Spool {
     }
 }
 
-/// Memory that a payload takes of its spool's bound.
+/// There is not enough memory left of the bound, or of the party's share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no room for {bytes} bytes: what others send has all the memory that it may have")]
+pub struct NoRoom {
+    /// How many bytes were wanted.
+    pub bytes: u64,
+}
+
+/// Memory taken of a [`Spool`]'s bound, given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Room {
-    pub(crate) spool: Spool,
+pub struct Reservation {
+    spool: Spool,
     bytes: u64,
 }
 
-impl Room {
-    /// Takes room for `more` bytes, if both bounds allow it.
-    pub(crate) fn grow(&mut self, more: u64) -> bool {
-        let SpoolInner {
-            config,
-            memory_used,
-            ..
-        } = &*self.spool.0;
-        if self.bytes + more > config.memory_each_max {
-            return false;
+impl Reservation {
+    /// Takes `more` bytes. On failure nothing is taken.
+    pub fn grow(&mut self, more: u64) -> Result<(), NoRoom> {
+        let max = self.spool.memory_max();
+        if !self.spool.take_memory(more, max, max) {
+            return Err(NoRoom { bytes: more });
         }
-        let taken = memory_used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(more)
-                .filter(|used| *used <= config.memory_total_max)
-        });
-        if taken.is_ok() {
+        self.bytes += more;
+        Ok(())
+    }
+
+    /// Gives back what it has beyond `bytes`.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        self.spool
+            .give_memory_back(self.bytes.saturating_sub(bytes));
+        self.bytes = self.bytes.min(bytes);
+    }
+
+    /// Bytes taken.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// Takes `more` bytes for what can go to a file instead: an eighth of the bound is left to
+    /// what cannot.
+    pub(crate) fn grow_unless_file(&mut self, more: u64) -> bool {
+        let whole = self.spool.config().memory_total_max;
+        let taken = self.spool.take_memory(more, whole, whole - whole / 8);
+        if taken {
             self.bytes += more;
         }
-        taken.is_ok()
+        taken
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.spool
-            .0
-            .memory_used
-            .fetch_sub(self.bytes, Ordering::Relaxed);
+        self.shrink_to(0);
     }
 }
 
@@ -142,23 +229,45 @@ impl DiskRoom {
         }
     }
 
-    /// Takes room for `more` bytes, if both bounds allow it.
+    /// Takes room for `more` bytes, if all bounds allow it.
     pub(crate) fn take(&mut self, more: u64) -> io::Result<()> {
         if more == 0 {
             return Ok(());
         }
-        let SpoolInner {
+        let Total {
             config,
             disk_taken,
             disk_unwritten,
             ..
-        } = &*self.spool.0;
+        } = &*self.spool.shared;
         let full = |problem: String| Err(io::Error::new(io::ErrorKind::StorageFull, problem));
         let (relaxed, max) = (Ordering::Relaxed, config.disk_total_max);
+        let disk = rustix::fs::statvfs(&config.folder)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if let Some(party) = &self.spool.party {
+            // What is there, whether it is taken or not.
+            let written = disk_taken
+                .load(relaxed)
+                .saturating_sub(disk_unwritten.load(relaxed));
+            let free = free.saturating_sub(config.disk_free_min);
+            let whole = written.saturating_add(free).min(max);
+            if !party.take(Shared::Disk, more, whole) {
+                return full(format!(
+                    "no room for {more} bytes: one address may have a share of the {whole} bytes \
+                     that temporary files may have"
+                ));
+            }
+        }
+        let give_back = || {
+            if let Some(party) = &self.spool.party {
+                party.give_back(Shared::Disk, more);
+            }
+        };
         let taken = disk_taken.fetch_update(relaxed, relaxed, |taken| {
             taken.checked_add(more).filter(|taken| *taken <= max)
         });
         if let Err(taken) = taken {
+            give_back();
             return full(format!(
                 "no room for {more} bytes: temporary files may have {max} together and have {taken}"
             ));
@@ -166,8 +275,6 @@ impl DiskRoom {
         self.taken += more;
         let unwritten = disk_unwritten.fetch_add(more, relaxed) + more;
         self.unwritten += more;
-        let disk = rustix::fs::statvfs(&config.folder)?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         if unwritten.saturating_add(config.disk_free_min) > free {
             return full(format!(
                 "no room for {more} bytes: {free} are free in the folder of temporary files, and {} \
@@ -182,7 +289,7 @@ impl DiskRoom {
     pub(crate) fn write(&mut self, bytes: u64) -> io::Result<()> {
         self.take(bytes.saturating_sub(self.unwritten))?;
         self.unwritten -= bytes;
-        let unwritten = &self.spool.0.disk_unwritten;
+        let unwritten = &self.spool.shared.disk_unwritten;
         unwritten.fetch_sub(bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -190,11 +297,12 @@ impl DiskRoom {
 
 impl Drop for DiskRoom {
     fn drop(&mut self) {
-        let spool = &self.spool.0;
-        spool.disk_taken.fetch_sub(self.taken, Ordering::Relaxed);
-        spool
-            .disk_unwritten
-            .fetch_sub(self.unwritten, Ordering::Relaxed);
+        let (spool, relaxed) = (&self.spool.shared, Ordering::Relaxed);
+        spool.disk_taken.fetch_sub(self.taken, relaxed);
+        spool.disk_unwritten.fetch_sub(self.unwritten, relaxed);
+        if let Some(party) = &self.spool.party {
+            party.give_back(Shared::Disk, self.taken);
+        }
     }
 }
 
@@ -202,6 +310,7 @@ impl Drop for DiskRoom {
 mod tests {
     use super::*;
     use crate::payload::{FillError, PayloadWriter};
+    use bytes::Bytes;
     use httppubsub_proto::digest::Sha512;
 
     #[tokio::test]
@@ -235,7 +344,88 @@ mod tests {
         assert_eq!(spool.disk_used(), 600);
         drop(first);
         assert_eq!(spool.disk_used(), 0);
-        assert_eq!(spool.0.disk_unwritten.load(Ordering::Relaxed), 0);
+        assert_eq!(spool.shared.disk_unwritten.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn memory_beside_bodies_comes_of_the_same_budget_and_has_a_share() {
+        let mib = 1024 * 1024;
+        let spool = Spool::new(SpoolConfig {
+            memory_each_max: u64::MAX,
+            memory_total_max: 64 * mib,
+            ..SpoolConfig::default()
+        });
+        let address = Party::address([192, 0, 2, 1].into());
+        let of_one = spool.for_party(&address.connection());
+        assert_eq!(of_one.reservation_bytes_max(), 16 * mib);
+        let lists = of_one.reserve(10 * mib).unwrap();
+        let body = vec![7; 6 * mib as usize];
+        let body = of_one.read(&body[..]).await.unwrap();
+        assert!(body.in_memory().is_some());
+        assert_eq!(
+            (spool.memory_used(), address.memory_used()),
+            (16 * mib, 16 * mib)
+        );
+        // Its share is used up, also for another connection from there: bodies go to files.
+        let of_other = spool.for_party(&address.connection());
+        assert_eq!(of_other.reserve(1).unwrap_err(), NoRoom { bytes: 1 });
+        assert!(of_other.read(&[7][..]).await.unwrap().in_memory().is_none());
+        // Somebody else has room, and an eighth is left to what cannot go to a file.
+        let mut others = Vec::new();
+        for host in 2..5 {
+            let address = Party::address([192, 0, 2, host].into());
+            let spool = spool.for_party(&address);
+            let part = vec![7; mib as usize];
+            while let Ok(body) = spool.read(&part[..]).await
+                && body.in_memory().is_some()
+            {
+                others.push(body);
+            }
+        }
+        assert_eq!(spool.memory_used(), 56 * mib);
+        let mut heads = spool.reserve(8 * mib).unwrap();
+        assert_eq!(heads.grow(1), Err(NoRoom { bytes: 1 }));
+        heads.shrink_to(mib);
+        assert_eq!((heads.bytes(), spool.memory_used()), (mib, 57 * mib));
+        drop((lists, body, heads, others));
+        assert_eq!((spool.memory_used(), address.memory_used()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn parts_of_one_byte_are_joined() {
+        let spool = Spool::default();
+        let byte = Bytes::from_static(b"m");
+        let buffer = Bytes::from(vec![b'm'; 64 * 1024]);
+        let mut writer = PayloadWriter::new(&spool, 100_000, Sha512::of(&[b'm'; 100_000])).unwrap();
+        for _ in 0..50_000 {
+            writer.push(byte.clone()).await.unwrap();
+        }
+        for at in 0..50_000 {
+            writer.push(buffer.slice(at..at + 1)).await.unwrap();
+        }
+        assert!(buffer.is_unique(), "a byte keeps the buffer it came in");
+        assert_eq!(spool.memory_used(), 100_000);
+        writer.finish().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn share_of_disk_leaves_room_for_other_addresses() {
+        let spool = Spool::new(SpoolConfig {
+            memory_each_max: 0,
+            disk_total_max: 1_000,
+            ..SpoolConfig::default()
+        });
+        let of = |host| spool.for_party(&Party::address([192, 0, 2, host].into()).connection());
+        let of_one = of(1);
+        let first = of_one.read(&[7; 500][..]).await.unwrap();
+        let error = of_one.read(&[7][..]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        let second = of(2).read(&[7; 500][..]).await.unwrap();
+        assert_eq!(spool.disk_used(), 1_000);
+        drop(first);
+        assert!(of_one.read(&[7; 500][..]).await.is_ok());
+        drop(second);
+        assert_eq!(spool.disk_used(), 0);
     }
 
     #[tokio::test]

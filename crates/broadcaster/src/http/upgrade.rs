@@ -10,7 +10,7 @@ use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use httppubsub_net::{PeerAddress, Socket, accept_key};
+use httppubsub_net::{Peer, Socket, accept_key};
 use hyper_util::rt::TokioIo;
 
 use crate::core::Core;
@@ -45,8 +45,8 @@ pub(crate) async fn upgrade(
     let full = "too many websockets have not shown yet who they are";
     let place = core.unauthenticated.clone().try_acquire_owned();
     let place = place.map_err(|_| Failure::NoMoreWebSockets(full))?;
-    let peer = match request.extensions().get::<PeerAddress>() {
-        Some(PeerAddress(address)) => address.to_string(),
+    let peer = match request.extensions().get::<Peer>() {
+        Some(peer) => peer.address.to_string(),
         // Somebody else's server.
         None => "unknown".to_owned(),
     };
