@@ -13,6 +13,7 @@ use httppubsub_proto::auth::{Authorization, Secrets};
 use httppubsub_proto::backoff::MissedSchedule;
 use httppubsub_proto::session::StreamCounters;
 use httppubsub_proto::ws::HeaderStyle;
+use tokio::time::Instant;
 
 /// The schemes of both directions.
 #[derive(Clone, Debug)]
@@ -38,8 +39,16 @@ pub struct Config {
     /// Where and from which size on bodies are kept in files.
     pub spool: SpoolConfig,
     /// Bounds on what is posted to subscribers, and where they may be. Default: those of
-    /// [`PostConfig`], with circuit breakers.
+    /// [`PostConfig`], with circuit breakers and an `answer_timeout` of 10 s, which fits into what
+    /// `notify_timeout` leaves for deliveries.
     pub post: PostConfig,
+    /// Longest time from when the whole message of a NOTIFY is here to the answer, whatever its
+    /// subscribers do: the bound over waiting for places and turns, connecting, the exchanges and
+    /// recording what was missed. It is for messages of up to 1 MiB; longer ones get 1 s for each MiB
+    /// more ([`PostConfig::rate_min`]). Deliveries end after four fifths of it, and what is not
+    /// confirmed by then is missed. Default 15 s: published clients give up after 30 s. All deadlines
+    /// are in `docs/timeouts.md`.
+    pub notify_timeout: Duration,
     /// What is turned away when there is too much to do.
     pub load: LoadConfig,
     /// For how long after each notification and each delivery a thread looks for what comes next,
@@ -260,14 +269,58 @@ impl Default for WebSocketConfig {
     }
 }
 
+/// Half of what published clients wait.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Shorter than what [`NOTIFY_TIMEOUT`] leaves for deliveries, so that some can be tried after others
+/// of the same peer took too long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Until when a notification is worked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deadlines {
+    /// When its deliveries end. What is missed is recorded after that.
+    pub(crate) deliveries: Instant,
+    /// When it is answered at the latest.
+    pub(crate) answer: Instant,
+}
+
+impl Config {
+    /// Longest time from the whole message of a NOTIFY, of `message_bytes`, to its answer.
+    pub fn notify_timeout(&self, message_bytes: u64) -> Duration {
+        // The first MiB is included.
+        let longer = self.post.allowance(message_bytes.saturating_sub(1));
+        self.notify_timeout.saturating_add(longer)
+    }
+
+    /// Longest part of that for which deliveries go on.
+    pub fn deliveries_timeout(&self, message_bytes: u64) -> Duration {
+        self.notify_timeout(message_bytes)
+            .saturating_sub(self.notify_timeout / 5)
+    }
+
+    /// Those of a notification of `message_bytes` that begins `now`.
+    pub(crate) fn deadlines(&self, message_bytes: u64, now: Instant) -> Deadlines {
+        Deadlines {
+            deliveries: now + self.deliveries_timeout(message_bytes).min(LONGEST),
+            answer: now + self.notify_timeout(message_bytes).min(LONGEST),
+        }
+    }
+}
+
+/// A year: sums of it cannot overflow.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             spool: SpoolConfig::default(),
             post: PostConfig {
+                answer_timeout: ANSWER_TIMEOUT,
                 breaker: Some(BreakerConfig::default()),
                 ..PostConfig::default()
             },
+            notify_timeout: NOTIFY_TIMEOUT,
             load: LoadConfig::default(),
             busy_poll: Duration::ZERO,
             body: BodyLimits::default(),

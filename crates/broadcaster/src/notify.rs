@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -14,6 +15,7 @@ use httppubsub_store::{StoreError, Unsubscribed};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
+use crate::config::Deadlines;
 use crate::core::Core;
 use crate::index::Row;
 use crate::load::{Overloaded, Spread};
@@ -57,8 +59,26 @@ pub(crate) enum NotifyError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Overloaded(#[from] Overloaded),
+    #[error("the store did not answer in time")]
+    StoreTooSlow,
     #[error("the broadcaster stopped while it delivered")]
     Stopped,
+}
+
+/// What is known of a notification while it is delivered, for an answer that cannot wait for the end.
+#[derive(Debug, Default)]
+struct SoFar {
+    /// Subscribers that the confirmations stand for.
+    subscribers: AtomicU64,
+    /// Whether the store makes sure that a notice is owed to each row that it may be owed to.
+    is_journaled: AtomicBool,
+}
+
+impl SoFar {
+    fn subscribers(&self) -> u32 {
+        let subscribers = self.subscribers.load(Ordering::Relaxed);
+        u32::try_from(subscribers).unwrap_or(u32::MAX)
+    }
 }
 
 /// What becomes of a notification when too many deliveries wait already.
@@ -66,19 +86,27 @@ pub(crate) enum NotifyError {
 pub(crate) enum IfFull {
     /// It fails, and nobody got it.
     Fail,
-    /// It waits.
+    /// It waits, and its time begins when it has its places.
     Wait,
 }
 
 /// Delivers `payload` to every row that matches `topic`, and returns when each has confirmed or is
-/// accounted for. It goes on to the end even if nobody waits for it.
+/// accounted for, or when [`Config::notify_timeout`] is over: the deliveries have ended by then, and
+/// what of the missed ones is not recorded yet is recorded behind the answer. A broadcaster that is
+/// killed meanwhile makes good for that at its next start, so the answer stays true. It goes on to the
+/// end even if nobody waits for it.
+///
+/// [`Config::notify_timeout`]: crate::Config::notify_timeout
 pub(crate) async fn notify(
     core: &Arc<Core>,
     topic: Topic,
     payload: Payload,
     if_full: IfFull,
 ) -> Result<Reached, NotifyError> {
-    core.store.catch_up().await?;
+    let mut deadlines = core.config.deadlines(payload.len(), Instant::now());
+    tokio::time::timeout_at(deadlines.deliveries, core.store.catch_up())
+        .await
+        .map_err(|_| NotifyError::StoreTooSlow)??;
     let rows = if topic.as_bytes().len() > LONG_TOPIC_BYTES {
         core.index.matching_long(&topic).await
     } else {
@@ -89,11 +117,16 @@ pub(crate) async fn notify(
     }
     let places = match if_full {
         IfFull::Fail => core.load.try_places(rows.len())?,
-        IfFull::Wait => core.load.places(rows.len()).await,
+        IfFull::Wait => {
+            let places = core.load.places(rows.len()).await;
+            deadlines = core.config.deadlines(payload.len(), Instant::now());
+            places
+        }
     };
     let is_told = rows.iter().any(|row| unfinished::is_told(core, row));
     let message = Arc::new(Message::new(topic, payload));
-    let own = core.clone();
+    let so_far = Arc::new(SoFar::default());
+    let (own, known) = (core.clone(), so_far.clone());
     core.busy_poll.happened();
     // A task of its own: it must not end with who waits for it.
     let all = core.tasks.spawn(async move {
@@ -101,7 +134,8 @@ pub(crate) async fn notify(
             true => Some(unfinished::begin(&own, &message.topic).await?),
             false => None,
         };
-        let reached = deliver_to_all(own, rows, message).await;
+        known.is_journaled.store(true, Ordering::Relaxed);
+        let reached = deliver_to_all(own, rows, message, deadlines, known).await;
         drop(places);
         let reached = reached?;
         if let Some(on_its_way) = on_its_way {
@@ -109,12 +143,17 @@ pub(crate) async fn notify(
         }
         Ok::<_, StoreError>(reached)
     });
-    match all.await {
-        Ok(reached) => Ok(reached?),
-        Err(error) => {
+    match tokio::time::timeout_at(deadlines.answer, all).await {
+        Ok(Ok(reached)) => Ok(reached?),
+        Ok(Err(error)) => {
             tracing::error!(%error, "the delivery of a notification ended early");
             Err(NotifyError::Stopped)
         }
+        Err(_) if so_far.is_journaled.load(Ordering::Relaxed) => Ok(Reached {
+            subscribers: so_far.subscribers(),
+            ..Reached::default()
+        }),
+        Err(_) => Err(NotifyError::StoreTooSlow),
     }
 }
 
@@ -125,13 +164,19 @@ async fn deliver_to_all(
     core: Arc<Core>,
     rows: Vec<Arc<Row>>,
     message: Arc<Message>,
+    deadlines: Deadlines,
+    so_far: Arc<SoFar>,
 ) -> Result<Reached, StoreError> {
     measures::matched(rows.len() as u64);
     let addressees = addressees(rows);
     let spread = core.load.spread(addressees.len(), message.payload.len());
-    let all = Arc::new(by_peer(addressees, spread));
+    let all = Arc::new(by_peer(addressees, spread, deadlines.deliveries, so_far));
     let delivering = deliver_to_parts(&core, &all, &message);
-    let Tally { reached, failed } = all.spread.deliver(delivering).await;
+    let Tally {
+        mut reached,
+        failed,
+    } = all.spread.deliver(delivering).await;
+    reached.subscribers = all.so_far.subscribers();
     reached.measure();
     failed.map_or(Ok(reached), Err)
 }
@@ -175,10 +220,7 @@ impl Tally {
     fn count(&mut self, outcome: Result<Outcome, StoreError>, rows: u64) {
         let reached = &mut self.reached;
         match outcome {
-            Ok(Outcome::Confirmed(subscribers)) => {
-                reached.confirmed += rows;
-                reached.subscribers = reached.subscribers.saturating_add(subscribers);
-            }
+            Ok(Outcome::Confirmed(_)) => reached.confirmed += rows,
             Ok(Outcome::Unsubscribed) => reached.unsubscribed += rows,
             Ok(Outcome::Missed) => reached.missed += rows,
             Ok(Outcome::Dropped) => reached.dropped += rows,
@@ -191,7 +233,8 @@ impl Tally {
 
     fn add(&mut self, other: Self) {
         let Reached {
-            subscribers,
+            // Counted for all parts together.
+            subscribers: _,
             confirmed,
             unsubscribed,
             missed,
@@ -199,7 +242,6 @@ impl Tally {
             unrecorded,
         } = other.reached;
         let reached = &mut self.reached;
-        reached.subscribers = reached.subscribers.saturating_add(subscribers);
         reached.confirmed += confirmed;
         reached.unsubscribed += unsubscribed;
         reached.missed += missed;
@@ -215,6 +257,9 @@ struct Peers {
     /// Which of them are those of each peer.
     peers: Vec<Range<usize>>,
     spread: Spread,
+    /// When the deliveries end.
+    deadline: Instant,
+    so_far: Arc<SoFar>,
 }
 
 /// Delivers to the addressees of `peers`, to as many of each peer at once as it may have, and to at
@@ -239,7 +284,11 @@ async fn deliver_to_peers(
     let deliver = |peer: usize| {
         let addressee = &all.addressees[waiting[peer].next()?];
         Some(async move {
-            let outcome = deliver_to_one(core, addressee, message).await;
+            let outcome = deliver_to_one(core, addressee, message, all.deadline).await;
+            if let Ok(Outcome::Confirmed(subscribers)) = outcome {
+                let so_far = &all.so_far.subscribers;
+                so_far.fetch_add(subscribers.into(), Ordering::Relaxed);
+            }
             all.spread.ended();
             core.busy_poll.happened();
             (peer, outcome, 1 + addressee.others.len() as u64)
@@ -341,7 +390,12 @@ fn addressees(rows: Vec<Arc<Row>>) -> Vec<Addressee> {
 }
 
 /// Those of each peer together.
-fn by_peer(mut addressees: Vec<Addressee>, spread: Spread) -> Peers {
+fn by_peer(
+    mut addressees: Vec<Addressee>,
+    spread: Spread,
+    deadline: Instant,
+    so_far: Arc<SoFar>,
+) -> Peers {
     let peer_of = |it: &Addressee| it.row.subscriber.target.as_ref().ok().map(Target::peer_id);
     addressees.sort_by_key(peer_of);
     let mut begin = 0;
@@ -356,6 +410,8 @@ fn by_peer(mut addressees: Vec<Addressee>, spread: Spread) -> Peers {
         addressees,
         peers,
         spread,
+        deadline,
+        so_far,
     }
 }
 
@@ -371,9 +427,10 @@ async fn deliver_to_one(
     core: &Core,
     addressee: &Addressee,
     message: &Arc<Message>,
+    deadline: Instant,
 ) -> Result<Outcome, StoreError> {
     let Addressee { row, others } = addressee;
-    let verdict = match webhook::deliver(core, row, message).await {
+    let verdict = match webhook::deliver(core, row, message, deadline).await {
         Verdict::Unsubscribe if is_of_another_broadcaster(core, row) => {
             Verdict::Missed(Undelivered::Unwanted)
         }

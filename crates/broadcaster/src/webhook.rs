@@ -96,8 +96,13 @@ impl Undelivered {
     }
 }
 
-/// Delivers a message to the subscriber of `row`, once.
-pub(crate) async fn deliver(core: &Core, row: &Row, message: &Arc<Message>) -> Verdict {
+/// Delivers a message to the subscriber of `row`, once, and not beyond `deadline`.
+pub(crate) async fn deliver(
+    core: &Core,
+    row: &Row,
+    message: &Arc<Message>,
+    deadline: Instant,
+) -> Verdict {
     let Message { topic, payload, .. } = &**message;
     if row.subscriber.url.as_str() == core.config.receiver_url {
         return if core.hub.wants(topic) {
@@ -123,7 +128,7 @@ pub(crate) async fn deliver(core: &Core, row: &Row, message: &Arc<Message>) -> V
         Ok(admitted) => admitted,
         Err(error) => return Verdict::Missed(error.into()),
     };
-    let verdict = post(core, row, target, message, &mut admitted).await;
+    let verdict = post(core, row, target, message, deadline, &mut admitted).await;
     let told = match &verdict {
         Verdict::Confirmed(_) => Some(Told::Confirmed),
         // Nothing vouches for it.
@@ -184,6 +189,7 @@ async fn post(
     row: &Row,
     target: &Target,
     message: &Message,
+    deadline: Instant,
     admitted: &mut Admitted,
 ) -> Verdict {
     let Message {
@@ -218,7 +224,11 @@ async fn post(
             payload: Some(payload.clone()),
         })
     };
-    let answer = match core.poster.deliver(target, admitted, &mut make).await {
+    let answer = match core
+        .poster
+        .deliver(target, admitted, deadline, &mut make)
+        .await
+    {
         Ok(answer) => answer,
         Err(error) => {
             core.forbidden.warn_of(&error);

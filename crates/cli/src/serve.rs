@@ -126,8 +126,15 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIR")]
     spool_dir: Option<PathBuf>,
 
-    /// Longest wait for a subscriber's answer, in seconds; large messages get more.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    /// Longest time from a whole NOTIFY of up to 1 MiB to its answer, whatever its subscribers do, in
+    /// seconds; longer messages get a second for each MiB more. Deliveries end after four fifths of it,
+    /// and what is not confirmed by then is missed. Published clients give up after 30 s.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    notify_timeout: u64,
+
+    /// Longest wait for a subscriber's answer, in seconds, at most four fifths of --notify-timeout;
+    /// large messages get more.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     answer_timeout: u64,
 
     /// Deliveries under way at once.
@@ -305,6 +312,14 @@ impl Serve {
                            the one that is told";
             usage::wrong("serve", problem);
         }
+        if self.answer_timeout > self.notify_timeout / 5 * 4 + self.notify_timeout % 5 * 4 / 5 {
+            let problem = format!(
+                "--answer-timeout {} does not fit into --notify-timeout {}, of which four fifths are \
+                 for deliveries",
+                self.answer_timeout, self.notify_timeout
+            );
+            usage::wrong("serve", &problem);
+        }
         self.logs.begin()?;
         files::create_folder(&self.data)
             .with_context(|| format!("cannot make the data folder {}", self.data.display()))?;
@@ -431,6 +446,7 @@ impl Serve {
                 egress: self.egress.egress(address, own.into_iter().collect()),
                 ..PostConfig::default()
             },
+            notify_timeout: Duration::from_secs(self.notify_timeout),
             load: LoadConfig {
                 deliveries_max: self.deliveries_pending_max,
                 ..LoadConfig::default()

@@ -90,12 +90,23 @@ impl Default for PostConfig {
 }
 
 impl PostConfig {
-    /// Longest time from the first byte to the end of the answer for a message of this length.
+    /// Longest time from the first byte to the end of the answer for a message of this length, at
+    /// most a year.
     pub fn timeout(&self, message_bytes: u64) -> Duration {
-        let longer = message_bytes.checked_div(self.rate_min).unwrap_or(0);
-        self.answer_timeout + Duration::from_secs(longer)
+        let timeout = self.answer_timeout;
+        timeout
+            .saturating_add(self.allowance(message_bytes))
+            .min(LONGEST)
+    }
+
+    /// By how much a message of this length lengthens that time, in whole seconds.
+    pub fn allowance(&self, message_bytes: u64) -> Duration {
+        Duration::from_secs(message_bytes.checked_div(self.rate_min).unwrap_or(0))
     }
 }
+
+/// A year: sums of it cannot overflow.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// What is posted.
 #[derive(Debug)]
@@ -258,9 +269,11 @@ impl Poster {
         sent: &Arc<AtomicU64>,
         mut make: impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
-        let _turn = self.0.turn(&target.peer, message_bytes).await?;
+        let wait = self.0.config.answer_timeout.min(LONGEST);
+        let _turn = self.0.turn(&target.peer, message_bytes, wait).await?;
         let now = Instant::now();
-        self.post_now(target, message_bytes, sent, now, &mut make)
+        let deadline = now + LONGEST;
+        self.post_now(target, message_bytes, sent, now, deadline, &mut make)
             .await
     }
 
@@ -286,16 +299,22 @@ impl Poster {
         })
     }
 
-    /// Posts an admitted delivery like [`Poster::post`], unless the circuit breaker of its peer opens
-    /// while it waits for its turn. What came of it is to be told to [`Poster::learn`].
+    /// Posts an admitted delivery like [`Poster::post`], but not beyond `deadline` and unless the
+    /// circuit breaker of its peer opens while it waits for its turn. What came of it is to be told to
+    /// [`Poster::learn`].
     pub async fn deliver(
         &self,
         target: &Target,
         admitted: &mut Admitted,
+        deadline: Instant,
         mut make: impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
         let message_bytes = admitted.message_bytes;
-        let _turn = self.0.turn(&target.peer, message_bytes).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(self.0.no_turn(&target.peer, left));
+        }
+        let _turn = self.0.turn(&target.peer, message_bytes, left).await?;
         let now = Instant::now();
         admitted.began = Some(now);
         if let (false, Some(config)) = (admitted.is_trial, &self.0.config.breaker) {
@@ -308,7 +327,7 @@ impl Poster {
                 })?;
         }
         let sent = AtomicU64::new(0);
-        self.post_now(target, message_bytes, &sent, now, &mut make)
+        self.post_now(target, message_bytes, &sent, now, deadline, &mut make)
             .await
     }
 
@@ -367,15 +386,19 @@ impl Poster {
         message_bytes: u64,
         sent: &AtomicU64,
         now: Instant,
+        deadline: Instant,
         make: &mut impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
-        let config = &self.0.config;
-        let timeout = config.timeout(message_bytes);
+        let usual = self.0.config.timeout(message_bytes);
+        let timeout = usual.min(deadline.saturating_duration_since(now));
         let exchange = self.exchange(target, message_bytes, sent, now, make);
+        let origin = || target.origin().clone();
         match tokio::time::timeout_at(now + timeout, exchange).await {
             Ok(answer) => answer,
+            // Others took most of the time.
+            Err(_) if timeout < usual / ENOUGH => Err(PostError::OutOfTime { origin: origin() }),
             Err(_) => Err(PostError::Timeout {
-                origin: target.origin().clone(),
+                origin: origin(),
                 timeout,
             }),
         }
@@ -441,6 +464,9 @@ impl Poster {
         Ok(Answer { status, body })
     }
 }
+
+/// A peer that had this fraction of the usual time and did not answer is to blame for it.
+const ENOUGH: u32 = 4;
 
 /// Tells the operator what is new about a peer.
 fn tell(peer: &Peer, news: Option<News>) {
@@ -610,12 +636,13 @@ impl Inner {
         peers.by_origin.values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Waits for a turn at the peer first, and for one of all turns then: a peer that hangs holds
-    /// no more of these than its own bound.
+    /// Waits at most `timeout` for a turn, at the peer first and for one of all turns then: a
+    /// peer that hangs holds no more of these than its own bound.
     async fn turn<'a>(
         &'a self,
         peer: &'a Peer,
         message_bytes: u64,
+        timeout: Duration,
     ) -> Result<(Turn<&'a Turns>, SemaphorePermit<'a>), PostError> {
         let turns = peer.turns(message_bytes);
         let in_flight = match is_large(message_bytes) {
@@ -639,12 +666,15 @@ impl Inner {
             let any = in_flight.acquire().await;
             (own, any.expect("the semaphore is never closed"))
         };
-        let timeout = self.config.answer_timeout;
         let turn = tokio::time::timeout(timeout, both).await;
-        turn.map_err(|_| PostError::NoTurn {
+        turn.map_err(|_| self.no_turn(peer, timeout))
+    }
+
+    fn no_turn(&self, peer: &Peer, timeout: Duration) -> PostError {
+        PostError::NoTurn {
             origin: peer.origin.clone(),
             timeout,
-        })
+        }
     }
 
     /// A place for one more connection. If there is none, those that are not used make room.

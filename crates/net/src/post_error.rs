@@ -97,6 +97,12 @@ pub enum PostError {
         /// How long it was waited for.
         timeout: Duration,
     },
+    /// The time for all deliveries was over, and this one had little of it.
+    #[error("{origin} did not answer in the little time that was left for it")]
+    OutOfTime {
+        /// The peer.
+        origin: Origin,
+    },
     /// The peer stopped taking the message.
     #[error("{origin} took nothing of the message for {} s", .timeout.as_secs())]
     Stalled {
@@ -125,6 +131,7 @@ impl PostError {
             | Self::NoTurn { .. }
             | Self::NotTried { .. }
             | Self::Forbidden { .. }
+            | Self::OutOfTime { .. }
             | Self::Malformed { .. } => None,
             Self::Connect { .. }
             | Self::Broken { .. }
@@ -143,7 +150,10 @@ impl PostError {
             | Self::Connect { .. }
             | Self::Forbidden { .. }
             | Self::Malformed { .. } => true,
-            Self::Broken { .. } | Self::Timeout { .. } | Self::Stalled { .. } => false,
+            Self::Broken { .. }
+            | Self::Timeout { .. }
+            | Self::OutOfTime { .. }
+            | Self::Stalled { .. } => false,
         }
     }
 }
