@@ -1,5 +1,11 @@
 //! Measures the broadcaster next to bare HTTP connections.
 
+#![allow(
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a tool at a developer's terminal may end with it"
+)]
+
 mod bare;
 mod broadcaster;
 mod by_hand;

@@ -1,10 +1,11 @@
 //! `httppubsub completions`.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
+
+use crate::console;
 
 /// Print what a shell needs to complete commands and flags.
 ///
@@ -18,10 +19,10 @@ pub(crate) struct Completions {
 impl Completions {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let mut command = crate::Arguments::command();
-        // A reader that is gone would make `generate` panic.
+        // `generate` panics if it cannot write.
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, "httppubsub", &mut script);
-        std::io::stdout().write_all(&script)?;
+        console::write(&script)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -10,19 +10,20 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use httppubsub_client::{Bind, Client, ConnectionStatus, Interest, Message, Receiving};
 use tokio::io::AsyncWriteExt as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::connection::{Connection, WebSocket};
+use crate::console;
 use crate::misbehave::{Misbehaving, Misbehaviours};
 use crate::output;
+use crate::signals::Stop;
 use crate::topic::{Interests, to_json, to_text};
 use crate::usage;
 
 /// Subscribe, and print what arrives.
 ///
 /// Unsubscribes when it ends: after --count messages, after --timeout seconds (status 4), or by
-/// SIGTERM or SIGINT.
+/// SIGTERM, SIGINT or, unless it runs under `nohup`, SIGHUP.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     httppubsub listen --exact builds/ready\n  \
@@ -130,7 +131,7 @@ impl Listen {
         // It outlasts its broadcaster, as one that is reached by HTTP does.
         let config = self.websocket.on(config, u32::MAX)?;
         // From here on a signal does not end the program before it has unsubscribed.
-        let mut stop = Stop::new()?;
+        let mut stop = Stop::with_hangup()?;
         let client = Client::start(config.build()?).await?;
         if let Some(front) = misbehaving {
             tokio::spawn(front.serve(client.router()));
@@ -148,7 +149,7 @@ impl Listen {
         Ok(match ended {
             Ended::Counted | Ended::Stopped => ExitCode::SUCCESS,
             Ended::TimedOut => {
-                eprintln!("httppubsub: the time ran out");
+                console::say("httppubsub: the time ran out");
                 ExitCode::from(crate::TIMED_OUT)
             }
         })
@@ -223,8 +224,8 @@ impl Listen {
             output::json([("event", "listening".into()), ("receive_url", url.into())])
         } else {
             match url {
-                Some(url) => eprintln!("listening at {url}"),
-                None => eprintln!("listening over a websocket"),
+                Some(url) => console::say(format_args!("listening at {url}")),
+                None => console::say("listening over a websocket"),
             }
             Ok(())
         }
@@ -260,8 +261,8 @@ impl Listen {
             return output::json([("event", event.into()), ("reason", reason.into())]);
         }
         match reason {
-            None => eprintln!("{text}"),
-            Some(reason) => eprintln!("{text} ({reason})"),
+            None => console::say(format_args!("{text}")),
+            Some(reason) => console::say(format_args!("{text} ({reason})")),
         }
         Ok(())
     }
@@ -316,33 +317,11 @@ fn tell_missed(json: bool) {
     let told = if json {
         output::json([("event", "missed".into())])
     } else {
-        eprintln!("some messages may have been missed");
+        console::say("some messages may have been missed");
         Ok(())
     };
     if let Err(error) = told {
-        eprintln!("httppubsub: cannot write: {error}");
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn signalled(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+        console::say(format_args!("httppubsub: cannot write: {error}"));
     }
 }
 

@@ -1,8 +1,12 @@
 //! Where the program's talk goes: to stderr, for people or for machines.
 
 use clap::ValueEnum;
-use std::io::IsTerminal as _;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{EnvFilter, fmt, registry};
+
+use crate::console::{self, QueuedStderr};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -22,7 +26,8 @@ pub(crate) struct Logs {
     log_format: LogFormat,
 
     /// Which log lines are written: error, warn, info, debug, trace, or directives such as
-    /// `info,httppubsub_broadcaster=debug`.
+    /// `info,httppubsub_broadcaster=debug`. Of the libraries in use never more than info: their debug
+    /// and trace records hold tokens and messages.
     #[arg(
         long,
         value_name = "FILTER",
@@ -36,16 +41,66 @@ impl Logs {
     pub(crate) fn begin(&self) -> anyhow::Result<()> {
         let filter = EnvFilter::try_new(&self.log)
             .map_err(|error| anyhow::anyhow!("--log {:?} is no filter: {error}", self.log))?;
-        let color = std::io::stderr().is_terminal()
+        let color = console::stderr_is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let lines = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
+        let lines = fmt::layer()
+            .with_writer(|| QueuedStderr)
+            // It would be an `eprintln!`.
+            .log_internal_errors(false)
             .with_ansi(color);
-        match self.log_format {
-            LogFormat::Text => lines.init(),
-            LogFormat::Json => lines.json().flatten_event(true).init(),
-        }
+        let lines = match self.log_format {
+            LogFormat::Text => lines.boxed(),
+            LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        };
+        registry()
+            .with(filter)
+            .with(filter_fn(|it| is_written(it.target(), *it.level())))
+            .with(lines)
+            .init();
         Ok(())
+    }
+}
+
+/// What no `--log` raises: debug and trace are for records that were written with this log in mind.
+fn is_written(target: &str, level: Level) -> bool {
+    level <= Level::INFO || target.starts_with("httppubsub")
+}
+
+/// Writes to the log that a thread panicked, or to standard error where there is no log, and never
+/// waits for its reader.
+pub(crate) fn begin_with_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        if tracing::dispatcher::has_been_set() {
+            tracing::error!(thread, "a bug: {panic}");
+        } else {
+            console::say(format_args!(
+                "httppubsub: a bug in thread {thread:?}: {panic}"
+            ));
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_leak_is_impossible_because_libraries_say_info_at_most() {
+        for library in [
+            "tungstenite::protocol",
+            "hyper",
+            "h2",
+            "rustls",
+            "log",
+            "tokio_postgres",
+        ] {
+            assert!(is_written(library, Level::INFO));
+            assert!(is_written(library, Level::ERROR));
+            assert!(!is_written(library, Level::DEBUG));
+            assert!(!is_written(library, Level::TRACE));
+        }
+        assert!(is_written("httppubsub_broadcaster::notify", Level::TRACE));
     }
 }

@@ -4,10 +4,12 @@ mod check_url;
 mod cluster;
 mod completions;
 mod connection;
+mod console;
 mod demo;
 mod descriptors;
 mod egress;
 mod files;
+mod lines;
 mod listen;
 mod logs;
 mod metrics;
@@ -17,6 +19,7 @@ mod output;
 mod secrets;
 mod serve;
 mod setup;
+mod signals;
 mod subscriptions;
 mod topic;
 mod usage;
@@ -37,7 +40,8 @@ use tokio::runtime::{Builder, Runtime};
 #[command(name = "httppubsub", version, propagate_version = true)]
 #[command(
     after_help = "Exit status: 0 done, 1 failed or refused, 2 wrong usage, \
-    3 perhaps done (the broadcaster's answer was lost), 4 time ran out."
+    3 perhaps done (the broadcaster's answer was lost), 4 time ran out, \
+    141 nobody reads standard output any longer."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -58,16 +62,25 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    logs::begin_with_panics();
     let verb = Arguments::parse().verb;
     match runtime(verb.threads()) {
         // Said before the runtime ends, which may have to wait for a lookup that nobody needs any more.
-        Ok(runtime) => runtime.block_on(async { verb.run().await.unwrap_or_else(failed) }),
+        Ok(runtime) => runtime.block_on(async {
+            let code = verb.run().await.unwrap_or_else(failed);
+            console::flush();
+            code
+        }),
         Err(error) => failed(error),
     }
 }
 
 fn failed(error: anyhow::Error) -> ExitCode {
-    eprintln!("httppubsub: {error:#}");
+    if error.chain().any(console::is_reader_gone) {
+        return ExitCode::from(NOBODY_READS);
+    }
+    console::say(format_args!("httppubsub: {error:#}"));
+    console::flush();
     match is_ambiguous(&error) {
         true => ExitCode::from(AMBIGUOUS),
         false => ExitCode::FAILURE,
@@ -120,3 +133,8 @@ const AMBIGUOUS: u8 = 3;
 
 /// What was waited for did not come in time.
 const TIMED_OUT: u8 = 4;
+
+/// The reader of standard output is gone, as after `| head -1`: the status that a shell gives to a
+/// program ended by SIGPIPE, as most are then. It is not 0, which `subscriptions check` and `check-url`
+/// say of an answer that nobody read.
+const NOBODY_READS: u8 = 141;

@@ -26,6 +26,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::console;
 use crate::output;
 use crate::topic::{to_json, to_text};
 
@@ -192,14 +193,16 @@ impl How {
             match (head, identifier) {
                 (Some(head), Some(identifier)) => {
                     let topic = to_text(&head.topic);
-                    eprintln!("misbehaved: {how} upon {topic} ({identifier})");
+                    console::say(format_args!(
+                        "misbehaved: {how} upon {topic} ({identifier})"
+                    ));
                 }
-                _ => eprintln!("misbehaved: {how}"),
+                _ => console::say(format_args!("misbehaved: {how}")),
             }
             Ok(())
         };
         if let Err(error) = told {
-            eprintln!("httppubsub: cannot write: {error}");
+            console::say(format_args!("httppubsub: cannot write: {error}"));
         }
     }
 }

@@ -1,6 +1,5 @@
 //! `httppubsub notify`.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +8,7 @@ use httppubsub_proto::topic::Topic;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::connection::{Connection, WebSocket};
+use crate::console;
 use crate::output;
 use crate::topic::{parse_hex, parse_topic, to_json};
 use crate::usage;
@@ -70,7 +70,7 @@ impl Notify {
         let config = self.websocket.on(builder, 2)?.build()?;
         let client = Client::start(config).await?;
         let bar = match source {
-            Source::File(_) if std::io::stderr().is_terminal() => progress_bar(),
+            Source::File(_) if console::stderr_is_terminal() => progress_bar(),
             _ => ProgressBar::hidden(),
         };
         let body = match source {

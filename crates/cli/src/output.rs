@@ -1,12 +1,12 @@
 //! What goes to stdout: data, one thing a line.
 
-use std::io::{self, Write as _};
+use std::io;
+
+use crate::console;
 
 /// Writes a line to stdout at once. A reader that is gone is an error like any other.
 pub(crate) fn line(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}")?;
-    stdout.flush()
+    console::write(format!("{text}\n").as_bytes())
 }
 
 /// Writes a JSON object as a line to stdout at once.

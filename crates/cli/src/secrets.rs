@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use httppubsub_net::random_bytes;
 use httppubsub_proto::auth::{Scheme, Secrets};
 
-use crate::files;
+use crate::{console, files};
 
 const BROADCASTER_FILE: &str = "broadcaster-secrets.json";
 const SUBSCRIBER_FILE: &str = "subscriber-secrets.json";
@@ -27,7 +27,13 @@ fn read_file(file: &Path) -> anyhow::Result<Secrets> {
         Secrets::parse_with_unknown_keys(&text).with_context(|| file.display().to_string())?;
     if !unknown.is_empty() {
         let file = file.display();
-        tracing::warn!(%file, keys = ?unknown, "the secrets file has keys that mean nothing");
+        if tracing::dispatcher::has_been_set() {
+            tracing::warn!(%file, keys = ?unknown, "the secrets file has keys that mean nothing");
+        } else {
+            console::say(format_args!(
+                "httppubsub: {file} has keys that mean nothing: {unknown:?}"
+            ));
+        }
     }
     Ok(secrets)
 }

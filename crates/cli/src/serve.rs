@@ -1,6 +1,5 @@
 //! `httppubsub serve`.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -21,18 +20,20 @@ use httppubsub_proto::url::Endpoint;
 use httppubsub_store::{MemoryStore, PostgresStore, SqliteStore, Store};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::descriptors::Connections;
 use crate::egress::EgressFlags;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::{files, secrets, usage};
+use crate::signals::{self, Stop};
+use crate::{console, files, secrets, usage};
 
 /// Run a broadcaster.
 ///
 /// Prints a line on stdout when it is ready: `listening on http://ADDR:PORT`, and one for the
 /// metrics if there are any: `metrics on http://ADDR:PORT/metrics`. SIGTERM and SIGINT stop it: it takes nothing new, finishes what is under way and exits with status 0.
+/// SIGHUP is ignored. It goes on if nobody reads its log: lines that find no reader are dropped and
+/// counted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     httppubsub serve\n  \
@@ -348,15 +349,13 @@ impl Serve {
         let broadcaster = Broadcaster::start(config, store, authorizations).await?;
         let drain_delay = Duration::from_secs(self.drain_delay);
         tokio::spawn(stop_on_signal(broadcaster.clone(), drain_delay)?);
-        let mut stdout = std::io::stdout();
-        writeln!(stdout, "listening on http://{address}").context("cannot write to stdout")?;
+        tokio::spawn(signals::go_on_upon_hangup()?);
+        console::announce(format_args!("listening on http://{address}"));
         if let Some(metrics) = metrics {
             let address = metrics.address;
-            writeln!(stdout, "metrics on http://{address}/metrics")
-                .context("cannot write to stdout")?;
+            console::announce(format_args!("metrics on http://{address}/metrics"));
             tokio::spawn(metrics.serve(broadcaster.clone()));
         }
-        stdout.flush()?;
         let grace = Duration::from_secs(self.grace);
         let serve = ServeConfig {
             connections_max: connections.served,
@@ -502,16 +501,9 @@ fn stop_on_signal(
     broadcaster: Broadcaster,
     drain_delay: Duration,
 ) -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut signalled = async move || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let mut stop = Stop::new()?;
     Ok(async move {
-        signalled().await;
+        stop.signalled().await;
         broadcaster.withdraw();
         if !drain_delay.is_zero() {
             let seconds = drain_delay.as_secs();
@@ -519,16 +511,17 @@ fn stop_on_signal(
         }
         tokio::select! {
             () = tokio::time::sleep(drain_delay) => {}
-            () = signalled() => stop_at_once(),
+            () = stop.signalled() => stop_at_once(),
         }
         tracing::info!("stopping: taking nothing new, finishing what is under way");
         broadcaster.shut_down();
-        signalled().await;
+        stop.signalled().await;
         stop_at_once();
     })
 }
 
 fn stop_at_once() {
     tracing::warn!("stopped at once by a second signal");
+    console::flush();
     std::process::exit(1);
 }

@@ -8,8 +8,7 @@ use clap::ValueEnum;
 use httppubsub_net::random_bytes;
 use httppubsub_proto::auth::{Scheme, Secrets};
 
-use crate::output;
-use crate::secrets;
+use crate::{console, output, secrets};
 
 /// Write the secrets that a broadcaster and its subscribers share.
 ///
@@ -91,7 +90,7 @@ impl Setup {
         for file in files {
             output::line(&file.display().to_string())?;
         }
-        eprintln!("Keep the first with the broadcaster, hand the second to its subscribers.");
+        console::say("Keep the first with the broadcaster, hand the second to its subscribers.");
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -4,6 +4,8 @@
 //! Start at [`Home`]: it holds the secrets and the database of one test and starts broadcasters.
 //! A [`Door`] is the way into one of them, a [`Subscriber`] is what it delivers to.
 
+#![allow(clippy::print_stderr, reason = "for who looks into a test that failed")]
+
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 mod readme {}

@@ -152,6 +152,12 @@ impl Process {
         self.signal("INT");
     }
 
+    /// Sends SIGHUP, as when a terminal is closed.
+    #[track_caller]
+    pub fn hang_up(&mut self) {
+        self.signal("HUP");
+    }
+
     #[track_caller]
     fn signal(&mut self, name: &str) {
         let id = self.child.id().to_string();

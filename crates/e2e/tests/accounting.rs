@@ -1,5 +1,6 @@
 //! What became of every subscription that matched, under faults of all kinds, counted from outside.
 
+#![allow(clippy::print_stderr, reason = "for who looks into a test that failed")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! Whatever arrives at a broadcaster, it answers with the 4xx that the protocol names, serves on,
 //! and keeps what it had.
 
+#![allow(clippy::print_stderr, reason = "for who looks into a test that failed")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeSet;

@@ -1,0 +1,87 @@
+//! Signals that ask the process for something.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Requests to end in an orderly way.
+pub(crate) struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Stop {
+    /// SIGTERM and SIGINT.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: None,
+        })
+    }
+
+    /// SIGTERM, SIGINT, and SIGHUP: its terminal is gone. Under `nohup` SIGHUP stays ignored.
+    pub(crate) fn with_hangup() -> io::Result<Self> {
+        let mut stop = Self::new()?;
+        if !hangup_is_ignored() {
+            stop.hangup = Some(signal(SignalKind::hangup())?);
+        }
+        Ok(stop)
+    }
+
+    /// The next of them.
+    pub(crate) async fn signalled(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = hangup => {}
+        }
+    }
+}
+
+/// Goes on upon SIGHUP, which asks daemons to read their configuration again, and says that nothing
+/// came of it.
+pub(crate) fn go_on_upon_hangup() -> io::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            tracing::warn!(
+                "SIGHUP is ignored: secrets and --log are read at the start only; restart to change them"
+            );
+        }
+    })
+}
+
+/// `true` if whoever started this process made it ignore SIGHUP. Only Linux tells.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignores(&status, SignalKind::hangup().as_raw_value())
+}
+
+fn ignores(status: &str, signal: i32) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read() {
+        let status = |mask: &str| format!("Name:\tx\nSigIgn:\t{mask}\nSigCgt:\tffffffff\n");
+        assert!(ignores(&status("0000000000000001"), 1));
+        assert!(ignores(&status("0000000000001001"), 1));
+        assert!(!ignores(&status("0000000000001000"), 1));
+        assert!(ignores(&status("0000000000001000"), 13));
+        assert!(!ignores("", 1));
+    }
+}
