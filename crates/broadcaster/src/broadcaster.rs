@@ -75,6 +75,7 @@ impl Broadcaster {
         store: Arc<dyn Store>,
         authorizations: Authorizations,
     ) -> Result<Self, StartError> {
+        let config = config.bounded();
         measures::describe();
         let now = config.clock.now();
         let guard = match &config.replay_folder {

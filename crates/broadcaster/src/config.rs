@@ -12,6 +12,7 @@ use httppubsub_net::{
 use httppubsub_proto::auth::{Authorization, Secrets};
 use httppubsub_proto::backoff::MissedSchedule;
 use httppubsub_proto::session::StreamCounters;
+use httppubsub_proto::time;
 use httppubsub_proto::ws::HeaderStyle;
 use tokio::time::Instant;
 
@@ -291,6 +292,27 @@ impl Config {
         // The first MiB is included.
         let longer = self.post.allowance(message_bytes.saturating_sub(1));
         self.notify_timeout.saturating_add(longer)
+    }
+
+    /// The same with durations that can be added to a moment: more than [`time::FOREVER`] is that.
+    pub(crate) fn bounded(mut self) -> Self {
+        time::bound([
+            &mut self.notify_timeout,
+            &mut self.busy_poll,
+            &mut self.sweep_interval,
+            &mut self.load.lag_max,
+            &mut self.cluster.lease,
+            &mut self.cluster.forget_after,
+            &mut self.websockets.configure_timeout,
+            &mut self.websockets.retrain_interval,
+            &mut self.websockets.close_spread,
+        ]);
+        if let Some(quarantine) = &mut self.quarantine {
+            time::bound([&mut quarantine.lasting, &mut quarantine.pause]);
+        }
+        self.post = self.post.bounded();
+        self.websockets.socket = self.websockets.socket.bounded();
+        self
     }
 
     /// Longest part of that for which deliveries go on.

@@ -11,7 +11,8 @@ use httppubsub_net::{
 };
 use httppubsub_proto::auth::{Authorization, NoAuthorization, Secrets};
 use httppubsub_proto::http as paths;
-use httppubsub_proto::url::{ClientUrls, Endpoint, EndpointError, UrlTooLong};
+use httppubsub_proto::time;
+use httppubsub_proto::url::{ClientUrls, Endpoint, EndpointError, UrlTooLong, redacted};
 use httppubsub_proto::ws::HeaderStyle;
 
 /// A broadcaster to ask.
@@ -207,7 +208,7 @@ pub enum ConfigError {
     /// Nothing can be posted to a broadcaster's url.
     #[error("the broadcaster's url {url:?} cannot be used")]
     Broadcaster {
-        /// As given.
+        /// As given, without what may be secret.
         url: String,
         /// Why not.
         #[source]
@@ -216,7 +217,7 @@ pub enum ConfigError {
     /// Paths are appended to the url, so it must end before a query or fragment.
     #[error("the broadcaster's url {url:?} has a query or a fragment")]
     BroadcasterQuery {
-        /// As given.
+        /// As given, without what may be secret.
         url: String,
     },
     /// Nobody can guess where the client will be reached.
@@ -225,7 +226,7 @@ pub enum ConfigError {
     /// Nothing can be posted to the client's own url.
     #[error("the client's own url {host:?} cannot be used")]
     Host {
-        /// As given.
+        /// As given, without what may be secret.
         host: String,
         /// Why not.
         #[source]
@@ -234,25 +235,25 @@ pub enum ConfigError {
     /// Paths are inserted before the fragment, which a query does not allow.
     #[error("the client's own url {host:?} has a query")]
     HostQuery {
-        /// As given.
+        /// As given, without what may be secret.
         host: String,
     },
     /// A websocket message of another length was asked for.
     #[error("websocket messages may have 1,024 to 16,777,216 bytes, not {bytes}")]
     MessageBytes {
-        /// As given.
+        /// As given, without what may be secret.
         bytes: u64,
     },
     /// A dictionary that cannot be told from others.
     #[error("a preset dictionary needs an id of its own from 2 on, not {id}")]
     Preset {
-        /// As given.
+        /// As given, without what may be secret.
         id: u16,
     },
     /// The dictionary to be asked for is not there.
     #[error("there is no preset dictionary {id} to ask for")]
     NoPreset {
-        /// As given.
+        /// As given, without what may be secret.
         id: u16,
     },
     /// The client's own url does not fit the protocol.
@@ -425,7 +426,15 @@ impl ClientConfigBuilder {
                 return Err(ConfigError::Zero { setting });
             }
         }
-        if let Some(options) = &self.0.websocket {
+        self.0.post = self.0.post.bounded();
+        self.0.serve = self.0.serve.bounded();
+        if let Some(options) = &mut self.0.websocket {
+            time::bound([
+                &mut options.open_timeout,
+                &mut options.close_timeout,
+                &mut options.heartbeat_interval,
+                &mut options.reconnect_interval_min,
+            ]);
             check_websocket(options)?;
             // Nobody needs to reach this client.
             self.0.bind = Bind::Nothing;
@@ -491,13 +500,13 @@ fn check_websocket(options: &WebSocketOptions) -> Result<(), ConfigError> {
 
 fn check_broadcaster(url: &str) -> Result<(), ConfigError> {
     if url.contains(['?', '#']) {
-        let url = url.to_owned();
+        let url = redacted(url);
         return Err(ConfigError::BroadcasterQuery { url });
     }
     match Endpoint::parse_str(&format!("{url}{}", paths::NOTIFY)) {
         Ok(_) => Ok(()),
         Err(source) => {
-            let url = url.to_owned();
+            let url = redacted(url);
             Err(ConfigError::Broadcaster { url, source })
         }
     }
@@ -506,13 +515,13 @@ fn check_broadcaster(url: &str) -> Result<(), ConfigError> {
 fn check_host(host: &str) -> Result<(), ConfigError> {
     let urls = ClientUrls::of_host(host)?;
     if host.split('#').next().is_some_and(|it| it.contains('?')) {
-        let host = host.to_owned();
+        let host = redacted(host);
         return Err(ConfigError::HostQuery { host });
     }
     match Endpoint::parse(&urls.receive) {
         Ok(_) => Ok(()),
         Err(source) => {
-            let host = host.to_owned();
+            let host = redacted(host);
             Err(ConfigError::Host { host, source })
         }
     }
@@ -543,7 +552,7 @@ mod tests {
         );
         refused(
             ClientConfig::builder(["http://b/?q"]),
-            "the broadcaster's url \"http://b/?q\" has a query or a fragment",
+            "the broadcaster's url \"http://b/?***\" has a query or a fragment",
         );
         let needed = "bound so, the client cannot know where broadcasters reach it: set `host`";
         refused(builder().bind(Bind::Mounted), needed);
@@ -552,7 +561,7 @@ mod tests {
         assert!(builder().bind(any).host("http://me:3002").build().is_ok());
         refused(
             builder().host("http://me/?q#f"),
-            "the client's own url \"http://me/?q#f\" has a query",
+            "the client's own url \"http://me/?***\" has a query",
         );
         refused(
             builder().host("me"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use httppubsub_proto::subscription::Interest;
+use httppubsub_proto::time::FOREVER;
 use tokio::time::{Instant, Sleep};
 
 use crate::changes;
@@ -96,6 +97,7 @@ impl Subscription {
 
     /// The same messages as a stream that yields `None` when no message came within `timeout`.
     pub fn with_timeout(self, timeout: Duration) -> WithTimeout {
+        let timeout = timeout.min(FOREVER);
         WithTimeout {
             subscription: self,
             timeout,

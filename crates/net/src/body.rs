@@ -144,7 +144,9 @@ where
     fn check_rate(&self) -> Result<(), BodyError> {
         let elapsed = self.began.elapsed();
         match elapsed.checked_sub(self.limits.rate_grace) {
-            Some(counted) if self.received < self.limits.rate_min * counted.as_secs() => {
+            Some(counted)
+                if self.received < self.limits.rate_min.saturating_mul(counted.as_secs()) =>
+            {
                 Err(self.too_slow())
             }
             _ => Ok(()),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use httppubsub_proto::time;
 use tokio::time::Instant;
 
 /// When a peer is left alone, and what is posted to those that never confirmed anything.
@@ -25,6 +26,17 @@ pub struct BreakerConfig {
     pub trial_bytes_max: u64,
     /// What is posted to a peer that never confirmed anything. Default: as to all others.
     pub unproven: Option<UnprovenLimits>,
+}
+
+impl BreakerConfig {
+    /// The same with durations that can be added to a moment.
+    pub(crate) fn bounded(mut self) -> Self {
+        time::bound([&mut self.lasting, &mut self.pause, &mut self.pause_max]);
+        if let Some(unproven) = &mut self.unproven {
+            time::bound([&mut unproven.pause]);
+        }
+        self
+    }
 }
 
 impl Default for BreakerConfig {

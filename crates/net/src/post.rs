@@ -13,6 +13,7 @@ use futures_util::future::Either;
 use http::{HeaderValue, StatusCode};
 use httppubsub_proto::auth::CannotAuthorize;
 use httppubsub_proto::digest::{Sha512, encode_repr_digest};
+use httppubsub_proto::time;
 use httppubsub_proto::url::{Endpoint, EndpointError, Origin, Scheme, SubscriberUrl};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
@@ -66,6 +67,20 @@ pub struct PostConfig {
     /// How much of an answer is read, in bytes. Default 132 KiB, which holds the longest one that
     /// makes sense; what follows is ignored.
     pub answer_bytes_max: usize,
+}
+
+impl PostConfig {
+    /// The same with durations that can be added to a moment: more than [`time::FOREVER`] is that.
+    pub fn bounded(mut self) -> Self {
+        time::bound([
+            &mut self.connect_timeout,
+            &mut self.answer_timeout,
+            &mut self.stall_timeout,
+            &mut self.idle_timeout,
+        ]);
+        self.breaker = self.breaker.map(BreakerConfig::bounded);
+        self
+    }
 }
 
 impl Default for PostConfig {
@@ -200,6 +215,7 @@ impl Target {
 impl Poster {
     /// A poster with these bounds.
     pub fn new(config: PostConfig) -> Self {
+        let config = config.bounded();
         let inner = Arc::new(Inner {
             in_flight: Semaphore::new(config.in_flight_max),
             large_in_flight: Semaphore::new(config.in_flight_max.div_ceil(LARGE_SHARE)),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
+use httppubsub_proto::time;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -36,6 +37,20 @@ pub struct ServeConfig {
     pub idle_timeout: Duration,
     /// Longest wait for requests under way when the server is shut down. Default 30 s.
     pub grace: Duration,
+}
+
+impl ServeConfig {
+    /// The same with durations that can be added to a moment: more than [`time::FOREVER`] is that.
+    pub fn bounded(mut self) -> Self {
+        let Self {
+            head_timeout,
+            idle_timeout,
+            grace,
+            ..
+        } = &mut self;
+        time::bound([head_timeout, idle_timeout, grace]);
+        self
+    }
 }
 
 impl Default for ServeConfig {
@@ -74,6 +89,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let config = config.bounded();
     let connections = TaskTracker::new();
     let abort = CancellationToken::new();
     let places = Arc::new(Semaphore::new(config.connections_max));

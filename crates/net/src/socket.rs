@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Sink as _, Stream as _};
 use httppubsub_proto::session::{Outgoing, OutgoingBody};
+use httppubsub_proto::time;
 use httppubsub_proto::url::{Endpoint, Scheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -37,6 +38,18 @@ pub struct SocketConfig {
     /// The connection is lost when the peer takes none of what waits for it for so long. Default
     /// 15 s.
     pub write_timeout: Duration,
+}
+
+impl SocketConfig {
+    /// The same with durations that can be added to a moment: more than [`time::FOREVER`] is that.
+    pub fn bounded(mut self) -> Self {
+        time::bound([
+            &mut self.ping_interval,
+            &mut self.pong_timeout,
+            &mut self.write_timeout,
+        ]);
+        self
+    }
 }
 
 impl Default for SocketConfig {
@@ -198,6 +211,7 @@ impl Socket {
     }
 
     fn new(stream: WebSocketStream<Metered>, config: SocketConfig) -> Self {
+        let config = config.bounded();
         let first_look = Instant::now() + config.ping_interval;
         Self {
             stream,

@@ -43,6 +43,18 @@ impl std::ops::Add<Duration> for Now {
     }
 }
 
+/// The longest duration that is waited for, 30 years: more is as good as that, and a moment so much
+/// later can be written down on every platform.
+pub const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// Shortens what is longer than [`FOREVER`], so that no sum of a moment and a setting overflows. To be
+/// called where settings come in.
+pub fn bound<const N: usize>(durations: [&mut Duration; N]) {
+    for duration in durations {
+        *duration = FOREVER.min(*duration);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -61,6 +61,22 @@ impl std::fmt::Debug for SubscriberUrl {
     }
 }
 
+/// A url, or what was meant as one, as an error may quote it: `***` stands for a user name and password,
+/// and what may be a query or fragment is left out. Where it is not clear what a character means, less is
+/// shown.
+pub fn redacted(text: &str) -> String {
+    let start = text.find("://").map_or(0, |at| at + "://".len());
+    let (scheme, rest) = text.split_at(start);
+    let (userinfo, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => ("***@", rest),
+        None => ("", rest),
+    };
+    match rest.split_once(['?', '#']) {
+        Some((rest, _)) => format!("{scheme}{userinfo}{rest}?***"),
+        None => format!("{scheme}{userinfo}{rest}"),
+    }
+}
+
 /// Why nothing can be posted to a url.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
@@ -250,6 +266,24 @@ mod tests {
                 want,
                 "{url:?}"
             );
+        }
+    }
+
+    #[test]
+    fn secrets_in_errors_are_stars_in_what_is_quoted_of_a_url() {
+        for (url, want) in [
+            ("localhost:3003", "localhost:3003"),
+            ("http://h:1/a", "http://h:1/a"),
+            ("http://me:canary@h:1/a", "http://***@h:1/a"),
+            ("http://canary@h", "http://***@h"),
+            ("me:canary@h:3003", "***@h:3003"),
+            ("http://me:can@ary@h/", "http://***@h/"),
+            ("http://me:can/ary@h/", "http://***@h/"),
+            ("http://me:can?ary@h/", "http://***@h/"),
+            ("http://h/?token=canary", "http://h/?***"),
+            ("http://h/#canary", "http://h/?***"),
+        ] {
+            assert_eq!(redacted(url), want);
         }
     }
 

@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use httppubsub_proto::subscription::{
     Interest, StrongEtag, StrongEtagHasher, Subscription, SubscriptionSet,
 };
-use httppubsub_proto::time::Now;
+use httppubsub_proto::time::{FOREVER, Now};
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -68,14 +68,14 @@ impl PostgresOptions {
     /// Longest wait for the database, also while it restarts; a call that waited so long fails as
     /// [`StoreError::Unavailable`] and can be repeated. Default 5 s.
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.patience = patience.min(FOREVER);
         self
     }
 
     /// Longest time between two looks for the changes of others, which wake this one as soon as they
     /// change something, unless that is lost. Default 1 s.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.poll_interval = interval;
+        self.poll_interval = interval.min(FOREVER);
         self
     }
 
@@ -92,7 +92,7 @@ impl PostgresOptions {
     /// [`Store::catch_up`] that come soon after each other cost one query together. All that share a
     /// database must have the same; with none every call is a query. Default 10 ms.
     pub fn settled_after(mut self, time: Duration) -> Self {
-        self.settled_after = time;
+        self.settled_after = time.min(FOREVER);
         self
     }
 
