@@ -9,7 +9,7 @@ use httppubsub_proto::url::{Endpoint, Origin};
 use serde_json::Value;
 
 use crate::egress::EgressFlags;
-use crate::output;
+use crate::{output, units};
 
 /// Say whether a broadcaster may post to a url, and why.
 ///
@@ -33,9 +33,14 @@ pub(crate) struct CheckUrl {
         long,
         value_name = "ADDR:PORT",
         default_value = "127.0.0.1:3003",
-        env = "HTTPPUBSUB_LISTEN"
+        env = "HTTPPUBSUB_LISTEN",
+        value_parser = units::listen_address
     )]
     listen: SocketAddr,
+
+    /// Where the broadcaster answers with its metrics: nothing is posted there.
+    #[arg(long, value_name = "ADDR:PORT", env = "HTTPPUBSUB_METRICS", value_parser = units::listen_address)]
+    metrics: Option<SocketAddr>,
 
     /// Print a JSON object.
     #[arg(long)]
@@ -79,7 +84,9 @@ impl CheckUrl {
                 return self.tell(&Verdict { word, why }, &[]);
             }
         };
-        let egress = self.egress.egress(self.listen, Vec::new());
+        let egress = self
+            .egress
+            .egress(self.listen, self.metrics.into_iter().collect());
         let origin = endpoint.origin();
         let judged = egress.judge_url(origin);
         if judged.is_err() || origin.host.parse::<IpAddr>().is_ok() {

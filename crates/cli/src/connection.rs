@@ -7,7 +7,7 @@ use httppubsub_client::{
     BroadcasterAddress, ClientConfig, ClientConfigBuilder, PresetDictionary, WebSocketOptions,
 };
 
-use crate::secrets;
+use crate::{secrets, units};
 
 /// Flags of every verb that speaks with a broadcaster.
 #[derive(Clone, Debug, clap::Args)]
@@ -18,7 +18,8 @@ pub(crate) struct Connection {
         long,
         value_name = "URL",
         default_value = "http://127.0.0.1:3003",
-        env = "HTTPPUBSUB_BROADCASTER"
+        env = "HTTPPUBSUB_BROADCASTER",
+        value_parser = units::http_url
     )]
     broadcaster: Vec<String>,
 

@@ -25,7 +25,7 @@ struct State {
     dropped: u64,
 }
 
-/// Beyond that, lines are dropped: thousands of them, or one message of an error that quotes a lot.
+/// Lines beyond that are dropped, in bytes; as much again is being written.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
 
 /// Between attempts to write to what another process made non-blocking.
@@ -211,7 +211,8 @@ mod tests {
             lines.push(&long);
         }
         let dropped = DROPPED.load(Ordering::Relaxed);
-        assert!(dropped >= 3_900, "{dropped}");
+        // One batch is being written, and one waits.
+        assert!(dropped >= 2_900, "{dropped}");
         lines.flush(Duration::from_millis(1));
         drop(turn);
         lines.flush(LONG);

@@ -18,7 +18,7 @@ use crate::misbehave::{Misbehaving, Misbehaviours};
 use crate::output;
 use crate::signals::Stop;
 use crate::topic::{Interests, to_json, to_text};
-use crate::usage;
+use crate::{units, usage};
 
 /// Subscribe, and print what arrives.
 ///
@@ -45,13 +45,14 @@ pub(crate) struct Listen {
         long,
         value_name = "ADDR:PORT",
         default_value = "127.0.0.1:0",
-        env = "HTTPPUBSUB_BIND"
+        env = "HTTPPUBSUB_BIND",
+        value_parser = units::listen_address
     )]
     bind: SocketAddr,
 
     /// How the broadcaster reaches this program. Means nothing with --ws. [default: http:// and
     /// the bound address]
-    #[arg(long, value_name = "URL", env = "HTTPPUBSUB_HOST")]
+    #[arg(long, value_name = "URL", env = "HTTPPUBSUB_HOST", value_parser = units::http_url)]
     host: Option<String>,
 
     /// Misbehave, to see what the broadcaster makes of it: a list of slow=SECONDS (confirm so much
@@ -71,8 +72,8 @@ pub(crate) struct Listen {
     #[arg(long, value_name = "N")]
     count: Option<u64>,
 
-    /// End after so many seconds.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    /// End after so many seconds, or a duration such as 500ms.
+    #[arg(long, value_name = "SECONDS", value_parser = units::seconds)]
     timeout: Option<Duration>,
 
     /// Print a JSON object a line.
@@ -83,13 +84,6 @@ pub(crate) struct Listen {
     /// already stay as they are.
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 /// Why listening ended.

@@ -22,6 +22,7 @@ mod setup;
 mod signals;
 mod subscriptions;
 mod topic;
+mod units;
 mod usage;
 
 use std::num::NonZeroUsize;
@@ -51,7 +52,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Setup(setup::Setup),
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     Listen(listen::Listen),
     Notify(notify::Notify),
     Subscriptions(subscriptions::Subscriptions),
@@ -63,7 +64,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     logs::begin_with_panics();
-    let verb = Arguments::parse().verb;
+    let verb = usage::parse().verb;
     match runtime(verb.threads()) {
         // Said before the runtime ends, which may have to wait for a lookup that nobody needs any more.
         Ok(runtime) => runtime.block_on(async {
@@ -105,7 +106,7 @@ impl Verb {
     /// How many threads it asks for.
     fn threads(&self) -> Option<NonZeroUsize> {
         match self {
-            Self::Serve(serve) => serve.threads,
+            Self::Serve(serve) => serve.threads.and_then(NonZeroUsize::new),
             _ => None,
         }
     }

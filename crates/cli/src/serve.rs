@@ -26,7 +26,8 @@ use crate::egress::EgressFlags;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::signals::{self, Stop};
-use crate::{console, files, secrets, usage};
+use crate::usage::{self, Unquoted};
+use crate::{console, files, secrets, units};
 
 /// Run a broadcaster.
 ///
@@ -40,21 +41,24 @@ use crate::{console, files, secrets, usage};
     httppubsub serve --listen 0.0.0.0:3003 --data /var/lib/httppubsub --log-format json\n  \
     httppubsub serve --listen 127.0.0.1:0 --db memory\n  \
     httppubsub serve --listen 0.0.0.0:3003 --advertise http://10.0.0.7:3003 \\\n      \
-    --db postgres://httppubsub@db.internal/httppubsub")]
+    --db postgres://httppubsub@db.internal/httppubsub\n\n\
+    Durations are in the unit named unless they have one of their own: 500ms, 1.5s, 2min, 1h, 7d. Sizes are \
+    in bytes unless they have one: 64kB, 10MB (powers of 1,000), 64KiB, 10MiB (of 1,024).")]
 pub(crate) struct Serve {
     /// Where to listen; port 0 picks a free one.
     #[arg(
         long,
         value_name = "ADDR:PORT",
         default_value = "127.0.0.1:3003",
-        env = "HTTPPUBSUB_LISTEN"
+        env = "HTTPPUBSUB_LISTEN",
+        value_parser = units::listen_address
     )]
     listen: SocketAddr,
 
     /// Where to answer `GET /metrics`, for Prometheus. Whoever reaches it learns how much there is
     /// to do, so keep it to loopback or to a network of your own; port 0 picks a free one.
     /// [default: nowhere]
-    #[arg(long, value_name = "ADDR:PORT", env = "HTTPPUBSUB_METRICS")]
+    #[arg(long, value_name = "ADDR:PORT", env = "HTTPPUBSUB_METRICS", value_parser = units::listen_address)]
     metrics: Option<SocketAddr>,
 
     /// Folder for all that is kept: subscriptions, secrets, which authorizations were used.
@@ -73,24 +77,24 @@ pub(crate) struct Serve {
         long,
         value_name = "DATABASE",
         env = "HTTPPUBSUB_DB",
-        hide_env_values = true
+        value_parser = Unquoted::<Database>::new()
     )]
     db: Option<Database>,
 
     /// How other broadcasters on the same database reach this one: `http://HOST:PORT`. Needed with
     /// PostgreSQL if it listens on all addresses. [default: http:// and the address it listens on]
-    #[arg(long, value_name = "URL", env = "HTTPPUBSUB_ADVERTISE")]
+    #[arg(long, value_name = "URL", env = "HTTPPUBSUB_ADVERTISE", value_parser = Unquoted::<Advertise>::new())]
     advertise: Option<Advertise>,
 
     /// How long other broadcasters on the same database believe that this one lives after it said so,
     /// which it does four times as often, in seconds. After that they deliver nothing to it until it
     /// is back, and keep in mind what its websockets miss.
-    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
-    lease: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = units::positive_seconds)]
+    lease: Duration,
 
     /// How long after that a broadcaster is forgotten, with all that its websockets wanted, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
-    forget_after: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = units::seconds)]
+    forget_after: Duration,
 
     /// Who remembers which authorizations were used: with PostgreSQL all broadcasters together, unless
     /// this says otherwise.
@@ -99,28 +103,28 @@ pub(crate) struct Serve {
 
     /// Secrets file. [default: broadcaster-secrets.json in the data folder, made at the first
     /// start with fresh HMAC secrets]
-    #[arg(long, value_name = "FILE", env = "HTTPPUBSUB_SECRETS")]
+    #[arg(long, value_name = "FILE", env = "HTTPPUBSUB_BROADCASTER_SECRETS")]
     secrets: Option<PathBuf>,
 
     /// Longest message taken, in bytes; longer ones are answered 413. [default: no limit]
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
     message_bytes_max: Option<u64>,
 
     /// Messages up to this size are kept in memory, larger ones in a temporary file.
-    #[arg(long, value_name = "BYTES", default_value_t = 10 * 1024 * 1024)]
+    #[arg(long, value_name = "BYTES", default_value = "10MiB", value_parser = units::bytes)]
     spool_above: u64,
 
     /// How much memory all messages may take together; beyond that even small ones go to files.
-    #[arg(long, value_name = "BYTES", default_value_t = 256 * 1024 * 1024)]
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = units::bytes)]
     spool_memory_max: u64,
 
     /// How much disk all temporary files may take together; a message for which there is no room is
     /// answered 507 before it is sent. [default: no limit]
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
     spool_disk_max: Option<u64>,
 
     /// How much stays free on the file system of the temporary files.
-    #[arg(long, value_name = "BYTES", default_value_t = 64 * 1024 * 1024)]
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = units::bytes)]
     spool_free_min: u64,
 
     /// Folder for these temporary files. [default: that of the operating system]
@@ -130,26 +134,26 @@ pub(crate) struct Serve {
     /// Longest time from a whole NOTIFY of up to 1 MiB to its answer, whatever its subscribers do, in
     /// seconds; longer messages get a second for each MiB more. Deliveries end after four fifths of it,
     /// and what is not confirmed by then is missed. Published clients give up after 30 s.
-    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
-    notify_timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = units::positive_seconds)]
+    notify_timeout: Duration,
 
     /// Longest wait for a subscriber's answer, in seconds, at most four fifths of --notify-timeout;
     /// large messages get more.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
-    answer_timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = units::positive_seconds)]
+    answer_timeout: Duration,
 
     /// Deliveries under way at once.
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = units::count)]
     deliveries_max: usize,
 
     /// Deliveries under way at once to one peer (scheme, host and port).
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = units::count)]
     deliveries_per_peer_max: usize,
 
     /// Deliveries that may wait or be under way; a notification that would make them more is answered
     /// 503 with Retry-After.
-    #[arg(long, value_name = "N", default_value = "1000000")]
-    deliveries_pending_max: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value = "1000000", value_parser = units::count)]
+    deliveries_pending_max: usize,
 
     #[command(flatten)]
     egress: EgressFlags,
@@ -160,20 +164,20 @@ pub(crate) struct Serve {
     unsubscribe_immediate: UnsubscribeImmediate,
 
     /// Connections open at once; others wait.
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = units::count)]
     connections_max: usize,
 
     /// Longest wait for what is under way when it is told to stop, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    grace: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = units::seconds)]
+    grace: Duration,
 
     /// How long it goes on to serve after it was told to stop, while `GET /readyz` says already
     /// that it should be sent nothing, in seconds: the time that a load balancer needs to notice.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    drain_delay: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = units::seconds)]
+    drain_delay: Duration,
 
     /// Websockets open at once; further ones are answered 503.
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = units::count)]
     websockets_max: usize,
 
     /// Do not compress what is sent over websockets.
@@ -191,14 +195,14 @@ pub(crate) struct Serve {
     zstd_preset: Vec<PresetFlag>,
 
     /// Threads that do the work. [default: one for each core that it may use]
-    #[arg(long, value_name = "N", env = "TOKIO_WORKER_THREADS", hide_env = true)]
-    pub(crate) threads: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", env = "TOKIO_WORKER_THREADS", hide_env = true, value_parser = units::threads)]
+    pub(crate) threads: Option<usize>,
 
     /// For how many microseconds after each notification and delivery the thread looks for what comes
     /// next instead of sleeping: answers come sooner, and the core is busy all the time while there is
     /// something to do. For a core that nothing else wants; needs `--threads 1`. [default: not at all]
-    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    busy_poll: Option<u64>,
+    #[arg(long, value_name = "MICROSECONDS", value_parser = busy_poll)]
+    busy_poll: Option<Duration>,
 
     #[command(flatten)]
     logs: Logs,
@@ -269,6 +273,7 @@ impl FromStr for Advertise {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let text = &units::http_url(text).unwrap_or_else(|never| match never {});
         let endpoint = Endpoint::parse_str(text).map_err(|error| chain(&error))?;
         if !matches!(endpoint.path_and_query(), "" | "/") || text.contains('#') {
             return Err("must end after the port: a broadcaster serves at the root".to_owned());
@@ -277,11 +282,11 @@ impl FromStr for Advertise {
     }
 }
 
-fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}")),
+/// At most a second: longer is a core that is always busy.
+fn busy_poll(text: &str) -> Result<Duration, String> {
+    match units::positive_microseconds(text)? {
+        duration if duration > Duration::from_secs(1) => Err("must be at most 1s".to_owned()),
+        duration => Ok(duration),
     }
 }
 
@@ -313,9 +318,9 @@ impl Serve {
                            the one that is told";
             usage::wrong("serve", problem);
         }
-        if self.answer_timeout > self.notify_timeout / 5 * 4 + self.notify_timeout % 5 * 4 / 5 {
+        if self.answer_timeout > self.notify_timeout / 5 * 4 {
             let problem = format!(
-                "--answer-timeout {} does not fit into --notify-timeout {}, of which four fifths are \
+                "--answer-timeout {:?} does not fit into --notify-timeout {:?}, of which four fifths are \
                  for deliveries",
                 self.answer_timeout, self.notify_timeout
             );
@@ -326,7 +331,15 @@ impl Serve {
             .with_context(|| format!("cannot make the data folder {}", self.data.display()))?;
         let secrets = match &self.secrets {
             Some(file) => secrets::read(Some(file))?,
-            None => secrets::read_or_create(&self.data)?,
+            None => {
+                if std::env::var_os("HTTPPUBSUB_SECRETS").is_some_and(|it| !it.is_empty()) {
+                    tracing::warn!(
+                        "HTTPPUBSUB_SECRETS is for subscribers and publishers; the broadcaster's own \
+                         file is named by HTTPPUBSUB_BROADCASTER_SECRETS or --secrets"
+                    );
+                }
+                secrets::read_or_create(&self.data)?
+            }
         };
         let listener = TcpListener::bind(self.listen)
             .await
@@ -347,7 +360,7 @@ impl Serve {
         let config = self.config(address, own, connections)?;
         let authorizations = Authorizations::from(&secrets);
         let broadcaster = Broadcaster::start(config, store, authorizations).await?;
-        let drain_delay = Duration::from_secs(self.drain_delay);
+        let drain_delay = self.drain_delay;
         tokio::spawn(stop_on_signal(broadcaster.clone(), drain_delay)?);
         tokio::spawn(signals::go_on_upon_hangup()?);
         console::announce(format_args!("listening on http://{address}"));
@@ -356,7 +369,7 @@ impl Serve {
             console::announce(format_args!("metrics on http://{address}/metrics"));
             tokio::spawn(metrics.serve(broadcaster.clone()));
         }
-        let grace = Duration::from_secs(self.grace);
+        let grace = self.grace;
         let serve = ServeConfig {
             connections_max: connections.served,
             grace,
@@ -433,7 +446,7 @@ impl Serve {
                 disk_free_min: self.spool_free_min,
             },
             post: PostConfig {
-                answer_timeout: Duration::from_secs(self.answer_timeout),
+                answer_timeout: self.answer_timeout,
                 // All of them have a connection, and a quarter more with large messages.
                 in_flight_max: self.deliveries_max.min(connections.posted * 4 / 5).max(1),
                 connections_max: connections.posted,
@@ -445,12 +458,13 @@ impl Serve {
                 egress: self.egress.egress(address, own.into_iter().collect()),
                 ..PostConfig::default()
             },
-            notify_timeout: Duration::from_secs(self.notify_timeout),
+            notify_timeout: self.notify_timeout,
             load: LoadConfig {
-                deliveries_max: self.deliveries_pending_max,
+                deliveries_max: NonZeroUsize::new(self.deliveries_pending_max)
+                    .unwrap_or(NonZeroUsize::MIN),
                 ..LoadConfig::default()
             },
-            busy_poll: Duration::from_micros(self.busy_poll.unwrap_or(0)),
+            busy_poll: self.busy_poll.unwrap_or_default(),
             quarantine: match self.unsubscribe_immediate {
                 UnsubscribeImmediate::Honour => None,
                 UnsubscribeImmediate::Quarantine => Some(QuarantineConfig::default()),
@@ -461,8 +475,8 @@ impl Serve {
             missed_url: format!("{own_url}{MISSED_FOR_WEBSOCKETS}"),
             cluster: ClusterConfig {
                 replay_shared,
-                lease: Duration::from_secs(self.lease),
-                forget_after: Duration::from_secs(self.forget_after),
+                lease: self.lease,
+                forget_after: self.forget_after,
             },
             websockets: WebSocketConfig {
                 sessions_max: connections.websockets,
@@ -470,7 +484,7 @@ impl Serve {
                 training: !self.no_training,
                 presets,
                 // The rest is for those that take their time to close.
-                close_spread: Duration::from_secs(self.grace) / 2,
+                close_spread: self.grace / 2,
                 ..WebSocketConfig::default()
             },
             ..Config::default()

@@ -1,11 +1,27 @@
-//! Complaints about how the program was called.
+//! How the program is called: arguments, variables, and complaints about them.
 
-use clap::CommandFactory as _;
-use clap::error::ErrorKind;
+use std::any::Any;
+use std::ffi::OsStr;
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use clap::builder::{BoolishValueParser, Resettable, TypedValueParser};
+use clap::error::{Error, ErrorKind};
+use clap::{Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _};
+use httppubsub_proto::url::redacted;
+
+use crate::{Arguments, console};
+
+/// What was asked for, by arguments and variables. Help, and complaints, end the program.
+pub(crate) fn parse() -> Arguments {
+    let parsed = command().try_get_matches();
+    let arguments = parsed.and_then(|matches| Arguments::from_arg_matches(&matches));
+    arguments.unwrap_or_else(|error| exit(&error))
+}
 
 /// Ends the program with status 2, a problem with how `verb` was called, and how it is called.
 pub(crate) fn wrong(verb: &str, problem: &str) -> ! {
-    let mut command = crate::Arguments::command();
+    let mut command = command();
     // Only a built one knows its subcommands by their whole names.
     command.build();
     let verbs = verb.split(' ');
@@ -14,5 +30,98 @@ pub(crate) fn wrong(verb: &str, problem: &str) -> ! {
             .find_subcommand_mut(verb)
             .expect("a verb names itself")
     });
-    command.error(ErrorKind::ValueValidation, problem).exit()
+    exit(&command.error(ErrorKind::ValueValidation, problem))
+}
+
+fn exit(error: &Error) -> ! {
+    let text = error.render();
+    if error.use_stderr() {
+        let text = match console::stderr_is_terminal() {
+            true => text.ansi().to_string(),
+            false => text.to_string(),
+        };
+        console::say(without_secrets(&text).trim_end_matches('\n'));
+    } else {
+        // Whoever asked for help and does not read it has all that there is.
+        let _ = console::write(text.to_string().as_bytes());
+    }
+    console::flush();
+    std::process::exit(error.exit_code())
+}
+
+/// `text` where the urls that it quotes from arguments and variables show no user names, passwords and
+/// queries.
+fn without_secrets(text: &str) -> String {
+    let variables = std::env::vars_os().filter(|(name, _)| {
+        let name = name.to_string_lossy();
+        name.starts_with("HTTPPUBSUB_")
+    });
+    let given = std::env::args_os().chain(variables.map(|(_, value)| value));
+    let mut text = text.to_owned();
+    for given in given {
+        let given = given.to_string_lossy();
+        let value = match given.strip_prefix("--").and_then(|it| it.split_once('=')) {
+            Some((_, value)) => value,
+            None => &given,
+        };
+        if value.contains("://") {
+            text = text.replace(value, &redacted(value));
+        }
+    }
+    text
+}
+
+fn command() -> Command {
+    prepared(Arguments::command())
+}
+
+fn prepared(command: Command) -> Command {
+    command.mut_args(with_variable).mut_subcommands(prepared)
+}
+
+/// For each argument that a variable may give: an empty variable gives nothing, that of a flag may be
+/// 1, 0, yes, no, on, off, true or false, and help does not show what it holds, which may be secret.
+fn with_variable(arg: Arg) -> Arg {
+    let Some(name) = arg.get_env() else {
+        return arg;
+    };
+    if std::env::var_os(name).is_some_and(|value| value.is_empty()) {
+        return arg.env(Resettable::Reset);
+    }
+    let arg = arg.hide_env_values(true);
+    match arg.get_action() {
+        ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+        _ => arg,
+    }
+}
+
+/// Parses what may hold a password: complaints do not quote it.
+pub(crate) struct Unquoted<T>(PhantomData<fn() -> T>);
+
+impl<T> Unquoted<T> {
+    pub(crate) const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T> Clone for Unquoted<T> {
+    fn clone(&self) -> Self {
+        Self::new()
+    }
+}
+
+impl<T> TypedValueParser for Unquoted<T>
+where
+    T: FromStr<Err = String> + Any + Clone + Send + Sync,
+{
+    type Value = T;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, Error> {
+        let parsed = value.to_str().ok_or_else(|| "it is not UTF-8".to_owned());
+        parsed.and_then(str::parse).map_err(|problem| {
+            let name = arg.and_then(Arg::get_long).unwrap_or_default();
+            let text = format!("the value of --{name} is of no use: {problem}");
+            command.clone().error(ErrorKind::ValueValidation, text)
+        })
+    }
 }

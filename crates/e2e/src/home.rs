@@ -119,6 +119,12 @@ impl Home {
     #[track_caller]
     pub fn if_it_listens(&self, process: Process) -> Option<Server> {
         let line = process.line_if_any()?;
+        self.listening_on(process, &line)
+    }
+
+    /// The broadcaster that this process is, which said `line` first.
+    #[track_caller]
+    pub fn listening_on(&self, process: Process, line: &str) -> Option<Server> {
         let address = line.strip_prefix("listening on http://")?;
         Some(self.server(process, address))
     }

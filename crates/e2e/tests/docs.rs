@@ -405,6 +405,7 @@ fn the_metrics_in_the_documents_are_those_that_there_are() {
     };
     let source = read("crates/broadcaster/src/measures.rs");
     let mut there = names(&source);
+    there.extend(names(&read("crates/cli/src/console.rs")));
     // A crate.
     there.remove("httppubsub_net");
     assert_eq!(names(&read("docs/operating.md")), there);

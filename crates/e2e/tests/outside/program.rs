@@ -14,17 +14,37 @@
 //! | sighup | sighup_ends_listen_in_an_orderly_way_and_not_under_nohup |
 //! | secrets-typo | crates/proto/tests/secrets.rs | secrets_typo_is_no_wish_to_go_without_authorization |
 //! | secrets-typo | secrets_typo_is_warned_of_where_it_does_no_harm |
+//! | secrets-in-errors | secrets_in_errors_logs_and_help_are_none |
+//! | secrets-in-errors | crates/proto/src/url.rs | secrets_in_errors_are_stars_in_what_is_quoted_of_a_url |
+//! | environment-flags | environment_flags_may_be_one_zero_or_empty |
+//! | environment-flags | environment_flags_name_one_secrets_file_each |
+//! | huge-timeouts | huge_timeouts_and_counts_of_flags_are_refused_or_work |
+//! | huge-timeouts | huge_timeouts_of_the_libraries_are_for_ever |
+//! | units | units_of_durations_and_sizes_and_names_of_hosts_are_taken |
+//! | units | crates/cli/src/units.rs | units_of_durations_are_those_that_people_write |
+//! | docs-say-other | docs_say_other_things_than_check_url_no_longer |
 
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use httppubsub_broadcaster::{
+    ClusterConfig, Config, LoadConfig, QuarantineConfig, WebSocketConfig,
+};
+use httppubsub_client::{Client, ClientConfig, ClientConfigBuilder, WebSocketOptions};
 use httppubsub_e2e::{
-    Act, Home, Metrics, Process, Server, Subscriber, eventually, exact, http_answer, httppubsub,
+    Act, Home, InProcess, Metrics, Process, Server, Subscriber, eventually, exact, http_answer,
+    httppubsub,
+};
+use httppubsub_net::{
+    BodyLimits, BreakerConfig, PostConfig, ServeConfig, SocketConfig, UnprovenLimits,
 };
 use httppubsub_proto::auth::{Scheme, Secrets};
+use httppubsub_proto::backoff::MissedSchedule;
+use httppubsub_proto::topic::Topic;
 
 /// A shell's words that start a program with standard error at `path`.
 fn with_stderr_at(path: &str) -> String {
@@ -123,11 +143,9 @@ fn listen_through(script: &str, home: &Home, server: &Server, flags: &[&str]) ->
 fn stderr_gone_is_no_failure_of_listen() {
     let home = Home::new();
     let server = home.serve(&[]);
-    let (reader, writer, path) = pipe();
-    let command = listen_through(&with_stderr_at(&path), &home, &server, &["--count", "1"]);
+    let script = with_stderr_at("/dev/full");
+    let command = listen_through(&script, &home, &server, &["--count", "1"]);
     let mut process = Process::spawn("listen", command);
-    drop(reader);
-    drop(writer);
     eventually("it subscribes", || (home.rows().len() == 1).then_some(()));
     assert_eq!(server.door.notify("t", b"message"), 1);
     assert_eq!(process.end_well(), ["t\tmessage"]);
@@ -328,4 +346,520 @@ fn secrets_typo_is_warned_of_where_it_does_no_harm() {
     let (status, _) = process.end();
     assert_eq!(status.code(), Some(1));
     process.log_line("no \"to-broadcaster\", but \"to_broadcaster\"");
+}
+
+const VERBS: [&[&str]; 11] = [
+    &["setup"],
+    &["serve"],
+    &["listen"],
+    &["notify"],
+    &["subscriptions", "check"],
+    &["subscriptions", "set"],
+    &["subscriptions", "add"],
+    &["subscriptions", "remove"],
+    &["check-url"],
+    &["cluster", "status"],
+    &["completions"],
+];
+
+fn help(verb: &[&str]) -> String {
+    let output = httppubsub().args(verb).arg("--help").output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The flags of a verb that take a value, and what stands for the value, as its help lists them.
+fn flags(verb: &[&str]) -> Vec<(String, String)> {
+    let help = help(verb);
+    let lines = help.lines().map(str::trim_start);
+    let flags = lines.filter_map(|line| {
+        let (flag, value) = line.split_once(" <")?;
+        let flag = flag.strip_prefix("--")?;
+        Some((format!("--{flag}"), value.split('>').next()?.to_owned()))
+    });
+    flags.collect()
+}
+
+/// The variables that a verb reads.
+fn variables(verb: &[&str]) -> Vec<String> {
+    let help = help(verb);
+    let parts = help.split("[env: ").skip(1);
+    let names = parts.map(|part| part.split([']', '=']).next().unwrap().to_owned());
+    names.collect()
+}
+
+/// All that a program writes, until it ends by itself or has listened or answered for a while.
+fn said(mut command: Command) -> String {
+    let process = Process::spawn("the program", {
+        command.env("NO_COLOR", "1");
+        command
+    });
+    let mut process = process;
+    let mut lines = Vec::new();
+    while let Some(line) = process.line_if_any() {
+        let listens = line.starts_with("listening on");
+        lines.push(line);
+        if listens {
+            process.terminate();
+        }
+    }
+    let (status, rest) = process.end();
+    lines.extend(rest);
+    if !status.success() && lines.is_empty() {
+        process.log_line("");
+    }
+    format!("{}\n{}", lines.join("\n"), process.log())
+}
+
+#[test]
+fn secrets_in_errors_logs_and_help_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let common = |verb: &[&str]| {
+        let mut command = httppubsub();
+        command.args(verb).current_dir(folder.path());
+        command
+    };
+    // What each verb needs to come as far as it can.
+    let needs = |verb: &[&str]| -> Vec<&str> {
+        match verb {
+            ["listen"] => vec!["--exact", "t", "--timeout", "0.1"],
+            ["notify"] => vec!["t", "--data", "x"],
+            ["check-url"] => vec!["http://127.0.0.1:1/"],
+            ["subscriptions", _] => vec!["--exact", "t"],
+            ["serve"] => vec!["--log", "trace"],
+            _ => vec![],
+        }
+    };
+    let is_url_needed = |verb: &[&str]| matches!(verb, ["subscriptions", _]);
+    let values = [
+        "http://me:canary@127.0.0.1:1/",
+        "http://127.0.0.1:1/?token=canary",
+        "http://127.0.0.1:1/canary path",
+        "me:canary@127.0.0.1:1",
+        "postgres://me:canary@127.0.0.1:1/x?connect_timeout=1",
+        "postgres://me:canary@127.0.0.1:x/x",
+        "postgres://me:can/canary@127.0.0.1:1/x",
+        "postgresql://127.0.0.1:1/x?password=canary&connect_timeout=1",
+        "host=127.0.0.1 port=1 password=canary",
+        "host=127.0.0.1 port=1 password='canary",
+    ];
+    let shows_nothing = |what: &str, said: &str| {
+        // Data on standard output repeats a url that was asked for.
+        assert!(!said.contains("canary"), "{what}: {said}");
+        assert!(!said.contains("a bug"), "{what}: {said}");
+    };
+    for verb in VERBS {
+        let bears_urls = |flag: &str| {
+            [
+                "--db",
+                "--broadcaster",
+                "--host",
+                "--advertise",
+                "--url",
+                "--recovery",
+            ]
+            .contains(&flag)
+        };
+        for (flag, of) in flags(verb) {
+            // A name of a file is no secret.
+            if ["DIR", "FILE", "PATH"].contains(&of.as_str()) {
+                continue;
+            }
+            for value in values {
+                // Elsewhere only what is unmistakably a url with a password is one.
+                if !(bears_urls(&flag) || value.contains("://me:canary@")) {
+                    continue;
+                }
+                // Asking a broadcaster takes its time.
+                if flag == "--broadcaster" && !value.contains('@') && !value.contains('?') {
+                    continue;
+                }
+                let mut command = common(verb);
+                command.args(needs(verb));
+                if is_url_needed(verb) && flag != "--url" {
+                    command.args(["--url", "http://127.0.0.1:1/"]);
+                }
+                if verb == ["serve"] && flag != "--listen" {
+                    command.args(["--listen", "127.0.0.1:0"]);
+                }
+                if !["--broadcaster", "--db"].contains(&flag.as_str()) && verb != ["serve"] {
+                    let asks = flags(verb).iter().any(|(flag, _)| flag == "--broadcaster");
+                    if asks {
+                        command.args(["--broadcaster", "not a url"]);
+                    }
+                }
+                command.arg(format!("{flag}={value}"));
+                shows_nothing(&format!("{verb:?} {flag}={value}"), &said(command));
+            }
+        }
+        let is_of_file = |name: &String| name.ends_with("SECRETS") || name.ends_with("DATA");
+        for name in variables(verb).into_iter().filter(|name| !is_of_file(name)) {
+            let mut command = common(verb);
+            command.args(needs(verb)).env(&name, values[0]);
+            if is_url_needed(verb) {
+                command.args(["--url", "http://127.0.0.1:1/"]);
+            }
+            if verb == ["serve"] && name != "HTTPPUBSUB_LISTEN" {
+                command.args(["--listen", "127.0.0.1:0"]);
+            }
+            if name != "HTTPPUBSUB_BROADCASTER" {
+                command.env("HTTPPUBSUB_BROADCASTER", "not a url");
+            }
+            shows_nothing(&format!("{name} of {verb:?}"), &said(command));
+            let mut command = common(verb);
+            command.arg("--help").env(&name, values[0]);
+            shows_nothing(&format!("help of {verb:?}"), &said(command));
+        }
+        let mut command = common(verb);
+        command.arg(values[0]).arg(values[4]).arg("--no-such-flag");
+        shows_nothing(&format!("words behind {verb:?}"), &said(command));
+    }
+
+    for text in [
+        "canary",
+        "\"canary\"",
+        r#"{"version": "canary"}"#,
+        r#"{"version": "2", "to-broadcaster": "canary", "to-subscriber": "canary"}"#,
+        r#"{"version": "2", "to-broadcaster": {"type": "canary"}, "to-subscriber": {"type": "none"}}"#,
+        r#"{"version": "2", "to-broadcaster": {"type": "hmac", "secret": "canary"}}"#,
+        r#"{"version": "2", "to-broadcaster": {"type": "token", "secret": "canary "}}"#,
+        r#"{"version": "2", "to-broadcaster": {"type": "token", "secret": "canary"#,
+        r#"{"version": "2", "to-broadcaster": {"type": "token", "secret": "canary"}, "x": 1}"#,
+    ] {
+        std::fs::write(path("secrets.json"), text).unwrap();
+        for verb in VERBS.iter().filter(|verb| {
+            let flags = flags(verb);
+            flags.iter().any(|(flag, _)| flag == "--secrets")
+        }) {
+            let mut command = common(verb);
+            command
+                .args(needs(verb))
+                .args(["--secrets", "secrets.json"]);
+            if is_url_needed(verb) {
+                command.args(["--url", "http://127.0.0.1:1/"]);
+            }
+            shows_nothing(&format!("{verb:?} with {text}"), &said(command));
+        }
+    }
+    for scheme in ["hmac", "none", "token"] {
+        let mut command = common(&["setup", "--dir", "new", "--to-broadcasters-auth", scheme]);
+        command.args(["--to-broadcasters-secret", "canary\n"]);
+        shows_nothing(scheme, &said(command));
+    }
+}
+
+#[test]
+fn environment_flags_may_be_one_zero_or_empty() {
+    let home = Home::new();
+    let server = home.serve(&[]);
+    for (value, is_websocket) in [
+        ("1", true),
+        ("yes", true),
+        ("true", true),
+        ("0", false),
+        ("no", false),
+        ("off", false),
+        ("", false),
+    ] {
+        let mut command = listen(&home, &server, &["--json"]);
+        command.env("HTTPPUBSUB_WS", value);
+        let mut process = Process::spawn("listen", command);
+        let listening = process.event("listening");
+        assert_eq!(
+            listening["receive_url"].is_null(),
+            is_websocket,
+            "{value:?}"
+        );
+        process.terminate();
+        process.end_well();
+    }
+    // None of them means anything while it is empty.
+    let mut command = httppubsub();
+    let mut seen = 0;
+    for name in VERBS.iter().flat_map(|verb| variables(verb)) {
+        command.env(name, "");
+        seen += 1;
+    }
+    assert!(seen >= 12, "{seen}");
+    let folder = tempfile::tempdir().unwrap();
+    command.current_dir(folder.path());
+    command.args(["serve", "--listen", "127.0.0.1:0"]);
+    let process = Process::spawn("the broadcaster", command);
+    assert!(process.line().starts_with("listening on "));
+    assert!(
+        folder
+            .path()
+            .join("httppubsub-data/subscriber-secrets.json")
+            .exists()
+    );
+}
+
+#[test]
+fn environment_flags_name_one_secrets_file_each() {
+    let home = Home::new();
+    let secrets = home.path().join("secrets.json");
+    let serve = |name: &str| {
+        let mut command = httppubsub();
+        command.env(name, &secrets).current_dir(home.path());
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        let process = Process::spawn("the broadcaster", command);
+        process.line();
+        process
+    };
+    let process = serve("HTTPPUBSUB_BROADCASTER_SECRETS");
+    let made = home.path().join("httppubsub-data/broadcaster-secrets.json");
+    assert!(!made.exists());
+    drop(process);
+    // That of its clients is not its own, and whoever thought so is told.
+    let process = serve("HTTPPUBSUB_SECRETS");
+    assert!(made.exists());
+    process.log_line("HTTPPUBSUB_BROADCASTER_SECRETS");
+}
+
+#[test]
+fn huge_timeouts_and_counts_of_flags_are_refused_or_work() {
+    let home = Home::new();
+    let subscriber = Subscriber::start(home.signer());
+    let url = subscriber.url("/");
+    let works = |flags: &[&str]| {
+        let mut process = home.spawn(&[&["--db", "memory"], flags].concat());
+        let Some(line) = process.line_if_any() else {
+            let (status, _) = process.end();
+            process.log_line("");
+            let log = process.log();
+            assert!(
+                matches!(status.code(), Some(1 | 2)),
+                "{flags:?}: {status}, {log}"
+            );
+            assert!(!log.contains("a bug"), "{flags:?}: {log}");
+            return false;
+        };
+        let server = home.listening_on(process, &line).unwrap();
+        server.door.subscribe(&url, exact("t"), None);
+        let asked = server
+            .door
+            .signer
+            .notify(&Topic::new("t").unwrap(), b"message");
+        let status = server.door.ask(&asked).status;
+        assert!(
+            matches!(status, 200 | 413 | 503 | 507),
+            "{flags:?}: {status}"
+        );
+        assert_eq!(server.door.get("/healthz").status, 200, "{flags:?}");
+        let log = server.process.log();
+        assert!(!log.contains("a bug"), "{flags:?}: {log}");
+        true
+    };
+    let mut tried = 0;
+    for (flag, of) in flags(&["serve"]) {
+        if !["SECONDS", "BYTES", "N", "MICROSECONDS"].contains(&of.as_str()) {
+            continue;
+        }
+        for value in ["18446744073709551615", "0", "-1", "1e300"] {
+            let given = format!("{flag}={value}");
+            let began = match flag.as_str() {
+                "--busy-poll" => works(&["--threads=1", &given]),
+                _ => works(&[&given]),
+            };
+            assert!(!began || value != "-1", "{given}");
+            if value == "0" && flag.ends_with("-timeout") {
+                assert!(!began, "{given}");
+            }
+            tried += 1;
+        }
+    }
+    assert!(tried >= 60, "{tried}");
+    let longest = ["--answer-timeout=500000000d", "--notify-timeout=999999999d"];
+    assert!(works(&longest) || works(&["--notify-timeout=999999999d"]));
+
+    for flag in ["--timeout", "--count", "--misbehave-seed"] {
+        for value in ["18446744073709551615", "0", "-1", "1e300"] {
+            let mut command = httppubsub();
+            command.args(["listen", "--exact", "t", "--misbehave", "hang@0"]);
+            command.args(["--broadcaster", "not a url"]);
+            command.arg(format!("{flag}={value}"));
+            let said = said(command);
+            assert!(!said.contains("a bug"), "{flag}={value}: {said}");
+        }
+    }
+}
+
+#[test]
+fn huge_timeouts_of_the_libraries_are_for_ever() {
+    const MAX: Duration = Duration::MAX;
+    let post = PostConfig {
+        connect_timeout: MAX,
+        answer_timeout: MAX,
+        stall_timeout: MAX,
+        idle_timeout: MAX,
+        breaker: Some(BreakerConfig {
+            lasting: MAX,
+            pause: MAX,
+            pause_max: MAX,
+            unproven: Some(UnprovenLimits {
+                pause: MAX,
+                ..UnprovenLimits::default()
+            }),
+            ..BreakerConfig::default()
+        }),
+        ..PostConfig::default()
+    };
+    let body = BodyLimits {
+        silence_max: MAX,
+        rate_grace: MAX,
+        rate_min: u64::MAX,
+    };
+    let serve = ServeConfig {
+        head_timeout: MAX,
+        idle_timeout: MAX,
+        grace: MAX,
+        ..ServeConfig::default()
+    };
+    let config = Config {
+        post: post.clone(),
+        notify_timeout: MAX,
+        body,
+        sweep_interval: MAX,
+        load: LoadConfig {
+            lag_max: MAX,
+            ..LoadConfig::default()
+        },
+        quarantine: Some(QuarantineConfig {
+            lasting: MAX,
+            pause: MAX,
+            ..QuarantineConfig::default()
+        }),
+        missed: MissedSchedule {
+            expo_factor: MAX,
+            constant: MAX,
+            jitter: MAX,
+            ..MissedSchedule::default()
+        },
+        cluster: ClusterConfig {
+            lease: MAX,
+            forget_after: MAX,
+            ..ClusterConfig::default()
+        },
+        websockets: WebSocketConfig {
+            configure_timeout: MAX,
+            retrain_interval: MAX,
+            close_spread: MAX,
+            socket: SocketConfig {
+                ping_interval: MAX,
+                pong_timeout: MAX,
+                write_timeout: MAX,
+                ..SocketConfig::default()
+            },
+            ..WebSocketConfig::default()
+        },
+        ..Config::default()
+    };
+    let broadcaster = InProcess::start(config, serve.clone());
+    // One that fails, so that a breaker, a notice and a quarantine are reckoned with.
+    let failing = Subscriber::start(&broadcaster.door.signer);
+    let (bad, recover) = (failing.url("/"), failing.recovery("/"));
+    failing.on(&bad, |_| vec![Act::Say(http_answer(500, "", b""))]);
+    failing.on(&recover, |_| vec![Act::Say(http_answer(500, "", b""))]);
+    broadcaster.door.subscribe(&bad, exact("t"), Some(&recover));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let url = format!("http://{}", broadcaster.door.address);
+        let of = |builder: ClientConfigBuilder| {
+            let builder = builder.reconcile_interval(MAX).post(post.clone());
+            Client::start(builder.serve(serve.clone()).body(body).build().unwrap())
+        };
+        let websocket = WebSocketOptions {
+            open_timeout: MAX,
+            close_timeout: MAX,
+            heartbeat_interval: MAX,
+            reconnect_interval_min: MAX,
+            ..WebSocketOptions::default()
+        };
+        let builder = ClientConfig::builder([url.as_str()]);
+        let by_http = of(builder.clone()).await.unwrap();
+        let by_websocket = of(builder.websocket(websocket)).await.unwrap();
+        let interests = || [exact("t")];
+        let mut first = by_http.subscribe(interests()).await.unwrap();
+        let second = by_websocket.subscribe(interests()).await.unwrap();
+        let mut second = second.with_timeout(MAX);
+        for client in [&by_http, &by_websocket] {
+            for _ in 0..7 {
+                client.notify("t", "message").await.unwrap();
+                assert!(first.next_with_timeout(MAX).await.unwrap().is_some());
+                assert!(second.next().await.unwrap().is_some());
+            }
+        }
+        drop((first, second));
+        by_http.close().await.unwrap();
+        by_websocket.close().await.unwrap();
+    });
+}
+
+#[test]
+fn units_of_durations_and_sizes_and_names_of_hosts_are_taken() {
+    let home = Home::new();
+    let flags = [
+        "--answer-timeout",
+        "1500ms",
+        "--grace",
+        "1min",
+        "--drain-delay",
+        "0s",
+    ];
+    let sizes = [
+        "--spool-above",
+        "10MB",
+        "--spool-memory-max",
+        "64MiB",
+        "--message-bytes-max",
+        "1kB",
+    ];
+    let flags = [&["--listen", "localhost:0"][..], &flags, &sizes].concat();
+    let mut server = home.serve(&flags);
+    let address = server.door.address;
+    assert!(address.is_ipv4() && address.ip().is_loopback(), "{address}");
+    let secrets = home.path().join("secrets.json");
+    for broadcaster in [address.to_string(), format!("localhost:{}", address.port())] {
+        let notify = |message: &str| {
+            let mut command = httppubsub();
+            command.args([
+                "notify",
+                "t",
+                "--data",
+                message,
+                "--broadcaster",
+                &broadcaster,
+            ]);
+            command.arg("--secrets").arg(&secrets);
+            command.output().unwrap().status.code()
+        };
+        assert_eq!(notify(&"x".repeat(1_000)), Some(0));
+        assert_eq!(notify(&"x".repeat(1_001)), Some(1));
+    }
+    server.process.terminate();
+    server.process.end_well();
+}
+
+#[test]
+fn docs_say_other_things_than_check_url_no_longer() {
+    // All that says where may be posted to is taken by both.
+    let of_serve = flags(&["serve"]);
+    let of_check_url = flags(&["check-url"]);
+    let about_posting = of_serve.iter().filter(|(flag, _)| {
+        flag.starts_with("--egress") || ["--listen", "--metrics"].contains(&flag.as_str())
+    });
+    let mut seen = 0;
+    for flag in about_posting {
+        assert!(of_check_url.contains(flag), "check-url has no {flag:?}");
+        seen += 1;
+    }
+    assert!(seen >= 6, "{seen}");
+    for (port, word) in [("9300", "forbidden"), ("9301", "allowed")] {
+        let mut command = httppubsub();
+        command.args(["check-url", "--metrics", "127.0.0.1:9300"]);
+        command.arg(format!("http://127.0.0.1:{port}/"));
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.starts_with(word), "{said}");
+    }
 }
