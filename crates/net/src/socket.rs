@@ -23,6 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, handshake};
 
 use crate::payload::Payload;
+use crate::spool::{Reservation, Spool};
 use crate::tls::Tls;
 
 /// Bounds of a websocket.
@@ -89,6 +90,20 @@ pub enum SocketError {
         /// The bound, in bytes.
         max: usize,
     },
+    /// A message of which some is here comes too slowly.
+    #[error("the peer sent {bytes} bytes of a message in {within:?}")]
+    TooSlow {
+        /// How much of it came.
+        bytes: u64,
+        /// In which time.
+        within: Duration,
+    },
+    /// Frames that carry nothing: empty ones, pings and pongs.
+    #[error("the peer sends nothing but frames without content")]
+    Idle,
+    /// For a message of which some is here there is no memory.
+    #[error("there was no memory for a message for {0:?}")]
+    NoRoom(Duration),
     /// Nothing came, not even the answer to a ping.
     #[error("the peer answered no ping for {0:?}")]
     Silent(Duration),
@@ -127,7 +142,9 @@ impl SocketError {
     pub fn close_code(&self) -> Option<u16> {
         match self {
             Self::Text => Some(1003),
+            Self::TooSlow { .. } | Self::Idle => Some(1008),
             Self::TooLong { .. } => Some(1009),
+            Self::NoRoom(_) => Some(1013),
             Self::Body(_) => Some(1011),
             Self::Broken(_) | Self::Silent(_) | Self::NotReading(_) => None,
         }
@@ -179,6 +196,22 @@ const FRAME_BYTES_MAX: usize = 16 * 1024;
 /// What is read of a peer that has not shown who it is, in bytes.
 const UNTRUSTED_BYTES_MAX: u64 = 64 * 1024;
 
+/// Messages up to this length take no room of their own while they come, in bytes.
+const SMALL_BYTES: u64 = FRAME_BYTES_MAX as u64;
+
+/// How long a message waits for memory, and how often that is looked for.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
+const ROOM_LOOK: Duration = Duration::from_millis(20);
+
+/// A message of which more than [`SMALL_BYTES`] are announced has to come at this rate, in bytes a
+/// second, after a while.
+const MESSAGE_RATE_MIN: u64 = 16 * 1024;
+const MESSAGE_GRACE: Duration = Duration::from_secs(10);
+
+/// How many frames without content may come at once, and how many more each second.
+const IDLE_FRAMES_MAX: u64 = 256;
+const IDLE_FRAMES_RATE: u64 = 16;
+
 /// The library allocates so much for each connection at once, in bytes. What is no longer is copied
 /// out of it, so that a few bytes that somebody keeps do not keep all of it.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
@@ -204,7 +237,7 @@ impl Socket {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         config: SocketConfig,
     ) -> Self {
-        let stream = Metered::accepted(Box::new(stream));
+        let stream = Metered::accepted(Box::new(stream), &config);
         let settings = Some(settings(&config));
         let stream = WebSocketStream::from_raw_socket(stream, Role::Server, settings).await;
         Self::new(stream, config)
@@ -236,11 +269,16 @@ impl Socket {
         self.stream.get_mut().read_left = None;
     }
 
+    /// From here on longer messages take room of `spool` while they come; without any, they wait.
+    pub fn take_room_of(&mut self, spool: &Spool) {
+        self.stream.get_mut().room = Some(spool.reservation());
+    }
+
     /// Whether nothing more is read for now: the peer has to wait, and may be silent meanwhile. What
     /// waits to be sent is sent nevertheless.
     pub fn hold(&mut self, is_held: bool) {
         if self.is_held && !is_held {
-            self.stream.get_mut().heard_at = Instant::now();
+            self.stream.get_mut().goes_on();
         }
         self.is_held = is_held;
     }
@@ -268,6 +306,7 @@ impl Socket {
             }
             match read {
                 Poll::Ready(Some(Ok(Message::Binary(bytes)))) => {
+                    self.stream.get_mut().taken();
                     let message = match bytes.len() {
                         ..=READ_BUFFER_BYTES => Bytes::copy_from_slice(&bytes),
                         _ => bytes.clone(),
@@ -291,6 +330,12 @@ impl Socket {
                 Poll::Ready(None) => return Poll::Ready(Ok(SocketEvent::Closed(self.close_code))),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(self.failed(error)),
                 Poll::Pending => {}
+            }
+            if self.stream.get_ref().short_of_room_since.is_some() {
+                let look = Instant::now() + ROOM_LOOK;
+                if look < self.timer.deadline() {
+                    self.timer.as_mut().reset(look);
+                }
             }
             ready!(self.timer.as_mut().poll(cx));
             self.look_at_the_clock()?;
@@ -349,9 +394,21 @@ impl Socket {
     fn look_at_the_clock(&mut self) -> Result<(), SocketError> {
         let now = Instant::now();
         let Metered {
-            heard_at, taken_at, ..
+            heard_at,
+            taken_at,
+            short_of_room_since,
+            ..
         } = *self.stream.get_ref();
-        let heard_at = if self.is_held { now } else { heard_at };
+        if let Some(since) = short_of_room_since.filter(|since| *since + ROOM_TIMEOUT <= now) {
+            return Err(SocketError::NoRoom(now - since));
+        }
+        let waits = self.is_held || short_of_room_since.is_some();
+        if let Some((bytes, within)) = self.stream.get_ref().comes_too_slowly(now)
+            && !waits
+        {
+            return Err(SocketError::TooSlow { bytes, within });
+        }
+        let heard_at = if waits { now } else { heard_at };
         let mut look = match self.pinged_at.filter(|at| *at > heard_at) {
             Some(at) if at + self.config.pong_timeout <= now => {
                 return Err(SocketError::Silent(now - heard_at));
@@ -377,6 +434,9 @@ impl Socket {
 
     fn failed(&mut self, error: Error) -> Result<SocketEvent, SocketError> {
         self.is_deaf = true;
+        if self.stream.get_ref().is_idle() {
+            return Err(SocketError::Idle);
+        }
         if self.stream.get_ref().is_too_much {
             let max = usize::try_from(UNTRUSTED_BYTES_MAX).unwrap_or(usize::MAX);
             return Err(SocketError::TooLong { max });
@@ -398,6 +458,11 @@ impl Socket {
     /// Whether little enough waits to be sent that more may be added.
     pub fn is_writable(&self) -> bool {
         self.handed_on + self.frames_bytes < WAITING_BYTES_MAX
+    }
+
+    /// When the peer last took something of what is sent.
+    pub fn taken_at(&self) -> Instant {
+        self.stream.get_ref().taken_at
     }
 
     /// Adds a message to what waits to be sent, reading the part of the body it names. It is sent
@@ -565,6 +630,12 @@ struct Metered {
     frames: Option<FrameHeads>,
     /// Read already, and kept back.
     ahead: Bytes,
+    /// What the unfinished message takes, if that is counted.
+    room: Option<Reservation>,
+    message_bytes_max: u64,
+    short_of_room_since: Option<Instant>,
+    /// Since when a long message comes, as far as only its peer is to blame.
+    comes_since: Option<Instant>,
 }
 
 impl Metered {
@@ -580,16 +651,71 @@ impl Metered {
             is_full: false,
             frames: None,
             ahead: Bytes::new(),
+            room: None,
+            message_bytes_max: u64::MAX,
+            short_of_room_since: None,
+            comes_since: None,
         }
     }
 
     /// Of a server, which trusts nobody yet.
-    fn accepted(inner: Box<dyn Connection>) -> Self {
+    fn accepted(inner: Box<dyn Connection>, config: &SocketConfig) -> Self {
         Self {
             read_left: Some(UNTRUSTED_BYTES_MAX),
-            frames: Some(FrameHeads::default()),
+            frames: Some(FrameHeads::new(Instant::now())),
+            message_bytes_max: config.message_bytes_max as u64,
             ..Self::connected(inner)
         }
+    }
+
+    /// Whether there is room for what has been announced of the message that comes. Parts of it may
+    /// be short, and many: twice as much is taken each time.
+    fn has_room(&mut self) -> bool {
+        let (Some(frames), Some(room)) = (&self.frames, &mut self.room) else {
+            return true;
+        };
+        let wanted = frames.message_bytes;
+        // The library refuses more.
+        if wanted <= SMALL_BYTES.max(room.bytes()) || wanted > self.message_bytes_max {
+            return true;
+        }
+        let wanted = wanted.max((2 * room.bytes()).min(self.message_bytes_max));
+        if room.grow(wanted - room.bytes()).is_err() {
+            self.short_of_room_since.get_or_insert_with(Instant::now);
+            return false;
+        }
+        if self.comes_since.is_none() || self.short_of_room_since.is_some() {
+            self.goes_on();
+        }
+        self.short_of_room_since = None;
+        true
+    }
+
+    /// What the peer does not do counts from now on.
+    fn goes_on(&mut self) {
+        self.heard_at = Instant::now();
+        self.comes_since = Some(self.heard_at);
+    }
+
+    /// The message is in other hands.
+    fn taken(&mut self) {
+        if let Some(room) = &mut self.room {
+            room.shrink_to(0);
+        }
+        self.comes_since = None;
+    }
+
+    /// How much has come of a long message and in which time, if that is too long.
+    fn comes_too_slowly(&self, now: Instant) -> Option<(u64, Duration)> {
+        let frames = self.frames.as_ref()?;
+        let bytes = frames.message_bytes.saturating_sub(frames.payload_left);
+        let within = now - self.comes_since?;
+        let allowed = MESSAGE_GRACE + Duration::from_secs(bytes / MESSAGE_RATE_MIN);
+        (frames.message_bytes > SMALL_BYTES && within > allowed).then_some((bytes, within))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.frames.as_ref().is_some_and(|frames| frames.are_idle)
     }
 
     /// Reads what comes, as far as that is allowed at all, for nobody; ready at its end.
@@ -628,13 +754,17 @@ impl AsyncRead for Metered {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Whoever waits for room looks again by itself.
+        if !self.has_room() {
+            return Poll::Pending;
+        }
         if !self.ahead.is_empty() {
             let bytes = self.ahead.len().min(buffer.remaining());
             buffer.put_slice(&self.ahead.split_to(bytes));
             return Poll::Ready(Ok(()));
         }
         let too_much = Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-        if self.is_too_much {
+        if self.is_too_much || self.is_idle() {
             return too_much;
         }
         let room = buffer.initialize_unfilled();
@@ -689,16 +819,36 @@ impl AsyncWrite for Metered {
     }
 }
 
-/// Finds where long frames begin in what is read. The library makes its buffer as long as a frame
-/// and then keeps it, unless the frame has it to itself: so nothing of the payload may come together
-/// with the head, and nothing does come behind it.
-#[derive(Default)]
+/// Follows the frames in what is read, and finds where long ones begin. The library makes its buffer as
+/// long as a frame and then keeps it, unless the frame has it to itself: so nothing of the payload may
+/// come together with the head, and nothing does come behind it.
 struct FrameHeads {
     head: Vec<u8>,
     payload_left: u64,
+    /// Length of the frames of the message that comes, the present one included, in bytes.
+    message_bytes: u64,
+    /// Whether the present frame is its last.
+    is_last: bool,
+    /// How many frames without content may come, and since when that is so.
+    idle_left: u64,
+    idle_since: Instant,
+    /// Whether more came.
+    are_idle: bool,
 }
 
 impl FrameHeads {
+    fn new(now: Instant) -> Self {
+        Self {
+            head: Vec::new(),
+            payload_left: 0,
+            message_bytes: 0,
+            is_last: false,
+            idle_left: IDLE_FRAMES_MAX,
+            idle_since: now,
+            are_idle: false,
+        }
+    }
+
     /// Where the payload of the first long frame begins in these next bytes. What follows belongs to
     /// that payload.
     fn long_payload_in(&mut self, bytes: &[u8]) -> Option<usize> {
@@ -707,6 +857,10 @@ impl FrameHeads {
             let here = (bytes.len() - at) as u64;
             let skipped = self.payload_left.min(here);
             self.payload_left -= skipped;
+            if self.payload_left == 0 && self.is_last {
+                self.message_bytes = 0;
+                self.is_last = false;
+            }
             if skipped == here {
                 return None;
             }
@@ -715,7 +869,7 @@ impl FrameHeads {
             at += 1;
             match FrameHeader::parse(&mut Cursor::new(&self.head)) {
                 Ok(None) => continue,
-                Ok(Some((_, length))) => self.payload_left = length,
+                Ok(Some((header, length))) => self.begins(&header, length),
                 // The library refuses it as well, and reads no more.
                 Err(_) => self.payload_left = u64::MAX,
             }
@@ -724,6 +878,28 @@ impl FrameHeads {
                 self.payload_left -= (bytes.len() - at) as u64;
                 return Some(at);
             }
+        }
+    }
+
+    fn begins(&mut self, header: &FrameHeader, length: u64) {
+        self.payload_left = length;
+        let is_data = matches!(header.opcode, OpCode::Data(_));
+        if is_data {
+            self.message_bytes = self.message_bytes.saturating_add(length);
+            self.is_last = header.is_final;
+        }
+        if is_data && length > 0 {
+            return;
+        }
+        if self.idle_left == 0 {
+            let now = Instant::now();
+            let seconds = (now - self.idle_since).as_secs();
+            self.idle_left = (seconds * IDLE_FRAMES_RATE).min(IDLE_FRAMES_MAX);
+            self.idle_since = now;
+        }
+        match self.idle_left {
+            0 => self.are_idle = true,
+            _ => self.idle_left -= 1,
         }
     }
 }
@@ -945,6 +1121,141 @@ mod tests {
                 false => assert!(matches!(error, SocketError::Silent(_)), "{error}"),
             }
         }
+    }
+
+    /// A server's end, and a peer that writes frames by hand.
+    async fn by_hand(config: SocketConfig) -> (Socket, tokio::io::DuplexStream) {
+        let (stream, peer) = tokio::io::duplex(64 * 1024);
+        let mut server = Socket::accepted(stream, config).await;
+        server.trust();
+        (server, peer)
+    }
+
+    /// How a server ends that is sent `begins`, and then `goes_on` again and again.
+    async fn flooded(begins: &[u8], goes_on: &[u8]) -> SocketError {
+        use tokio::io::AsyncWriteExt as _;
+        let (mut server, mut peer) = by_hand(SocketConfig::default()).await;
+        peer.write_all(begins).await.unwrap();
+        let flooding = async {
+            loop {
+                peer.write_all(goes_on).await.unwrap();
+            }
+        };
+        tokio::select! {
+            biased;
+            event = server.event() => event.unwrap_err(),
+            () = flooding => unreachable!(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn empty_frames_and_pings_without_end_end_the_websocket() {
+        use tokio::io::AsyncWriteExt as _;
+        // Masked with nothing: a message that begins and goes on with nothing; pings; pongs.
+        for (begins, goes_on) in [
+            (&b"\x02\x81\0\0\0\0x"[..], b"\x00\x80\0\0\0\0"),
+            (b"", b"\x89\x80\0\0\0\0"),
+            (b"", b"\x8a\x80\0\0\0\0"),
+        ] {
+            let ended = flooded(begins, goes_on).await;
+            assert!(matches!(ended, SocketError::Idle), "{ended}");
+        }
+        // As many as ever are needed, at a time.
+        let (mut server, mut peer) = by_hand(SocketConfig::default()).await;
+        let pinging = async {
+            for _ in 0..10 * IDLE_FRAMES_MAX {
+                peer.write_all(b"\x8a\x80\0\0\0\0").await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            event = server.event() => panic!("{event:?}"),
+            () = pinging => {}
+        }
+    }
+
+    fn spool(bytes: u64) -> Spool {
+        Spool::new(crate::spool::SpoolConfig {
+            memory_total_max: bytes,
+            ..Default::default()
+        })
+    }
+
+    /// The head of a frame that is all of a message of `bytes` bytes.
+    fn frame_head(bytes: u64) -> Vec<u8> {
+        [&b"\x82\xff"[..], &bytes.to_be_bytes(), &[0; 4]].concat()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_beside_a_message_that_comes_is_taken_of_the_spool_and_waited_for() {
+        use tokio::io::AsyncWriteExt as _;
+        let mib = 1 << 20;
+        let spool = spool(16 * mib);
+        let (mut first, mut one) = by_hand(SocketConfig::default()).await;
+        let (mut second, mut other) = by_hand(SocketConfig::default()).await;
+        first.take_room_of(&spool);
+        second.take_room_of(&spool);
+        one.write_all(&frame_head(10 * mib)).await.unwrap();
+        other.write_all(&frame_head(10 * mib)).await.unwrap();
+        let a_moment = Duration::from_secs(1);
+        assert!(tokio::time::timeout(a_moment, first.event()).await.is_err());
+        assert_eq!(spool.memory_used(), 10 * mib);
+        assert!(
+            tokio::time::timeout(a_moment, second.event())
+                .await
+                .is_err()
+        );
+        assert_eq!(spool.memory_used(), 10 * mib);
+        // The first is whole and taken: there is room.
+        let body = vec![7; 10 << 20];
+        let (message, _) = tokio::join!(next(&mut first), one.write_all(&body));
+        assert_eq!((message.len(), spool.memory_used()), (10 << 20, 0));
+        let (message, _) = tokio::join!(next(&mut second), other.write_all(&body));
+        assert_eq!((message.len(), spool.memory_used()), (10 << 20, 0));
+        // Nobody waits for ever.
+        let _all = spool.reserve(16 * mib).unwrap();
+        one.write_all(&frame_head(10 * mib)).await.unwrap();
+        let error = first.event().await.unwrap_err();
+        assert!(matches!(error, SocketError::NoRoom(_)), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_beside_a_message_in_short_frames_is_taken_as_they_come() {
+        let spool = spool(64 << 20);
+        let config = SocketConfig::default();
+        let (mut server, mut client) = pair(config.clone(), config, 4_096).await;
+        server.take_room_of(&spool);
+        for bytes in [1_000_000, 100, 3_000_000] {
+            client.send(message(vec![7; bytes])).await.unwrap();
+            let received = async {
+                tokio::select! {
+                    message = next(&mut server) => message,
+                    event = async { loop { client.event().await.unwrap(); } } => event,
+                }
+            };
+            assert_eq!(received.await.len(), bytes);
+            assert_eq!(spool.memory_used(), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_does_not_go_on_is_given_up() {
+        use tokio::io::AsyncWriteExt as _;
+        let spool = spool(64 << 20);
+        let (mut server, mut peer) = by_hand(SocketConfig::default()).await;
+        server.take_room_of(&spool);
+        peer.write_all(&frame_head(1 << 20)).await.unwrap();
+        let dripping = async {
+            loop {
+                peer.write_all(b"x").await.unwrap();
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        };
+        let error = tokio::select! {
+            event = server.event() => event.unwrap_err(),
+            () = dripping => unreachable!(),
+        };
+        assert!(matches!(error, SocketError::TooSlow { .. }), "{error}");
     }
 
     #[tokio::test]
