@@ -1,6 +1,6 @@
 //! What can be set about a broadcaster.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -183,9 +183,13 @@ pub struct WebSocketConfig {
     pub unauthenticated_max: usize,
     /// How long one may take to show who it is. Default 5 s.
     pub configure_timeout: Duration,
-    /// How many messages may wait to be sent to one; one for which there are more is cut off.
-    /// Default 255.
-    pub pending_sends_max: NonZeroUsize,
+    /// How many bytes of messages may wait to be sent to one; whoever notifies waits for room, as it
+    /// waits for the answers of other subscribers. A longer message goes when nothing else waits.
+    /// Default 4 MiB: a second of 32 Mbit/s.
+    pub queue_bytes_max: NonZeroU32,
+    /// One for which something waits is cut off when it has neither taken nor acknowledged anything
+    /// for so long. Default 10 s: less than a notification waits for room.
+    pub stall_timeout: Duration,
     /// How many requests and notifications of one may wait while another is worked on; then no more
     /// is read of it until that is done. Default 255.
     pub unprocessed_max: NonZeroUsize,
@@ -248,7 +252,8 @@ impl Default for WebSocketConfig {
             sessions_max: 100_000,
             unauthenticated_max: 1_024,
             configure_timeout: Duration::from_secs(5),
-            pending_sends_max: NonZeroUsize::new(255).expect("it is not zero"),
+            queue_bytes_max: NonZeroU32::new(4 * 1024 * 1024).expect("it is not zero"),
+            stall_timeout: Duration::from_secs(10),
             unprocessed_max: NonZeroUsize::new(255).expect("it is not zero"),
             unacknowledged_max: NonZeroUsize::new(3),
             outgoing_message_bytes_max: 4_194_303,

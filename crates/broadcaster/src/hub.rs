@@ -5,17 +5,18 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::join_all;
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::{Interest, Subscription};
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
 use httppubsub_store::{Store, StoreError};
 use rustc_hash::FxHashMap;
-use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::measures;
 use crate::message::Message;
+use crate::queue::{NotHanded, Receiver, Sender, queue};
 
 /// The sessions of this process.
 #[derive(Debug, Default)]
@@ -100,8 +101,8 @@ pub(crate) struct Member {
     id: u64,
     /// For the log.
     peer: String,
-    queue: mpsc::Sender<ForSession>,
-    /// Cancelled when it does not keep up.
+    queue: Sender,
+    /// Cancelled when it cannot even be told what it missed.
     pub(crate) cut_off: CancellationToken,
     /// Cancelled when all have to begin anew.
     pub(crate) era: CancellationToken,
@@ -116,24 +117,20 @@ impl Member {
     fn is_ending(&self) -> bool {
         self.cut_off.is_cancelled() || self.era.is_cancelled()
     }
-}
 
-/// What a session is handed.
-#[derive(Clone, Debug)]
-pub(crate) enum ForSession {
-    Message(Arc<Message>),
-    Missed(Topic),
+    /// Tells it that it missed something about `topic`; if that cannot be told either, it ends.
+    fn missed(&self, topic: &Topic) {
+        if self.queue.missed(topic) == Err(NotHanded::Full) {
+            self.cut_off.cancel();
+        }
+    }
 }
 
 impl Hub {
-    /// A session that wants nothing yet, and what it is handed from now on: at most
-    /// `pending_sends_max` wait, and whoever is handed more is cut off.
-    pub(crate) fn member(
-        &self,
-        peer: String,
-        pending_sends_max: usize,
-    ) -> (Arc<Member>, mpsc::Receiver<ForSession>) {
-        let (queue, inbox) = mpsc::channel(pending_sends_max);
+    /// A session that wants nothing yet, and what it is handed from now on: of messages at most
+    /// `queue_bytes_max` bytes wait.
+    pub(crate) fn member(&self, peer: String, queue_bytes_max: u32) -> (Arc<Member>, Receiver) {
+        let (queue, inbox) = queue(queue_bytes_max);
         let member = Member {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             peer,
@@ -150,36 +147,46 @@ impl Hub {
     }
 
     /// Hands a message to every session that is subscribed to its topic, once however many of its
-    /// topics and globs match, and says to how many.
-    pub(crate) fn deliver(&self, message: &Arc<Message>) -> u32 {
-        self.hand_out(&message.topic, &ForSession::Message(message.clone()))
-    }
-
-    /// Tells every session that is subscribed to `topic` that it missed something, and says how
-    /// many there are.
-    pub(crate) fn missed(&self, topic: &Topic) -> u32 {
-        self.hand_out(topic, &ForSession::Missed(topic.clone()))
-    }
-
-    fn hand_out(&self, topic: &Topic, what: &ForSession) -> u32 {
+    /// topics and globs match, and says to how many. Where there is no room it waits for it until
+    /// `deadline`, as one waits for the answer of other subscribers; a session that has made none by
+    /// then is told that it missed something.
+    pub(crate) async fn deliver(&self, message: &Arc<Message>, deadline: Instant) -> u32 {
         let mut handed = 0;
-        for member in self.matching(topic) {
+        let mut full = Vec::new();
+        for member in self.matching(&message.topic) {
             if member.is_ending() {
                 continue;
             }
-            match member.queue.try_send(what.clone()) {
+            match member.queue.try_send(message) {
                 Ok(()) => handed += 1,
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    let (peer, waiting) = (&member.peer, member.queue.max_capacity());
-                    tracing::warn!(peer, waiting, "cutting off a websocket that is too slow");
-                    measures::websocket_cut_off();
-                    member.cut_off.cancel();
-                }
+                Err(NotHanded::Full) => full.push(member),
                 // It has just ended.
-                Err(mpsc::error::TrySendError::Closed(_)) => {}
+                Err(NotHanded::Ended) => {}
             }
         }
-        handed
+        if full.is_empty() {
+            return handed;
+        }
+        let waiting = full.iter().map(|member| async move {
+            let sending = member.queue.send(message);
+            match tokio::time::timeout_at(deadline, sending).await {
+                Ok(sent) => u32::from(sent.is_ok()),
+                Err(_) => {
+                    let (peer, topic) = (member.peer(), &message.topic);
+                    tracing::info!(peer, %topic, "a websocket had no room for a message in time");
+                    member.missed(topic);
+                    0
+                }
+            }
+        });
+        handed + join_all(waiting).await.into_iter().sum::<u32>()
+    }
+
+    /// Tells every session that is subscribed to `topic` that it missed something.
+    pub(crate) fn missed(&self, topic: &Topic) {
+        for member in self.matching(topic) {
+            member.missed(topic);
+        }
     }
 
     fn matching(&self, topic: &Topic) -> Vec<Arc<Member>> {
@@ -379,35 +386,59 @@ mod tests {
         SubscriberUrl::new(text).unwrap()
     }
 
-    #[test]
-    fn a_session_gets_one_copy_however_many_of_its_interests_match() {
+    fn soon() -> Instant {
+        Instant::now() + std::time::Duration::from_secs(60)
+    }
+
+    #[tokio::test]
+    async fn a_session_gets_one_copy_however_many_of_its_interests_match() {
         let hub = Hub::default();
-        let (one, mut inbox) = hub.member("one".to_owned(), 8);
-        let (other, mut others) = hub.member("other".to_owned(), 8);
+        let (one, mut inbox) = hub.member("one".to_owned(), 8_000);
+        let (other, mut others) = hub.member("other".to_owned(), 8_000);
         for interest in [exact("ab"), glob("a*"), glob("*b")] {
             hub.begin(&one, &interest);
         }
         hub.begin(&other, &glob("a?"));
-        assert_eq!(hub.deliver(&message("ab")), 2);
-        assert!(inbox.try_recv().is_ok() && others.try_recv().is_ok());
-        assert!(inbox.try_recv().is_err() && others.try_recv().is_err());
+        assert_eq!(hub.deliver(&message("ab"), soon()).await, 2);
+        assert!(inbox.try_recv().is_some() && others.try_recv().is_some());
+        assert!(inbox.try_recv().is_none() && others.try_recv().is_none());
         hub.end(&one, &exact("ab"));
-        assert_eq!(hub.deliver(&message("a")), 1);
-        assert_eq!(hub.deliver(&message("c")), 0);
+        assert_eq!(hub.deliver(&message("a"), soon()).await, 1);
+        assert_eq!(hub.deliver(&message("c"), soon()).await, 0);
     }
 
-    #[test]
-    fn a_session_that_does_not_keep_up_is_cut_off_and_not_counted() {
+    #[tokio::test(start_paused = true)]
+    async fn a_message_waits_for_room_and_who_has_none_in_time_is_told() {
         let hub = Hub::default();
-        let (slow, _inbox) = hub.member("slow".to_owned(), 2);
-        let (quick, mut quicks) = hub.member("quick".to_owned(), 2);
+        let (slow, mut slows) = hub.member("slow".to_owned(), 600);
+        let (quick, mut quicks) = hub.member("quick".to_owned(), 600);
         hub.begin(&slow, &exact("t"));
         hub.begin(&quick, &exact("t"));
-        for handed in [2, 2, 1, 1] {
-            assert_eq!(hub.deliver(&message("t")), handed);
-            assert!(quicks.try_recv().is_ok());
+        for _ in 0..2 {
+            assert_eq!(hub.deliver(&message("t"), soon()).await, 2);
+            assert!(quicks.try_recv().is_some());
         }
-        assert!(slow.cut_off.is_cancelled() && !quick.cut_off.is_cancelled());
+        let third = message("t");
+        let delivering = hub.deliver(&third, soon());
+        let reading = async {
+            tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+            assert!(quicks.try_recv().is_some());
+            assert!(slows.try_recv().is_some());
+        };
+        let (handed, ()) = tokio::join!(delivering, reading);
+        assert_eq!(handed, 2);
+        // Now it takes nothing.
+        assert_eq!(hub.deliver(&message("t"), soon()).await, 1);
+        for is_message in [true, true, false] {
+            let next = slows.try_recv().unwrap();
+            assert_eq!(
+                matches!(next, crate::queue::ForSession::Message(_)),
+                is_message
+            );
+        }
+        assert!(!slow.cut_off.is_cancelled());
+        drop(slows);
+        assert_eq!(hub.deliver(&message("t"), soon()).await, 1);
     }
 
     #[tokio::test]
@@ -415,7 +446,7 @@ mod tests {
         let hub = Hub::default();
         let (receiver, recovery) = (url("http://b/r"), url("http://b/m"));
         let before = MemoryStore::new();
-        let (old, mut olds) = hub.member("old".to_owned(), 8);
+        let (old, mut olds) = hub.member("old".to_owned(), 8_000);
         hub.join(&before, &receiver, &recovery, &exact("t"))
             .await
             .unwrap();
@@ -423,15 +454,15 @@ mod tests {
         hub.begin_anew().await;
         assert!(old.era.is_cancelled());
         let after = MemoryStore::new();
-        let (new, mut news) = hub.member("new".to_owned(), 8);
+        let (new, mut news) = hub.member("new".to_owned(), 8_000);
         hub.join(&after, &receiver, &recovery, &exact("t"))
             .await
             .unwrap();
         hub.begin(&new, &exact("t"));
         let etag_before = before.etag(receiver.clone()).await.unwrap();
         assert_eq!(after.etag(receiver.clone()).await.unwrap(), etag_before);
-        assert_eq!(hub.deliver(&message("t")), 1);
-        assert!(news.try_recv().is_ok() && olds.try_recv().is_err());
+        assert_eq!(hub.deliver(&message("t"), soon()).await, 1);
+        assert!(news.try_recv().is_some() && olds.try_recv().is_none());
         hub.leave(&after, &receiver, &exact("t")).await.unwrap();
         assert_eq!(after.etag(receiver.clone()).await.unwrap(), etag_before);
         assert!(!new.era.is_cancelled());

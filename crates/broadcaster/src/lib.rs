@@ -17,6 +17,10 @@ mod index;
 
 mod message;
 
+mod queue;
+
+mod spending;
+
 mod hub;
 
 mod training;

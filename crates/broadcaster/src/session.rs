@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use httppubsub_net::{
-    DecompressError, FillError, Payload, PayloadWriter, Socket, SocketError, SocketEvent,
+    DecompressError, FillError, Payload, PayloadWriter, Socket, SocketError, SocketEvent, Spool,
     TrainError, Zstd, chain, random_bytes, train,
 };
-use httppubsub_proto::auth::Unspent;
+use httppubsub_proto::auth::{AuthError, Unspent};
 use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::session::{
     BroadcasterEvent, BroadcasterSession, Compressor, CompressorSizes, Delivery, InterestTicket,
@@ -20,28 +20,35 @@ use httppubsub_proto::session::{
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::{Identifier, Topic};
-use httppubsub_proto::ws::BodyHead;
+use httppubsub_proto::ws::{BodyHead, Refusal};
 use httppubsub_store::StoreError;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep};
 
 use crate::cluster;
 use crate::core::Core;
-use crate::hub::{ForSession, Member};
+use crate::hub::Member;
+use crate::measures;
 use crate::message::Message;
 use crate::notify::{self, IfFull, NotifyError};
+use crate::queue::{ForSession, Receiver};
+use crate::spending::Spending;
 use crate::training::{Lesson, Training};
 
 /// Serves a websocket that was just accepted, until it ends. `place` is given back when the
 /// subscriber has shown who it is.
 pub(crate) async fn serve(
     core: Arc<Core>,
-    socket: Socket,
+    mut socket: Socket,
     peer: String,
+    spool: Spool,
     place: OwnedSemaphorePermit,
 ) {
-    let pending_sends_max = core.config.websockets.pending_sends_max.get();
-    let (member, inbox) = core.hub.member(peer.clone(), pending_sends_max);
+    socket.take_room_of(&spool);
+    let config = &core.config.websockets;
+    let (member, inbox) = core.hub.member(peer.clone(), config.queue_bytes_max.get());
+    let began = Instant::now();
+    let look_for_progress = Box::pin(tokio::time::sleep_until(began + config.stall_timeout));
     let now = core.clock.now();
     let machine = BroadcasterSession::new(core.session.clone(), Nonces::new(random_bytes()), now);
     let mut session = Session {
@@ -50,6 +57,8 @@ pub(crate) async fn serve(
         machine,
         member,
         inbox,
+        spool,
+        spending: Spending::default(),
         place: Some(place),
         interests: Vec::new(),
         stream: None,
@@ -61,6 +70,9 @@ pub(crate) async fn serve(
         lessons: VecDeque::new(),
         learning: FuturesUnordered::new(),
         closing_at: None,
+        progress_at: began,
+        acknowledged: 0,
+        look_for_progress,
     };
     let ended = session.run().await;
     match &ended {
@@ -91,17 +103,20 @@ struct Session {
     socket: Socket,
     machine: BroadcasterSession<Payload>,
     member: Arc<Member>,
-    inbox: mpsc::Receiver<ForSession>,
+    inbox: Receiver,
+    /// Where what its peer sends takes room.
+    spool: Spool,
+    spending: Spending,
     place: Option<OwnedSemaphorePermit>,
     /// What this session has joined the hub for.
     interests: Vec<Interest>,
     /// The notification that arrives in parts.
-    stream: Option<(PayloadWriter, Topic, BodyHead)>,
+    stream: Option<Box<Arriving>>,
     /// What is to be done after `job`, in the order of the wire.
     jobs: VecDeque<Job>,
     job: Option<Work<Done>>,
     /// A message that is being compressed.
-    preparing: Option<Work<std::io::Result<Delivery<Payload>>>>,
+    preparing: Option<Work<Delivery<Payload>>>,
     /// Oldest first.
     compressors: Vec<(u32, Zstd)>,
     training: Option<Box<Training>>,
@@ -109,6 +124,19 @@ struct Session {
     learning: FuturesUnordered<Work<Learnt>>,
     /// When it closes because the broadcaster stops.
     closing_at: Option<Instant>,
+    /// When something last went on of what waits for the subscriber, or nothing waited.
+    progress_at: Instant,
+    /// How many acknowledgements had come by then.
+    acknowledged: u64,
+    look_for_progress: Pin<Box<Sleep>>,
+}
+
+/// A notification of which not all is here.
+struct Arriving {
+    topic: Topic,
+    head: BodyHead,
+    /// Of one that is refused nothing is kept, but all of it still comes.
+    body: Result<PayloadWriter, Refusal>,
 }
 
 /// Something that is waited for beside everything else.
@@ -145,13 +173,45 @@ enum Undone {
     Notify(#[from] NotifyError),
 }
 
+/// A notification is longer than may be.
+#[derive(Debug, thiserror::Error)]
+#[error("it is longer than the {bytes_max} bytes allowed here")]
+struct TooLong {
+    bytes_max: u64,
+}
+
+/// Authorizations are remembered for a while, and one connection gets a share of the room for that.
+#[derive(Debug, thiserror::Error)]
+#[error("it spent so many authorizations that there is as little room for those of others")]
+struct SpentTooMany;
+
 /// A dictionary, and what it is for.
 type Learnt = (u32, u16, Result<bytes::Bytes, TrainError>);
 
+impl Undone {
+    /// Why it is not taken, if nobody has it and the connection may go on.
+    fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Decompress(DecompressError::Spool(_)) => Some(Refusal::NotNow),
+            Self::Decompress(DecompressError::Zstd(_) | DecompressError::Length { .. }) => {
+                Some(Refusal::NotDecompressed)
+            }
+            Self::Notify(_) => None,
+        }
+    }
+}
+
 const GOING_AWAY: u16 = 1001;
 const POLICY: u16 = 1008;
-const TOO_LONG: u16 = 1009;
 const OUR_FAULT: u16 = 1011;
+
+/// What the answers may take that a subscriber has not read, or that wait for the answer to something
+/// before, in bytes: no more is read of it then.
+const ANSWERS_BYTES_MAX: usize = 64 * 1024;
+
+/// How many times as much may wait to be worked on, and to be answered, while acknowledgements are
+/// due.
+const READ_FOR_ACKNOWLEDGEMENTS: usize = 16;
 
 /// How long a subscriber may take to close as well.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -170,16 +230,13 @@ impl Session {
                 return ended;
             }
             self.take_up_a_job();
-            // Whoever asks for more than can be worked on has to wait.
-            let unprocessed_max = self.core.config.websockets.unprocessed_max;
-            self.socket.hold(self.jobs.len() >= unprocessed_max.get());
+            self.socket.hold(self.asks_too_much());
+            let waits_for_peer = self.waits_for_peer();
             let wants_deliveries = self.wants_delivery();
             let wake_at = self.wake_at();
             tokio::select! {
                 biased;
-                () = member.cut_off.cancelled() => {
-                    self.machine.end(ended(POLICY, "it does not keep up with what it subscribed"));
-                }
+                () = member.cut_off.cancelled() => self.cut_off(),
                 () = member.era.cancelled() => {
                     let reason = "the broadcaster was away for so long that it was forgotten: subscribe again";
                     self.machine.end(ended(OUR_FAULT, reason));
@@ -187,6 +244,10 @@ impl Session {
                 event = self.socket.event() => match event {
                     Ok(SocketEvent::Message(message)) => {
                         self.machine.handle_message(&message, self.core.clock.now());
+                        if self.acknowledged != self.machine.acknowledged() {
+                            self.acknowledged = self.machine.acknowledged();
+                            self.progress_at = Instant::now();
+                        }
                     }
                     Ok(SocketEvent::Writable) => {}
                     Ok(SocketEvent::Closed(_)) => return Ended::ByPeer,
@@ -202,13 +263,8 @@ impl Session {
                     if self.preparing.is_some() =>
                 {
                     self.preparing = None;
-                    match prepared {
-                        Ok(delivery) => self.machine.deliver(delivery, self.core.clock.now()),
-                        Err(error) => {
-                            let reason = format!("a message cannot be compressed: {error}");
-                            self.machine.end(ended(OUR_FAULT, reason));
-                        }
-                    }
+                    self.progress_at = Instant::now();
+                    self.machine.deliver(prepared, self.core.clock.now());
                 }
                 Some(what) = self.inbox.recv(), if wants_deliveries => self.hand_over(what),
                 Some(learnt) = self.learning.next(), if !self.learning.is_empty() => {
@@ -225,8 +281,50 @@ impl Session {
                     };
                     self.closing_at = Some(Instant::now() + wait);
                 }
+                // Behind all that may be progress.
+                () = self.look_for_progress.as_mut(), if waits_for_peer => self.look_for_progress(),
             }
         }
+    }
+
+    /// Whether no more is read of it for now. What it has to acknowledge lies behind what it asked
+    /// for before, and may be what that waits for: while there is some, more is read.
+    fn asks_too_much(&self) -> bool {
+        let factor = match self.machine.unacknowledged() {
+            0 => 1,
+            _ => READ_FOR_ACKNOWLEDGEMENTS,
+        };
+        let unprocessed_max = self.core.config.websockets.unprocessed_max.get();
+        self.jobs.len() >= unprocessed_max.saturating_mul(factor)
+            || self.machine.answers_bytes() > ANSWERS_BYTES_MAX * factor
+    }
+
+    /// Whether something waits that only the subscriber can help on.
+    fn waits_for_peer(&mut self) -> bool {
+        let waits = self.machine.has_unsent() || !self.inbox.is_empty() && self.preparing.is_none();
+        if !waits {
+            self.progress_at = Instant::now();
+        }
+        waits
+    }
+
+    fn look_for_progress(&mut self) {
+        let stall_timeout = self.core.config.websockets.stall_timeout;
+        let progress_at = self.progress_at.max(self.socket.taken_at());
+        if progress_at.elapsed() >= stall_timeout {
+            self.cut_off();
+        } else {
+            let look = progress_at + stall_timeout;
+            self.look_for_progress.as_mut().reset(look);
+        }
+    }
+
+    fn cut_off(&mut self) {
+        measures::websocket_cut_off();
+        let peer = self.member.peer();
+        tracing::warn!(peer, "cutting off a websocket that is too slow");
+        let reason = "it does not keep up with what it subscribed or asked for";
+        self.machine.end(ended(POLICY, reason));
     }
 
     /// Does what the machine says.
@@ -259,8 +357,8 @@ impl Session {
                     }
                     // As many as there are go out together.
                     match self.inbox.try_recv() {
-                        Ok(what) => self.hand_over(what),
-                        Err(_) => return None,
+                        Some(what) => self.hand_over(what),
+                        None => return None,
                     }
                 }
             }
@@ -306,7 +404,7 @@ impl Session {
                 enable_training,
                 initial_dict,
             } => {
-                spend(&self.core, "CONFIGURE", unspent).await?;
+                self.spend("CONFIGURE", unspent).await?;
                 self.accept(enable_zstd, enable_training, initial_dict)
             }
             BroadcasterEvent::Interest(ticket) => {
@@ -376,57 +474,115 @@ impl Session {
             unspent,
             ends,
         } = part;
-        let what = if streamed { "NOTIFY_STREAM" } else { "NOTIFY" };
-        spend(&self.core, what, unspent).await?;
-        if let Some((_, head)) = &begins
-            && let Some(max) = self.core.config.message_bytes_max
-            && head.compressed_length.max(head.decompressed_length) > max
+        // A NOTIFY may come between the parts of a NOTIFY_STREAM.
+        let mut arriving = match begins {
+            Some((topic, head)) => {
+                let what = if streamed { "NOTIFY_STREAM" } else { "NOTIFY" };
+                let body = self.begin(what, unspent, &head).await?;
+                Box::new(Arriving { topic, head, body })
+            }
+            None => match self.stream.take() {
+                Some(arriving) => arriving,
+                None => return Ok(()),
+            },
+        };
+        if let Ok(writer) = &mut arriving.body
+            && let Err(error) = writer.push(bytes).await
         {
-            let reason = format!("its notification is longer than the {max} bytes allowed here");
-            return Err(ended(TOO_LONG, reason));
+            arriving.body = Err(self.refuse(&error));
         }
-        let cannot_take = |error: FillError| {
-            let code = match &error {
-                FillError::Spool(_) => OUR_FAULT,
-                FillError::Body(_) | FillError::Length { .. } | FillError::Digest { .. } => 1002,
-            };
-            ended(code, format!("{what}: {}", chain(&error)))
+        let Some(ticket) = ends else {
+            self.stream = Some(arriving);
+            return Ok(());
         };
-        let (payload, topic, head, ticket) = match (streamed, begins, ends) {
-            (false, Some((topic, head)), Some(ticket)) => {
-                let payload = Payload::checked(bytes, head.compressed_sha512);
-                (payload, topic, head, ticket)
-            }
-            (_, begins, ends) => {
-                if let Some((topic, head)) = begins {
-                    let (bytes, sha512) = (head.compressed_length, head.compressed_sha512);
-                    let writer = PayloadWriter::new(&self.core.spool, bytes, sha512);
-                    let writer = writer.map_err(cannot_take)?;
-                    self.stream = Some((writer, topic, head));
-                }
-                let Some((writer, ..)) = &mut self.stream else {
-                    return Ok(());
-                };
-                writer.push(bytes).await.map_err(cannot_take)?;
-                let Some(ticket) = ends else {
-                    return Ok(());
-                };
-                let Some((writer, topic, head)) = self.stream.take() else {
-                    return Ok(());
-                };
-                let payload = writer.finish().await.map_err(cannot_take)?;
-                (payload, topic, head, ticket)
-            }
+        let Arriving { topic, head, body } = *arriving;
+        let wire = match body {
+            Ok(writer) => writer.finish().await.map_err(|error| self.refuse(&error)),
+            Err(refusal) => Err(refusal),
         };
-        let zstd = self.compressor(head.compressor);
-        self.queue(Job::Notify(Box::new(Notified {
-            ticket,
-            topic,
-            wire: payload,
-            head,
-            zstd,
-        })));
+        match wire {
+            Ok(wire) => {
+                let zstd = self.compressor(head.compressor);
+                self.queue(Job::Notify(Box::new(Notified {
+                    ticket,
+                    topic,
+                    wire,
+                    head,
+                    zstd,
+                })));
+            }
+            Err(refusal) => {
+                let now = self.core.clock.now();
+                self.machine.refuse_notify(ticket, refusal, now);
+            }
+        }
         Ok(())
+    }
+
+    /// Judges a notification by its head, and makes ready to take its body.
+    async fn begin(
+        &mut self,
+        what: &'static str,
+        unspent: Option<Unspent>,
+        head: &BodyHead,
+    ) -> Result<Result<PayloadWriter, Refusal>, SessionError> {
+        if let Some(unspent) = unspent {
+            if !self
+                .spending
+                .has_share(&self.core.guard, self.core.clock.now())
+            {
+                self.tell_of_refusal(&SpentTooMany);
+                return Ok(Err(Refusal::NotNow));
+            }
+            match self.spend(what, unspent).await {
+                Ok(()) => {}
+                Err(
+                    error @ SessionError::Auth {
+                        source: AuthError::Unavailable(_),
+                        ..
+                    },
+                ) => {
+                    self.tell_of_refusal(&error);
+                    return Ok(Err(Refusal::NotNow));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(bytes_max) = self.core.config.message_bytes_max
+            && head.compressed_length.max(head.decompressed_length) > bytes_max
+        {
+            self.tell_of_refusal(&TooLong { bytes_max });
+            return Ok(Err(Refusal::TooLong));
+        }
+        let (bytes, sha512) = (head.compressed_length, head.compressed_sha512);
+        let writer = PayloadWriter::new(&self.spool, bytes, sha512);
+        Ok(writer.map_err(|error| self.refuse(&error)))
+    }
+
+    /// Why a notification is not taken of which the body could not be.
+    fn refuse(&self, error: &FillError) -> Refusal {
+        self.tell_of_refusal(error);
+        match error {
+            FillError::Spool(_) => Refusal::NotNow,
+            FillError::Body(_) | FillError::Length { .. } | FillError::Digest { .. } => {
+                Refusal::NotAsAnnounced
+            }
+        }
+    }
+
+    async fn spend(&mut self, what: &'static str, unspent: Unspent) -> Result<(), SessionError> {
+        let now = self.core.clock.now();
+        let spent = cluster::spend(&self.core, unspent, now).await;
+        let spent = spent.map_err(|source| SessionError::Auth { what, source })?;
+        if spent.code().is_some() {
+            self.spending.spent(now);
+        }
+        Ok(())
+    }
+
+    fn tell_of_refusal(&self, error: &dyn std::error::Error) {
+        let (peer, reason) = (self.member.peer(), chain(error));
+        tracing::info!(peer, reason, "a notification over a websocket is not taken");
     }
 
     fn compressor(&self, id: u64) -> Option<Zstd> {
@@ -450,7 +606,8 @@ impl Session {
                     self.core.hub.end(&self.member, &ticket.interest);
                 }
             }
-            self.job = Some(Box::pin(job.work(self.core.clone())));
+            let work = job.work(self.core.clone(), self.spool.clone());
+            self.job = Some(Box::pin(work));
         }
     }
 
@@ -473,24 +630,28 @@ impl Session {
                 self.machine.end(ended(OUR_FAULT, reason));
             }
             Done::Notify(ticket, Ok((payload, subscribers))) => {
+                measures::notified();
                 self.learn_from(&payload, now);
                 let sha512: &Sha512 = payload.sha512();
                 self.machine
                     .confirm_notify(ticket, sha512, subscribers, now);
             }
-            Done::Notify(_, Err(error)) => {
-                let code = match &error {
-                    Undone::Decompress(DecompressError::Spool(_)) | Undone::Notify(_) => OUR_FAULT,
-                    Undone::Decompress(_) => 1002,
-                };
-                self.machine
-                    .end(ended(code, format!("NOTIFY: {}", chain(&error))));
-            }
+            Done::Notify(ticket, Err(error)) => match error.refusal() {
+                Some(refusal) => {
+                    self.tell_of_refusal(&error);
+                    self.machine.refuse_notify(ticket, refusal, now);
+                }
+                None => {
+                    let reason = format!("NOTIFY: {}", chain(&error));
+                    self.machine.end(ended(OUR_FAULT, reason));
+                }
+            },
         }
     }
 
     /// Gives the machine what was handed to this session.
     fn hand_over(&mut self, what: ForSession) {
+        self.progress_at = Instant::now();
         let now = self.core.clock.now();
         let message = match what {
             ForSession::Missed(topic) => return self.machine.missed(&topic, now),
@@ -584,6 +745,7 @@ impl Session {
             socket,
             member,
             inbox,
+            spool,
             mut interests,
             jobs,
             job,
@@ -613,7 +775,7 @@ impl Session {
             // It said so before it left; it only does not hear of it (§16 D16).
             for job in jobs {
                 if let Job::Notify(_) = job {
-                    let _ = job.work(core.clone()).await;
+                    let _ = job.work(core.clone(), spool.clone()).await;
                 }
             }
         }
@@ -627,13 +789,6 @@ impl Session {
     }
 }
 
-async fn spend(core: &Core, what: &'static str, unspent: Unspent) -> Result<(), SessionError> {
-    match cluster::spend(core, unspent, core.clock.now()).await {
-        Ok(_) => Ok(()),
-        Err(source) => Err(SessionError::Auth { what, source }),
-    }
-}
-
 /// Of compressor 1 (§11).
 pub(crate) const PLAIN_LEVEL: u16 = 3;
 
@@ -641,7 +796,7 @@ pub(crate) const PLAIN_LEVEL: u16 = 3;
 const CUSTOM_MIN: u32 = 65_536;
 
 impl Job {
-    async fn work(self, core: Arc<Core>) -> Done {
+    async fn work(self, core: Arc<Core>, spool: Spool) -> Done {
         match self {
             Self::Interest(ticket) => {
                 let (store, receiver) = (&*core.store, &core.receiver_url);
@@ -669,8 +824,7 @@ impl Job {
                         Some(zstd) => {
                             let limits = &core.config.websockets.decompress;
                             let plain_bytes = head.decompressed_length;
-                            zstd.decompress(&wire, plain_bytes, limits, &core.spool)
-                                .await?
+                            zstd.decompress(&wire, plain_bytes, limits, &spool).await?
                         }
                     };
                     let reached =
@@ -699,24 +853,28 @@ fn plain(identifier: Identifier, message: &Message) -> Delivery<Payload> {
     }
 }
 
+/// The message as `zstd` makes it; as it is, if there is no room for that.
 async fn compressed(
     core: &Core,
     identifier: Identifier,
     message: &Message,
     id: u32,
     zstd: &Zstd,
-) -> std::io::Result<Delivery<Payload>> {
+) -> Delivery<Payload> {
     let wire = if id < CUSTOM_MIN {
-        message.compressed(zstd, &core.spool).await?
+        message.compressed(zstd, &core.spool).await
     } else {
         // Nobody else has this dictionary.
-        zstd.compress(&message.payload, &core.spool).await?
+        zstd.compress(&message.payload, &core.spool).await
     };
-    if httppubsub_net::DecompressLimits::default().refuse(wire.len(), message.payload.len()) {
-        // So few bytes would not be believed to be so many.
-        return Ok(plain(identifier, message));
-    }
-    Ok(Delivery {
+    let wire = match wire {
+        Ok(wire) => wire,
+        Err(error) => {
+            tracing::warn!(%error, "a message cannot be compressed; sending it as it is");
+            return plain(identifier, message);
+        }
+    };
+    Delivery {
         identifier,
         topic: message.topic.clone(),
         head: BodyHead {
@@ -726,5 +884,5 @@ async fn compressed(
             compressed_sha512: *wire.sha512(),
         },
         body: wire,
-    })
+    }
 }

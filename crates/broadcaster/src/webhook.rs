@@ -106,7 +106,7 @@ pub(crate) async fn deliver(
     let Message { topic, payload, .. } = &**message;
     if row.subscriber.url.as_str() == core.config.receiver_url {
         return if core.hub.wants(topic) {
-            Verdict::Confirmed(core.hub.deliver(message))
+            Verdict::Confirmed(core.hub.deliver(message, deadline).await)
         } else {
             Verdict::Unsubscribe
         };

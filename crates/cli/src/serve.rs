@@ -1,7 +1,7 @@
 //! `httppubsub serve`.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -179,6 +179,16 @@ pub(crate) struct Serve {
     /// Websockets open at once; further ones are answered 503.
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = units::count)]
     websockets_max: usize,
+
+    /// How much may wait to be sent to one websocket, in bytes; whoever notifies waits for room, as
+    /// for the answers of other subscribers. A longer message goes when nothing else waits.
+    #[arg(long, value_name = "BYTES", default_value = "4194304")]
+    websocket_queue_bytes_max: NonZeroU32,
+
+    /// A websocket for which something waits is cut off when it has neither taken nor acknowledged
+    /// anything for so long, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    websocket_stall_timeout: u64,
 
     /// Do not compress what is sent over websockets.
     #[arg(long)]
@@ -480,6 +490,8 @@ impl Serve {
             },
             websockets: WebSocketConfig {
                 sessions_max: connections.websockets,
+                queue_bytes_max: self.websocket_queue_bytes_max,
+                stall_timeout: Duration::from_secs(self.websocket_stall_timeout),
                 compression: !self.no_compression,
                 training: !self.no_training,
                 presets,

@@ -161,7 +161,6 @@ impl Default for WebSocketOptions {
             initial_dict: 0,
             decompress: DecompressLimits {
                 window_bytes_max: 0,
-                ..DecompressLimits::default()
             },
         }
     }

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::door::Door;
 
-/// A broadcaster without any authorization that keeps its subscriptions in memory; gone when it is
-/// dropped.
+/// A broadcaster that keeps its subscriptions in memory, without any authorization unless it is
+/// given secrets; gone when it is dropped.
 #[derive(Debug)]
 pub struct InProcess {
     /// The broadcaster.
@@ -31,6 +31,13 @@ impl InProcess {
         Self::mounted(config, serve, "", |broadcaster| broadcaster.router())
     }
 
+    /// The same with these secrets.
+    pub fn with_secrets(config: Config, serve: ServeConfig, secrets: &Secrets) -> Self {
+        Self::on_threads(config, serve, secrets, "", |broadcaster| {
+            broadcaster.router()
+        })
+    }
+
     /// Serves an app that has the broadcaster under `prefix`.
     pub fn mounted(
         config: Config,
@@ -38,9 +45,19 @@ impl InProcess {
         prefix: &str,
         app: impl FnOnce(&Broadcaster) -> Router + Send,
     ) -> Self {
+        Self::on_threads(config, serve, &Secrets::NONE, prefix, app)
+    }
+
+    fn on_threads(
+        config: Config,
+        serve: ServeConfig,
+        secrets: &Secrets,
+        prefix: &str,
+        app: impl FnOnce(&Broadcaster) -> Router + Send,
+    ) -> Self {
         // The test may run on a runtime of its own, on whose threads none can be started.
         std::thread::scope(|scope| {
-            let starting = scope.spawn(|| Self::started(config, serve, prefix, app));
+            let starting = scope.spawn(|| Self::started(config, serve, secrets, prefix, app));
             starting.join().expect("the broadcaster starts")
         })
     }
@@ -48,13 +65,14 @@ impl InProcess {
     fn started(
         config: Config,
         serve: ServeConfig,
+        secrets: &Secrets,
         prefix: &str,
         app: impl FnOnce(&Broadcaster) -> Router,
     ) -> Self {
         let runtime = Runtime::new().expect("threads can be started");
         let (broadcaster, address) = runtime.block_on(async {
             let store = Arc::new(MemoryStore::new());
-            let authorizations = Authorizations::from(&Secrets::NONE);
+            let authorizations = Authorizations::from(secrets);
             let broadcaster = Broadcaster::start(config, store, authorizations).await;
             let broadcaster = broadcaster.expect("a broadcaster in memory starts");
             let listener = TcpListener::bind("127.0.0.1:0").await;
@@ -65,7 +83,7 @@ impl InProcess {
             tokio::spawn(httppubsub_net::serve(listener, service, serve, never));
             (broadcaster, address)
         });
-        let signer = (&Secrets::NONE).into();
+        let signer = secrets.into();
         let door = Door {
             address,
             prefix: prefix.to_owned(),

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -397,7 +397,8 @@ async fn code_at_the_end(socket: &mut Socket) -> Option<u16> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_that_does_not_keep_up_is_cut_off_and_delays_no_other() {
     let server = in_process(WebSocketConfig {
-        pending_sends_max: NonZeroUsize::new(8).unwrap(),
+        queue_bytes_max: NonZeroU32::new(2_000).unwrap(),
+        stall_timeout: Duration::from_millis(200),
         ..WebSocketConfig::default()
     });
     let mut slow = subscribed(server.door.address).await;
@@ -662,7 +663,7 @@ fn ws_works_with_every_other_flag() {
 #[tokio::test(flavor = "multi_thread")]
 async fn why_a_websocket_is_ended_is_in_the_log_and_told_to_nobody() {
     let home = Home::with(&Secrets::NONE);
-    let server = home.serve(&[]);
+    let server = home.serve(&["--websocket-stall-timeout", "1"]);
     let mut unknown = connect(server.door.address).await;
     say(&mut unknown, vec![0xff; 4]).await;
     assert_eq!(code_at_the_end(&mut unknown).await, Some(1002));
@@ -674,6 +675,7 @@ async fn why_a_websocket_is_ended_is_in_the_log_and_told_to_nobody() {
     .await;
     assert_eq!(code_at_the_end(&mut known).await, Some(1002));
     let mut slow = subscribed(server.door.address).await;
+    // More than goes into its queue and what lies before it.
     for _ in 0..600 {
         server.door.notify("t", &[7; 100_000]);
     }

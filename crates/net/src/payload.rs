@@ -271,10 +271,7 @@ pub struct PayloadWriter {
 impl PayloadWriter {
     /// For a body that was announced so. Fails if it needs a file for which there is no room.
     pub fn new(spool: &Spool, announced: u64, sha512: Sha512) -> Result<Self, FillError> {
-        let mut filling = Filling::new(spool.clone());
-        if announced > spool.config().memory_each_max {
-            filling.disk.take(announced)?;
-        }
+        let filling = Filling::announced(spool.clone(), announced)?;
         Ok(Self {
             filling,
             announced,
@@ -352,6 +349,16 @@ impl Filling {
         self.file.is_none()
             && self.bytes <= self.room.spool().config().memory_each_max
             && self.room.grow_unless_file(bytes as u64)
+    }
+
+    /// For a body of `bytes` bytes. Fails if it needs a file for which there is no room.
+    pub(crate) fn announced(spool: Spool, bytes: u64) -> io::Result<Self> {
+        let needs_file = bytes > spool.config().memory_each_max;
+        let mut filling = Self::new(spool);
+        if needs_file {
+            filling.disk.take(bytes)?;
+        }
+        Ok(filling)
     }
 
     pub(crate) async fn push(&mut self, part: Bytes) -> io::Result<()> {

@@ -102,6 +102,12 @@ impl ReplayGuard {
         Ok(Spent(Some(code)))
     }
 
+    /// How many more authorizations can be remembered.
+    pub fn room(&self, now: Now) -> usize {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.spent.room(now)
+    }
+
     /// Takes back that an authorization was spent, because nothing came of its message: the peer
     /// may send the very same again.
     pub fn release(&self, spent: Spent, now: Now) {

@@ -45,10 +45,10 @@ pub(crate) async fn upgrade(
     let full = "too many websockets have not shown yet who they are";
     let place = core.unauthenticated.clone().try_acquire_owned();
     let place = place.map_err(|_| Failure::NoMoreWebSockets(full))?;
-    let peer = match request.extensions().get::<Peer>() {
-        Some(peer) => peer.address.to_string(),
+    let (peer, spool) = match request.extensions().get::<Peer>() {
+        Some(peer) => (peer.address.to_string(), core.spool.for_party(&peer.party)),
         // Somebody else's server.
-        None => "unknown".to_owned(),
+        None => ("unknown".to_owned(), core.spool.clone()),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     let config = core.config.websockets.socket.clone();
@@ -58,7 +58,7 @@ pub(crate) async fn upgrade(
         match tokio::time::timeout(UPGRADE_TIMEOUT, upgrade).await {
             Ok(Ok(upgraded)) => {
                 let socket = Socket::accepted(TokioIo::new(upgraded), config).await;
-                session::serve(owner, socket, peer, place).await;
+                session::serve(owner, socket, peer, spool, place).await;
             }
             Ok(Err(error)) => tracing::debug!(peer, %error, "a connection was not upgraded"),
             Err(_) => tracing::debug!(peer, "a connection was not upgraded in time"),

@@ -2,6 +2,7 @@
 //! (`docs/protocol/stateless.md` §8).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{OriginalUri, Request, State};
 use axum::response::{IntoResponse as _, Response};
@@ -12,11 +13,15 @@ use httppubsub_net::{Judge, Rejected, stamp};
 use httppubsub_proto::auth::Claim;
 use httppubsub_proto::http::{ConfirmMissed, ConfirmReceive, HEAD_BYTES_MAX, MissedHead};
 use httppubsub_proto::url::Endpoint;
+use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::http::reply::{Failure, answer, unsubscribe_immediate};
 use crate::http::request::Incoming;
 use crate::message::Message;
+
+/// How long a message waits for room at a session: published broadcasters wait 5 s for the answer.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(4);
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
@@ -70,7 +75,8 @@ async fn receive_or_fail(core: &Arc<Core>, request: Request) -> Result<Response,
     .await?;
     let identifier = &received.head.identifier;
     let message = Message::new(received.head.topic.clone(), received.payload.clone());
-    let subscribers = core.hub.deliver(&Arc::new(message));
+    let deadline = Instant::now() + ROOM_TIMEOUT;
+    let subscribers = core.hub.deliver(&Arc::new(message), deadline).await;
     let claim = Claim::ConfirmReceive {
         identifier,
         subscribers,

@@ -166,6 +166,7 @@ impl Connection {
         let nonces = Nonces::new(random_bytes());
         let mut running = Running {
             own: self,
+            broadcaster,
             machine: SubscriberSession::new(self.session.clone(), random_bytes(), nonces, now),
             socket,
             pending,
@@ -233,6 +234,7 @@ type Prepared = (u32, Identifier, std::io::Result<Payload>);
 /// A connection that is there.
 struct Running<'a> {
     own: &'a Connection,
+    broadcaster: &'a str,
     machine: SubscriberSession<Payload>,
     socket: Socket,
     pending: &'a mut Pending,
@@ -415,15 +417,10 @@ impl Running<'_> {
     fn prepared(&mut self, (id, identifier, wire): Prepared) {
         let next = self.pending.notifications.front();
         // Nobody may wait for it any more: then another is the next.
-        let Some(next) = next.filter(|it| it.identifier == identifier) else {
+        if next.is_none_or(|it| it.identifier != identifier) {
             return;
-        };
-        let plain_bytes = next.payload.len();
+        }
         match wire {
-            // So few bytes would not be believed to be so many.
-            Ok(wire) if DecompressLimits::default().refuse(wire.len(), plain_bytes) => {
-                self.notify_next(0, None);
-            }
             Ok(wire) if self.compressor(id.into()).is_some() => {
                 self.notify_next(id, Some(wire));
             }
@@ -487,6 +484,10 @@ impl Running<'_> {
                 identifier,
                 subscribers,
             } => self.pending.acknowledged(&identifier, subscribers),
+            SubscriberEvent::Refused {
+                identifier,
+                refusal,
+            } => self.pending.refused(&identifier, self.broadcaster, refusal),
             SubscriberEvent::Receive(part) => self.receive(part).await?,
             SubscriberEvent::EnablePreset {
                 compressor, level, ..
@@ -572,9 +573,7 @@ impl Running<'_> {
                         Err(error) => {
                             let code = match &error {
                                 DecompressError::Spool(_) => 1011,
-                                DecompressError::Zstd(_)
-                                | DecompressError::Length { .. }
-                                | DecompressError::Bomb { .. } => 1002,
+                                DecompressError::Zstd(_) | DecompressError::Length { .. } => 1002,
                             };
                             Err(ended(code, format!("RECEIVE_STREAM: {}", chain(&error))))
                         }

@@ -5,9 +5,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use http::StatusCode;
 use httppubsub_net::Payload;
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::topic::{Identifier, Topic};
+use httppubsub_proto::ws::Refusal;
 use tokio::sync::oneshot;
 
 use crate::error::{AttemptError, RequestError};
@@ -160,6 +162,37 @@ impl Pending {
         if let Some(notification) = at.and_then(|at| self.sent.remove(at)) {
             let _ = notification.reply.send(Ok(subscribers));
         }
+    }
+
+    /// The broadcaster does not take this notification; nobody has it.
+    pub(crate) fn refused(&mut self, identifier: &Identifier, broadcaster: &str, refusal: Refusal) {
+        let at = self.sent.iter().position(|it| it.identifier == *identifier);
+        let Some(notification) = at.and_then(|at| self.sent.remove(at)) else {
+            return;
+        };
+        let (broadcaster, reason) = (broadcaster.to_owned(), refusal.to_string());
+        let error = match refusal {
+            Refusal::NotNow => RequestError::RetriesExhausted {
+                attempts: 1,
+                broadcaster,
+                last: AttemptError::Status {
+                    status: StatusCode::SERVICE_UNAVAILABLE,
+                    reason,
+                },
+            },
+            Refusal::TooLong
+            | Refusal::NotAsAnnounced
+            | Refusal::NotDecompressed
+            | Refusal::Other => RequestError::Refused {
+                broadcaster,
+                status: match refusal {
+                    Refusal::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+                    _ => StatusCode::BAD_REQUEST,
+                },
+                reason,
+            },
+        };
+        let _ = notification.reply.send(Err(error));
     }
 
     /// Nothing more is tried: everybody who waits is told what may have been done.

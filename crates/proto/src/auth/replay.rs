@@ -94,6 +94,12 @@ impl SpentCodes {
         self.expiry.remove(code);
     }
 
+    /// How many more can be remembered.
+    pub fn room(&mut self, now: Now) -> usize {
+        self.forget(now);
+        self.codes_max.saturating_sub(self.oldest_first.len())
+    }
+
     /// How many codes are remembered.
     pub fn len(&self) -> usize {
         self.expiry.len()

@@ -21,7 +21,7 @@ use crate::topic::{Identifier, Topic};
 use crate::ws::{
     BodyHead, Configure, ConfirmConfigure, ConfirmNotify, ConfirmReceive, ConnectionNonce,
     Continue, Counter, DisableCustom, EnableCustom, EnablePreset, HeaderStyle, InterestMessage,
-    MissedMessage, Notify, Part, StreamPart, ToBroadcaster, ToSubscriber,
+    MissedMessage, Notify, Part, Refusal, StreamPart, ToBroadcaster, ToSubscriber,
 };
 
 /// What all sessions of a broadcaster have in common.
@@ -101,11 +101,15 @@ struct Open<B> {
     /// In the order of the requests.
     confirmations: Ordered<Waiting<B>>,
     outbox: VecDeque<Waiting<B>>,
+    /// What the answers among these two take, in bytes.
+    answers_bytes: usize,
     /// The delivery of which parts were sent, with the counter of its first part and its number.
     sending: Option<(Cut<B>, Option<i64>, u64)>,
     /// How many deliveries were begun.
     deliveries: u64,
     expected: VecDeque<Expected>,
+    /// How many acknowledgements have come.
+    acknowledged: u64,
     stream: Option<Box<Assembly>>,
     /// Oldest first.
     compressors: Vec<(u32, CompressorSizes)>,
@@ -130,12 +134,32 @@ enum Waiting<B> {
         identifier: Identifier,
         topic: Topic,
         sha512: Sha512,
-        subscribers: u32,
+        /// How many have it, or why it was not taken.
+        outcome: Result<u32, Refusal>,
     },
     Deliver(Box<Delivery<B>>),
     Missed(Topic),
     Enable(Box<Compressor>),
     Disable(u32),
+}
+
+impl<B> Waiting<B> {
+    /// What it takes while it waits, in bytes, if it is the answer to something.
+    fn answer_bytes(&self) -> usize {
+        let beside = size_of::<Self>();
+        match self {
+            Self::ConfirmInterest { interest, .. } => beside + interest.as_bytes().len(),
+            Self::ContinueNotify { identifier, .. } => beside + identifier.as_bytes().len(),
+            Self::ConfirmNotify {
+                identifier, topic, ..
+            } => beside + identifier.as_bytes().len() + topic.as_bytes().len(),
+            Self::ConfirmConfigure(_)
+            | Self::Deliver(_)
+            | Self::Missed(_)
+            | Self::Enable(_)
+            | Self::Disable(_) => 0,
+        }
+    }
 }
 
 /// The acknowledgement of a part.
@@ -173,14 +197,16 @@ pub struct InterestTicket {
     place: u64,
 }
 
-/// A notification that is to be confirmed by [`BroadcasterSession::confirm_notify`].
+/// A notification that is to be answered by [`BroadcasterSession::confirm_notify`] or
+/// [`BroadcasterSession::refuse_notify`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "what comes later is confirmed only after this"]
 pub struct NotifyTicket {
     identifier: Identifier,
     topic: Topic,
-    /// The digest to sign, if it is not that of the plain body.
-    compressed_sha512: Option<Sha512>,
+    compressed_sha512: Sha512,
+    /// Of a NOTIFY_STREAM, the digest of the bytes on the wire is what is signed.
+    streamed: bool,
     place: u64,
 }
 
@@ -192,12 +218,13 @@ pub struct NotifyPart {
     pub streamed: bool,
     /// What the message is, with its first part.
     pub begins: Option<(Topic, BodyHead)>,
-    /// These bytes of the wire form. All parts together are known to have the announced length; of
-    /// a NOTIFY the digest was checked as well, of a stream it is for the driver to check.
+    /// These bytes of the wire form. All parts together are known to have the announced length;
+    /// the digest is for the driver to check.
     pub bytes: Bytes,
-    /// Must be spent before the part counts.
-    pub unspent: Unspent,
-    /// Comes with the last part. To be confirmed when the message is delivered.
+    /// Comes with the first part, and must be spent before the message counts. Later parts are
+    /// bound to the first by order and digest, so there is nothing to spend of them.
+    pub unspent: Option<Unspent>,
+    /// Comes with the last part. To be answered when the message is delivered, or refused.
     pub ends: Option<NotifyTicket>,
 }
 
@@ -276,7 +303,7 @@ impl<B: Clone> BroadcasterSession<B> {
         if matches!(self.state, State::Closed) {
             return;
         }
-        let handled = ToBroadcaster::decode(message)
+        let handled = ToBroadcaster::decode_unhashed(message)
             .map_err(SessionError::from)
             .and_then(|message| self.handle(message));
         if let Err(reason) = handled {
@@ -388,15 +415,30 @@ impl<B: Clone> BroadcasterSession<B> {
                 identifier,
                 topic,
                 compressed_sha512,
+                streamed,
                 place,
             } = ticket;
             let confirmation = Waiting::ConfirmNotify {
                 identifier,
                 topic,
-                sha512: compressed_sha512.unwrap_or(*sha512),
-                subscribers,
+                sha512: if streamed { compressed_sha512 } else { *sha512 },
+                outcome: Ok(subscribers),
             };
             open.confirm(place, confirmation);
+        }
+    }
+
+    /// The notification is not taken, and the connection goes on.
+    pub fn refuse_notify(&mut self, ticket: NotifyTicket, refusal: Refusal, now: Now) {
+        self.now = now;
+        if let State::Open(open) = &mut self.state {
+            let confirmation = Waiting::ConfirmNotify {
+                identifier: ticket.identifier,
+                topic: ticket.topic,
+                sha512: ticket.compressed_sha512,
+                outcome: Err(refusal),
+            };
+            open.confirm(ticket.place, confirmation);
         }
     }
 
@@ -411,6 +453,39 @@ impl<B: Clone> BroadcasterSession<B> {
         match &self.state {
             State::Open(open) => open.outbox.is_empty() && open.sending.is_none(),
             State::AwaitConfigure { .. } | State::Accepting { .. } | State::Closed => false,
+        }
+    }
+
+    /// Whether something waits to be sent: it leaves only as the subscriber reads and acknowledges.
+    pub fn has_unsent(&self) -> bool {
+        match &self.state {
+            State::Open(open) => !open.outbox.is_empty() || open.sending.is_some(),
+            State::AwaitConfigure { .. } | State::Accepting { .. } | State::Closed => false,
+        }
+    }
+
+    /// What the answers take that the subscriber has not read yet, or that wait for the answer to
+    /// something before, in bytes: the driver reads no more of it while they are too many.
+    pub fn answers_bytes(&self) -> usize {
+        match &self.state {
+            State::Open(open) => open.answers_bytes,
+            State::AwaitConfigure { .. } | State::Accepting { .. } | State::Closed => 0,
+        }
+    }
+
+    /// How many acknowledgements are due, of parts that were sent.
+    pub fn unacknowledged(&self) -> usize {
+        match &self.state {
+            State::Open(open) => open.expected.len(),
+            State::AwaitConfigure { .. } | State::Accepting { .. } | State::Closed => 0,
+        }
+    }
+
+    /// How many acknowledgements have come, of parts that were sent.
+    pub fn acknowledged(&self) -> u64 {
+        match &self.state {
+            State::Open(open) => open.acknowledged,
+            State::AwaitConfigure { .. } | State::Accepting { .. } | State::Closed => 0,
         }
     }
 
@@ -569,9 +644,11 @@ impl<B: Clone> Open<B> {
             interests: BTreeSet::new(),
             confirmations: Ordered::new(),
             outbox: VecDeque::from([Waiting::ConfirmConfigure(broadcaster_nonce)]),
+            answers_bytes: 0,
             sending: None,
             deliveries: 0,
             expected: VecDeque::new(),
+            acknowledged: 0,
             stream: None,
             compressors: Vec::new(),
             retired: Vec::new(),
@@ -676,14 +753,15 @@ impl<B: Clone> Open<B> {
         let ticket = NotifyTicket {
             identifier: it.identifier,
             topic: it.topic.clone(),
-            compressed_sha512: None,
+            compressed_sha512: it.head.compressed_sha512,
+            streamed: false,
             place: self.confirmations.place(),
         };
         Ok(BroadcasterEvent::Notify(NotifyPart {
             streamed: false,
             begins: Some((it.topic, it.head)),
             bytes: it.body,
-            unspent,
+            unspent: Some(unspent),
             ends: Some(ticket),
         }))
     }
@@ -744,7 +822,8 @@ impl<B: Clone> Open<B> {
             (Progress::Complete, Some(stream)) => Some(NotifyTicket {
                 identifier: it.identifier,
                 topic: stream.topic().clone(),
-                compressed_sha512: Some(stream.head().compressed_sha512),
+                compressed_sha512: stream.head().compressed_sha512,
+                streamed: true,
                 place: self.confirmations.place(),
             }),
             (_, stream) => {
@@ -763,9 +842,9 @@ impl<B: Clone> Open<B> {
         };
         Ok(BroadcasterEvent::Notify(NotifyPart {
             streamed: true,
+            unspent: begins.is_some().then_some(unspent),
             begins,
             bytes: it.body,
-            unspent,
             ends,
         }))
     }
@@ -801,6 +880,7 @@ impl<B: Clone> Open<B> {
         if !expected {
             return Err(protocol(WHAT, "another acknowledgement was due"));
         }
+        self.acknowledged += 1;
         let counter = self.peers.take();
         let claim = Claim::ContinueReceive {
             identifier: &it.identifier,
@@ -832,6 +912,7 @@ impl<B: Clone> Open<B> {
             }) if identifier == it.identifier => delivery,
             Some(_) | None => return Err(protocol(WHAT, "another acknowledgement was due")),
         };
+        self.acknowledged += 1;
         let counter = self.peers.take();
         let claim = Claim::ConfirmReceive {
             identifier: &it.identifier,
@@ -857,6 +938,7 @@ impl<B: Clone> Open<B> {
     }
 
     fn confirm(&mut self, place: u64, confirmation: Waiting<B>) {
+        self.answers_bytes += confirmation.answer_bytes();
         self.confirmations.fill(place, confirmation);
         while let Some(confirmation) = self.confirmations.pop() {
             self.outbox.push_back(confirmation);
@@ -877,6 +959,7 @@ impl<B: Clone> Open<B> {
             let Some(waiting) = self.outbox.pop_front() else {
                 return Ok(None);
             };
+            self.answers_bytes -= waiting.answer_bytes();
             if let Waiting::Deliver(delivery) = waiting {
                 self.deliveries += 1;
                 let Delivery {
@@ -998,19 +1081,24 @@ impl<B: Clone> Open<B> {
                 identifier,
                 topic,
                 sha512,
-                subscribers,
+                outcome,
             } => {
+                let (subscribers, tracing) = match outcome {
+                    Ok(subscribers) => (subscribers, &b""[..]),
+                    Err(refusal) => (0, refusal.tracing()),
+                };
                 let claim = Claim::ConfirmNotify {
                     identifier: &identifier,
                     subscribers,
                     topic: &topic,
                     sha512: &sha512,
                 };
+                let authorization = scheme.authorize(&claim, tracing, &nonces.stamp(now))?;
                 ToSubscriber::ConfirmNotify(ConfirmNotify {
-                    authorization: authorize(&claim)?,
+                    authorization,
                     identifier,
                     subscribers: subscribers.into(),
-                    tracing,
+                    tracing: Bytes::from_static(tracing),
                 })
             }
             Waiting::Missed(topic) => {

@@ -19,7 +19,7 @@ use crate::time::Now;
 use crate::topic::{Identifier, Topic};
 use crate::ws::{
     BodyHead, Configure, ConfirmNotify, ConfirmReceive, ConnectionNonce, Continue, Counter,
-    DisableCustom, EnableCustom, EnablePreset, HeaderStyle, InterestMessage, Notify, Part,
+    DisableCustom, EnableCustom, EnablePreset, HeaderStyle, InterestMessage, Notify, Part, Refusal,
     StreamPart, ToBroadcaster, ToSubscriber,
 };
 
@@ -215,6 +215,13 @@ pub enum SubscriberEvent {
         identifier: Identifier,
         /// How many.
         subscribers: u32,
+    },
+    /// The broadcaster does not take a notification. Nobody has it.
+    Refused {
+        /// Of the notification.
+        identifier: Identifier,
+        /// Why.
+        refusal: Refusal,
     },
     /// A message, or a part of one.
     Receive(ReceivePart),
@@ -673,9 +680,16 @@ impl<B: Clone> Open<B> {
         })?;
         // It names a notification whose identifier was drawn here, and is waited for but once.
         bound_to_this_message(unspent);
-        Ok(SubscriberEvent::Notified {
-            identifier,
-            subscribers,
+        let refusal = Refusal::of_tracing(&it.tracing).filter(|_| subscribers == 0);
+        Ok(match refusal {
+            Some(refusal) => SubscriberEvent::Refused {
+                identifier,
+                refusal,
+            },
+            None => SubscriberEvent::Notified {
+                identifier,
+                subscribers,
+            },
         })
     }
 

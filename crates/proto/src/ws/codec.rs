@@ -46,6 +46,21 @@ const MAX_SIZE: &str = "x-max-size";
 impl ToBroadcaster {
     /// Reads one websocket message. The body shares the memory of `bytes`.
     pub fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let message = Self::decode_unhashed(bytes)?;
+        if let Self::Notify(Notify { head, body, .. }) = &message
+            && Sha512::of(body) != head.compressed_sha512
+        {
+            return Err(DecodeError::Invalid {
+                field: "body",
+                at: bytes.len() - body.len(),
+                problem: "has another digest than x-compressed-sha512",
+            });
+        }
+        Ok(message)
+    }
+
+    /// The same, but the digest of a NOTIFY's body is not checked.
+    pub(crate) fn decode_unhashed(bytes: &Bytes) -> Result<Self, DecodeError> {
         let (kind, mut headers) = Headers::open(bytes)?;
         match kind {
             1 => decode_configure(&mut headers).map(Self::Configure),
@@ -610,16 +625,12 @@ fn decode_notify(headers: &mut Headers<'_>) -> Result<Notify, DecodeError> {
     let topic = headers.topic()?;
     let head = headers.body_head()?;
     let body = headers.body();
-    let wrong = |problem| DecodeError::Invalid {
-        field: "body",
-        at: headers.reader.position(),
-        problem,
-    };
     if body.len() as u64 != head.compressed_length {
-        return Err(wrong("has another length than x-compressed-length"));
-    }
-    if Sha512::of(&body) != head.compressed_sha512 {
-        return Err(wrong("has another digest than x-compressed-sha512"));
+        return Err(DecodeError::Invalid {
+            field: "body",
+            at: headers.reader.position(),
+            problem: "has another length than x-compressed-length",
+        });
     }
     Ok(Notify {
         identifier,

@@ -1,6 +1,7 @@
 //! Messages of the stateful protocol, as they travel over a websocket.
 
 mod message;
+mod refusal;
 mod url;
 
 mod codec;
@@ -10,4 +11,5 @@ pub use message::{
     EnableCustom, EnablePreset, HeaderStyle, InterestMessage, MissedMessage, Notify, Part,
     StreamPart, ToBroadcaster, ToSubscriber,
 };
+pub use refusal::Refusal;
 pub use url::{ConnectionNonce, Counter, WEBSOCKET};

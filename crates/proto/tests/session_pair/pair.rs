@@ -648,7 +648,10 @@ impl Broadcaster {
                 self.pending.push(Pending::Interest(ticket));
             }
             BroadcasterEvent::Notify(part) => {
-                spend(&mut self.spent, part.unspent, now);
+                assert_eq!(part.unspent.is_some(), part.begins.is_some());
+                if let Some(unspent) = part.unspent {
+                    spend(&mut self.spent, unspent, now);
+                }
                 let mut arriving = match (part.begins, part.streamed) {
                     (Some((topic, head)), _) => Arriving {
                         topic,
@@ -779,6 +782,7 @@ impl Subscriber {
                 identifier,
                 subscribers,
             } => self.notified.push((identifier, subscribers)),
+            SubscriberEvent::Refused { refusal, .. } => panic!("refused: {refusal}"),
             SubscriberEvent::Receive(part) => {
                 if let Some((topic, head)) = part.begins {
                     assert!(self.arriving.is_none(), "another message is under way");
