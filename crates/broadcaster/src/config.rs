@@ -309,6 +309,7 @@ impl Config {
             &mut self.cluster.lease,
             &mut self.cluster.forget_after,
             &mut self.websockets.configure_timeout,
+            &mut self.websockets.stall_timeout,
             &mut self.websockets.retrain_interval,
             &mut self.websockets.close_spread,
         ]);
