@@ -285,7 +285,7 @@ impl UnderWay {
         turns.retain(|_, turns| Arc::strong_count(turns) > 1);
         let of_peer = turns.entry(peer);
         of_peer
-            .or_insert_with(|| Arc::new(Semaphore::new(max.max(1))))
+            .or_insert_with(|| Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS))))
             .clone()
     }
 }

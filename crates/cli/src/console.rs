@@ -74,6 +74,21 @@ pub(crate) fn stderr_is_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
+/// `true` if what goes to standard error may have colors.
+pub(crate) fn stderr_has_colors() -> bool {
+    stderr_is_terminal() && colors_are_wanted()
+}
+
+/// `true` if what goes to standard output may have colors.
+pub(crate) fn stdout_has_colors() -> bool {
+    io::stdout().is_terminal() && colors_are_wanted()
+}
+
+fn colors_are_wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
 /// Adds to the lines of standard error what is written to it. Never fails.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueuedStderr;

@@ -41,13 +41,11 @@ impl Logs {
     pub(crate) fn begin(&self) -> anyhow::Result<()> {
         let filter = EnvFilter::try_new(&self.log)
             .map_err(|error| anyhow::anyhow!("--log {:?} is no filter: {error}", self.log))?;
-        let color = console::stderr_is_terminal()
-            && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let lines = fmt::layer()
             .with_writer(|| QueuedStderr)
             // It would be an `eprintln!`.
             .log_internal_errors(false)
-            .with_ansi(color);
+            .with_ansi(console::stderr_has_colors());
         let lines = match self.log_format {
             LogFormat::Text => lines.boxed(),
             LogFormat::Json => lines.json().flatten_event(true).boxed(),

@@ -112,13 +112,15 @@ impl Verb {
     }
 }
 
-/// With so many threads, one for each core unless said otherwise.
+/// A runtime of `threads`, by default one for each core. The number is always given: without it tokio
+/// reads `TOKIO_WORKER_THREADS` itself, and panics where it cannot.
 fn runtime(threads: Option<NonZeroUsize>) -> anyhow::Result<Runtime> {
-    let mut builder = Builder::new_multi_thread();
-    if let Some(threads) = threads {
-        builder.worker_threads(threads.get());
-    }
-    builder.enable_all().build().context("cannot start")
+    let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    Builder::new_multi_thread()
+        .worker_threads(threads.unwrap_or_else(cores).get())
+        .enable_all()
+        .build()
+        .context("cannot start")
 }
 
 /// Whether what failed may have been done all the same.

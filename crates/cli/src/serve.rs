@@ -240,8 +240,8 @@ impl FromStr for PresetFlag {
         let flag = Self {
             id: id.parse().map_err(|error| format!("ID: {error}"))?,
             level: level.parse().map_err(|error| format!("LEVEL: {error}"))?,
-            min_size: min_size
-                .parse()
+            min_size: units::bytes(min_size)
+                .and_then(|it| u32::try_from(it).map_err(|error| error.to_string()))
                 .map_err(|error| format!("MIN_BYTES: {error}"))?,
             path: path.into(),
         };
@@ -337,6 +337,7 @@ impl Serve {
             usage::wrong("serve", &problem);
         }
         self.logs.begin()?;
+        tokio::spawn(signals::go_on_upon_hangup()?);
         files::create_folder(&self.data)
             .with_context(|| format!("cannot make the data folder {}", self.data.display()))?;
         let secrets = match &self.secrets {
@@ -372,8 +373,8 @@ impl Serve {
         let broadcaster = Broadcaster::start(config, store, authorizations).await?;
         let drain_delay = self.drain_delay;
         tokio::spawn(stop_on_signal(broadcaster.clone(), drain_delay)?);
-        tokio::spawn(signals::go_on_upon_hangup()?);
         console::announce(format_args!("listening on http://{address}"));
+        tracing::info!(%address, "listening");
         if let Some(metrics) = metrics {
             let address = metrics.address;
             console::announce(format_args!("metrics on http://{address}/metrics"));
@@ -532,8 +533,7 @@ fn stop_on_signal(
         stop.signalled().await;
         broadcaster.withdraw();
         if !drain_delay.is_zero() {
-            let seconds = drain_delay.as_secs();
-            tracing::info!(seconds, "no longer ready; serving on for a while");
+            tracing::info!(delay = ?drain_delay, "no longer ready; serving on for a while");
         }
         tokio::select! {
             () = tokio::time::sleep(drain_delay) => {}

@@ -35,15 +35,16 @@ pub(crate) fn wrong(verb: &str, problem: &str) -> ! {
 
 fn exit(error: &Error) -> ! {
     let text = error.render();
+    let shown = |has_colors| match has_colors {
+        true => text.ansi().to_string(),
+        false => text.to_string(),
+    };
     if error.use_stderr() {
-        let text = match console::stderr_is_terminal() {
-            true => text.ansi().to_string(),
-            false => text.to_string(),
-        };
-        console::say(without_secrets(&text).trim_end_matches('\n'));
+        let text = without_secrets(&shown(console::stderr_has_colors()));
+        console::say(text.trim_end_matches('\n'));
     } else {
         // Whoever asked for help and does not read it has all that there is.
-        let _ = console::write(text.to_string().as_bytes());
+        let _ = console::write(shown(console::stdout_has_colors()).as_bytes());
     }
     console::flush();
     std::process::exit(error.exit_code())

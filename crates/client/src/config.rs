@@ -16,7 +16,7 @@ use httppubsub_proto::url::{ClientUrls, Endpoint, EndpointError, UrlTooLong, red
 use httppubsub_proto::ws::HeaderStyle;
 
 /// A broadcaster to ask.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct BroadcasterAddress {
     pub(crate) url: String,
     pub(crate) priority: Option<u32>,
@@ -37,6 +37,15 @@ impl BroadcasterAddress {
     pub fn priority(mut self, priority: u32) -> Self {
         self.priority = Some(priority);
         self
+    }
+}
+
+/// Shows no user name, password or query.
+impl std::fmt::Debug for BroadcasterAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("BroadcasterAddress");
+        shown.field("url", &redacted(&self.url));
+        shown.field("priority", &self.priority).finish()
     }
 }
 

@@ -70,8 +70,16 @@ pub struct PostConfig {
 }
 
 impl PostConfig {
-    /// The same with durations that can be added to a moment: more than [`time::FOREVER`] is that.
+    /// The same with durations that can be added to a moment: more than [`time::FOREVER`] is that. And
+    /// with counts that a semaphore can have.
     pub fn bounded(mut self) -> Self {
+        for count in [
+            &mut self.in_flight_max,
+            &mut self.in_flight_per_peer_max,
+            &mut self.connections_max,
+        ] {
+            *count = Semaphore::MAX_PERMITS.min(*count);
+        }
         time::bound([
             &mut self.connect_timeout,
             &mut self.answer_timeout,

@@ -49,6 +49,7 @@ impl ServeConfig {
             ..
         } = &mut self;
         time::bound([head_timeout, idle_timeout, grace]);
+        self.connections_max = self.connections_max.min(Semaphore::MAX_PERMITS);
         self
     }
 }

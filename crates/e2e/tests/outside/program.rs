@@ -3,6 +3,7 @@
 //! | fault | test |
 //! |---|---|
 //! | stderr-gone | stderr_gone_leaves_a_broadcaster_at_work |
+//! | stderr-gone | stderr_gone_or_stdout_is_the_same_to_a_broadcaster |
 //! | stderr-gone | stderr_gone_is_no_failure_of_listen |
 //! | stderr-gone | stderr_gone_and_stdout_too_ends_listen_quietly |
 //! | log-stuck | log_stuck_leaves_a_broadcaster_at_work |
@@ -103,6 +104,19 @@ fn stderr_gone_leaves_a_broadcaster_at_work() {
     let home = Home::new();
     let (mut server, _) = serve_with_stderr_at(&home, "/dev/full");
     is_at_work(&home, &mut server, 10);
+}
+
+#[test]
+fn stderr_gone_or_stdout_is_the_same_to_a_broadcaster() {
+    for script in ["exec \"$0\" \"$@\" >/dev/full", "exec \"$0\" \"$@\" >&-"] {
+        let home = Home::new();
+        let process = home.spawn_through(&["sh", "-c", script], &["--log-format", "json"]);
+        let line = process.log_line("\"listening\"");
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let said = format!("listening on http://{}", line["address"].as_str().unwrap());
+        let mut server = home.listening_on(process, &said).unwrap();
+        is_at_work(&home, &mut server, 1);
+    }
 }
 
 #[test]
@@ -573,8 +587,22 @@ fn environment_flags_may_be_one_zero_or_empty() {
         process.terminate();
         process.end_well();
     }
+    // One that tokio reads as well.
+    for verb in [
+        &["completions", "bash"][..],
+        &["notify", "t", "--data", "x"],
+    ] {
+        for value in ["", "0", "many"] {
+            let mut command = httppubsub();
+            command.args(verb).env("TOKIO_WORKER_THREADS", value);
+            command.env("HTTPPUBSUB_BROADCASTER", "not a url");
+            let code = command.output().unwrap().status.code();
+            assert!(matches!(code, Some(0 | 1)), "{verb:?} with {value:?}");
+        }
+    }
     // None of them means anything while it is empty.
     let mut command = httppubsub();
+    command.env("TOKIO_WORKER_THREADS", "");
     let mut seen = 0;
     for name in VERBS.iter().flat_map(|verb| variables(verb)) {
         command.env(name, "");
@@ -688,6 +716,9 @@ fn huge_timeouts_and_counts_of_flags_are_refused_or_work() {
 fn huge_timeouts_of_the_libraries_are_for_ever() {
     const MAX: Duration = Duration::MAX;
     let post = PostConfig {
+        in_flight_max: usize::MAX,
+        in_flight_per_peer_max: usize::MAX,
+        connections_max: usize::MAX,
         connect_timeout: MAX,
         answer_timeout: MAX,
         stall_timeout: MAX,
@@ -713,6 +744,7 @@ fn huge_timeouts_of_the_libraries_are_for_ever() {
         head_timeout: MAX,
         idle_timeout: MAX,
         grace: MAX,
+        connections_max: usize::MAX,
         ..ServeConfig::default()
     };
     let config = Config {
@@ -720,6 +752,8 @@ fn huge_timeouts_of_the_libraries_are_for_ever() {
         notify_timeout: MAX,
         body,
         sweep_interval: MAX,
+        missed_in_flight_max: usize::MAX,
+        missed_in_flight_per_peer_max: usize::MAX,
         load: LoadConfig {
             lag_max: MAX,
             ..LoadConfig::default()
