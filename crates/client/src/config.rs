@@ -81,7 +81,7 @@ pub struct ClientConfig {
     pub(crate) to_broadcaster: Arc<dyn Authorization>,
     pub(crate) to_subscriber: Arc<dyn Authorization>,
     pub(crate) passes: u32,
-    pub(crate) retry_ambiguous: bool,
+    pub(crate) retry_ambiguous: Option<bool>,
     pub(crate) reconcile_interval: Duration,
     pub(crate) queue_max: usize,
     pub(crate) replay_codes_max: usize,
@@ -189,13 +189,15 @@ impl ClientConfig {
             to_broadcaster: Arc::new(NoAuthorization),
             to_subscriber: Arc::new(NoAuthorization),
             passes: 2,
-            retry_ambiguous: true,
+            retry_ambiguous: None,
             reconcile_interval: Duration::from_secs(300),
             queue_max: 1_024,
             replay_codes_max: 1_000_000,
             spool: SpoolConfig::default(),
             // Whoever names the broadcasters decides where they are.
             post: PostConfig {
+                // A second for each MiB to be sent, and one to be delivered.
+                rate_min: 512 * 1024,
                 egress: Egress::anything(),
                 ..PostConfig::default()
             },
@@ -204,6 +206,14 @@ impl ClientConfig {
             clock: Clock::system(),
             websocket: None,
         })
+    }
+}
+
+impl ClientConfig {
+    /// How long the answer to a notification with a message of this length is waited for, from the first
+    /// byte that is sent.
+    pub fn notify_timeout(&self, message_bytes: u64) -> Duration {
+        self.post.timeout(message_bytes)
     }
 }
 
@@ -342,9 +352,10 @@ impl ClientConfigBuilder {
     }
 
     /// Whether a request goes to the next broadcaster when this one may have done it already. A
-    /// notification may then be delivered twice. Default: yes.
+    /// notification may then be delivered twice. Default: notifications do not, all other requests do,
+    /// as it makes no difference if they are done twice.
     pub fn retry_ambiguous(mut self, retry: bool) -> Self {
-        self.0.retry_ambiguous = retry;
+        self.0.retry_ambiguous = Some(retry);
         self
     }
 
@@ -377,8 +388,10 @@ impl ClientConfigBuilder {
         self
     }
 
-    /// Bounds on what is posted to broadcasters. Default: those of [`PostConfig`], and no
-    /// restriction of where to.
+    /// Bounds on what is posted to broadcasters. Default: those of [`PostConfig`], and no restriction of
+    /// where to. Its `answer_timeout` of 30 s is longer than a broadcaster takes (15 s), and its
+    /// `rate_min` of 512 KiB/s gives a long message the time to be sent and to be delivered; one that is
+    /// shorter than the broadcaster's gives notifications up that are being delivered.
     pub fn post(mut self, post: PostConfig) -> Self {
         self.0.post = post;
         self

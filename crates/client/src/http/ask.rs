@@ -21,8 +21,8 @@ pub(crate) trait Ask: Sync {
     /// What the answer tells.
     type Output: Send;
 
-    /// What an answer is compared with, drawn anew each time.
-    type Sent: Send;
+    /// What an answer is compared with, drawn anew for each attempt.
+    type Sent: Send + Sync;
 
     fn operation(&self) -> Operation;
 
@@ -38,12 +38,16 @@ pub(crate) trait Ask: Sync {
         0
     }
 
-    /// The request, authorized anew.
+    /// Draws what tells an attempt from others.
+    fn draw(&self) -> Self::Sent;
+
+    /// The request of an attempt, authorized anew each time that it is sent.
     fn make(
         &self,
+        sent: &Self::Sent,
         authorization: &dyn Authorization,
         now: Now,
-    ) -> Result<(Post, Self::Sent), CannotAuthorize>;
+    ) -> Result<Post, CannotAuthorize>;
 
     /// What an answer of status 2xx tells, and the authorization that must be spent before it
     /// counts.
@@ -114,11 +118,14 @@ impl Ask for Subscribe<'_> {
         Some(Told::WasSo)
     }
 
+    fn draw(&self) {}
+
     fn make(
         &self,
+        (): &(),
         authorization: &dyn Authorization,
         now: Now,
-    ) -> Result<(Post, ()), CannotAuthorize> {
+    ) -> Result<Post, CannotAuthorize> {
         let request = SubscribeRequest {
             url: self.urls.receive.clone(),
             interest: self.interest.clone(),
@@ -131,7 +138,7 @@ impl Ask for Subscribe<'_> {
             interest: self.interest,
         };
         let value = authorization.authorize(&claim, b"", &stamp(now))?;
-        Ok((post(value, request.encode()), ()))
+        Ok(post(value, request.encode()))
     }
 
     fn read(
@@ -176,11 +183,14 @@ impl Ask for Unsubscribe<'_> {
         Some(Told::WasSo)
     }
 
+    fn draw(&self) {}
+
     fn make(
         &self,
+        (): &(),
         authorization: &dyn Authorization,
         now: Now,
-    ) -> Result<(Post, ()), CannotAuthorize> {
+    ) -> Result<Post, CannotAuthorize> {
         let request = UnsubscribeRequest {
             url: self.urls.receive.clone(),
             interest: self.interest.clone(),
@@ -192,7 +202,7 @@ impl Ask for Unsubscribe<'_> {
             interest: self.interest,
         };
         let value = authorization.authorize(&claim, b"", &stamp(now))?;
-        Ok((post(value, request.encode()), ()))
+        Ok(post(value, request.encode()))
     }
 
     fn read(
@@ -229,11 +239,14 @@ impl Ask for Check<'_> {
         paths::CHECK_SUBSCRIPTIONS
     }
 
+    fn draw(&self) {}
+
     fn make(
         &self,
+        (): &(),
         authorization: &dyn Authorization,
         now: Now,
-    ) -> Result<(Post, ()), CannotAuthorize> {
+    ) -> Result<Post, CannotAuthorize> {
         let request = CheckRequest {
             tracing: Bytes::new(),
             url: self.urls.receive.clone(),
@@ -242,7 +255,7 @@ impl Ask for Check<'_> {
             url: self.urls.receive.as_str(),
         };
         let value = authorization.authorize(&claim, b"", &stamp(now))?;
-        Ok((post(value, request.encode()), ()))
+        Ok(post(value, request.encode()))
     }
 
     fn read(
@@ -297,17 +310,20 @@ impl Ask for Set<'_> {
         paths::SET_SUBSCRIPTIONS
     }
 
+    fn draw(&self) {}
+
     fn make(
         &self,
+        (): &(),
         authorization: &dyn Authorization,
         now: Now,
-    ) -> Result<(Post, ()), CannotAuthorize> {
+    ) -> Result<Post, CannotAuthorize> {
         let claim = Claim::Set {
             url: self.urls.receive.as_str(),
             etag: &self.etag,
         };
         let value = authorization.authorize(&claim, b"", &stamp(now))?;
-        Ok((post(value, self.body.clone()), ()))
+        Ok(post(value, self.body.clone()))
     }
 
     fn read(
@@ -345,13 +361,17 @@ impl Ask for Notify<'_> {
         self.payload.len()
     }
 
+    fn draw(&self) -> Identifier {
+        Identifier::new(random_bytes::<12>().to_vec())
+            .expect("12 bytes fit the field of an identifier")
+    }
+
     fn make(
         &self,
+        identifier: &Identifier,
         authorization: &dyn Authorization,
         now: Now,
-    ) -> Result<(Post, Identifier), CannotAuthorize> {
-        let identifier = Identifier::new(random_bytes::<12>().to_vec())
-            .expect("12 bytes fit the field of an identifier");
+    ) -> Result<Post, CannotAuthorize> {
         let head = NotifyHead {
             topic: self.topic.clone(),
             sha512: *self.payload.sha512(),
@@ -361,17 +381,16 @@ impl Ask for Notify<'_> {
         };
         let claim = Claim::Notify {
             topic: self.topic,
-            identifier: &identifier,
+            identifier,
             sha512: self.payload.sha512(),
         };
-        let post = Post {
+        Ok(Post {
             payload: Some(self.payload.clone()),
             ..post(
                 authorization.authorize(&claim, b"", &stamp(now))?,
                 head.encode(),
             )
-        };
-        Ok((post, identifier))
+        })
     }
 
     fn read(

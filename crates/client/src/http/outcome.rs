@@ -43,14 +43,22 @@ pub(crate) fn outcome(operation: Operation, answer: Result<StatusCode, &PostErro
         ) => Outcome::Later,
         Ok(_) => Outcome::Refused,
         Err(PostError::Authorize(_) | PostError::Malformed { .. }) => Outcome::NotSent,
-        // Whoever cannot be reached has not done it.
-        Err(error) if error.nothing_sent() => Outcome::Later,
+        // A broadcaster that has not got all of it has not done it.
+        Err(error) if error.is_incomplete() => Outcome::Later,
         Err(_) => Outcome::Ambiguous,
     }
 }
 
-/// What is done when an attempt was refused after an earlier one was ambiguous.
+/// What is done when an attempt was ambiguous.
 impl Operation {
+    /// Whether it makes no difference if it is done twice.
+    pub(crate) fn may_be_done_twice(self) -> bool {
+        match self {
+            Self::Notify => false,
+            Self::Subscribe | Self::Unsubscribe | Self::Set | Self::Check => true,
+        }
+    }
+
     /// Whether a refusal leaves it open if an earlier attempt did it: what was notified stays so,
     /// whereas the broadcasters share their subscriptions.
     pub(crate) fn stays_ambiguous(self) -> bool {

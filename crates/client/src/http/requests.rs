@@ -24,7 +24,8 @@ pub(crate) struct Requests<P = Network> {
     posts: P,
     broadcasters: Vec<BroadcasterAddress>,
     passes: u32,
-    retry_ambiguous: bool,
+    /// Unless it is set, what may be done twice is asked again and a notification is not.
+    retry_ambiguous: Option<bool>,
     to_broadcaster: Arc<dyn Authorization>,
     to_subscriber: Arc<dyn Authorization>,
     guard: Arc<ReplayGuard>,
@@ -123,7 +124,8 @@ impl<P: Posts> Requests<P> {
                     }
                     Tried::Ambiguous(cause) => {
                         tracing::debug!(broadcaster, error = %cause, "perhaps done");
-                        if !self.retry_ambiguous {
+                        let is_retried = ask.operation().may_be_done_twice();
+                        if !self.retry_ambiguous.unwrap_or(is_retried) {
                             return Err(RequestError::Ambiguous { broadcaster, cause });
                         }
                         ambiguous = Some((broadcaster, cause));
@@ -161,38 +163,31 @@ impl<P: Posts> Requests<P> {
     }
 
     async fn attempt<A: Ask>(&self, ask: &A, at: usize, sent: &Arc<AtomicU64>) -> Tried<A::Output> {
-        let mut compared = None;
-        let make = || {
-            let (post, sent) = ask.make(&*self.to_broadcaster, self.clock.now())?;
-            // The last one that was made is the one that was answered.
-            compared = Some(sent);
-            Ok(post)
-        };
+        let compared = ask.draw();
+        let make = || ask.make(&compared, &*self.to_broadcaster, self.clock.now());
         let path = ask.path();
         let answer = self
             .posts
             .post(at, path, ask.message_bytes(), sent, make)
             .await;
         let status = answer.as_ref().map(|answer| answer.status);
-        match (outcome(ask.operation(), status), answer, compared) {
-            (Outcome::Done, Ok(answer), Some(compared)) => {
-                match self.read(ask, &compared, &answer).await {
-                    Ok(output) => Tried::Done(output),
-                    Err(error) => Tried::Ambiguous(error),
-                }
-            }
-            (Outcome::WasSo, Ok(answer), _) => match ask.was_so() {
+        match (outcome(ask.operation(), status), answer) {
+            (Outcome::Done, Ok(answer)) => match self.read(ask, &compared, &answer).await {
+                Ok(output) => Tried::Done(output),
+                Err(error) => Tried::Ambiguous(error),
+            },
+            (Outcome::WasSo, Ok(answer)) => match ask.was_so() {
                 Some(output) => Tried::Done(output),
                 None => refused(&answer),
             },
-            (Outcome::Later, Ok(answer), _) => Tried::Later(AttemptError::Status {
+            (Outcome::Later, Ok(answer)) => Tried::Later(AttemptError::Status {
                 status: answer.status,
                 reason: reason(&answer),
             }),
-            (Outcome::NotSent, Err(error), _) => Tried::NotSent(error),
-            (Outcome::Later, Err(error), _) => Tried::Later(error.into()),
-            (_, Err(error), _) => Tried::Ambiguous(error.into()),
-            (_, Ok(answer), _) => refused(&answer),
+            (Outcome::NotSent, Err(error)) => Tried::NotSent(error),
+            (Outcome::Later, Err(error)) => Tried::Later(error.into()),
+            (_, Err(error)) => Tried::Ambiguous(error.into()),
+            (_, Ok(answer)) => refused(&answer),
         }
     }
 
@@ -386,6 +381,7 @@ mod tests {
         let (requests, asked) = signed([Act::Break, Act::Status(503), notified(true)]);
         let requests = Requests {
             passes: 3,
+            retry_ambiguous: Some(true),
             ..requests
         };
         let topic = Topic::new("foo").unwrap();
@@ -402,6 +398,25 @@ mod tests {
         let heads: HashSet<_> = asked.iter().map(|it| &it.head).collect();
         let signatures: HashSet<_> = asked.iter().map(|it| &it.authorization).collect();
         assert_eq!((heads.len(), signatures.len()), (3, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_notification_that_may_have_been_delivered_is_not_sent_again_unless_asked_for() {
+        let topic = Topic::new("foo").unwrap();
+        let payload = Payload::from_bytes("hello");
+        let (requests, asked) = signed([Act::Break, notified(true)]);
+        let notified = requests.notify(&topic, &payload, &Arc::default()).await;
+        assert!(matches!(notified, Err(RequestError::Ambiguous { .. })));
+        assert_eq!(asked.lock().unwrap().len(), 1);
+        // Not all of it was sent, so it was not delivered.
+        let (requests, asked) = signed([Act::CutShort, self::notified(true)]);
+        let notified = requests.notify(&topic, &payload, &Arc::default()).await;
+        assert_eq!(notified.unwrap(), 2);
+        assert_eq!(asked.lock().unwrap().len(), 2);
+        // A subscription may be made twice.
+        let (requests, asked) = signed([Act::Break, confirmed(1)]);
+        requests.subscribe(&urls(), &interest()).await.unwrap();
+        assert_eq!(asked.lock().unwrap().len(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,6 +24,8 @@ pub(super) enum Act {
     Say(Say),
     /// The connection breaks.
     Break,
+    /// It breaks before all of the request was sent.
+    CutShort,
     /// Nobody is there.
     Absent,
 }
@@ -107,6 +109,12 @@ impl Posts for Script {
             Act::Break => Err(PostError::Timeout {
                 origin: origin(),
                 timeout: Duration::from_secs(30),
+                is_whole: true,
+            }),
+            Act::CutShort => Err(PostError::Broken {
+                origin: origin(),
+                source: std::io::ErrorKind::ConnectionReset.into(),
+                is_whole: false,
             }),
             Act::Absent => Err(PostError::Connect {
                 origin: origin(),
