@@ -10,7 +10,7 @@ use httppubsub_proto::auth::{AuthError, Claim};
 use httppubsub_proto::http::{ConfirmMissed, MissedHead, UNSUBSCRIBE_IMMEDIATE};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
-use httppubsub_proto::url::{EndpointError, Origin, SubscriberUrl};
+use httppubsub_proto::url::{EndpointError, Origin};
 use httppubsub_proto::wire::DecodeError;
 use httppubsub_store::{ClaimedNotice, Missed, NoticeOutcome, StoreError};
 use tokio::sync::Semaphore;
@@ -152,7 +152,7 @@ async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
         };
     }
     let attempts = notice.attempts.saturating_add(1);
-    match send(core, recovery, topic).await {
+    match send(core, notice).await {
         Ok(()) => {
             let (url, interest) = (&notice.url, &notice.interest);
             let quarantine = core.quarantine.as_ref();
@@ -222,7 +222,8 @@ enum NotTaken {
     Auth(#[from] AuthError),
 }
 
-async fn send(core: &Core, recovery: &SubscriberUrl, topic: &Topic) -> Result<(), NotTaken> {
+async fn send(core: &Core, notice: &ClaimedNotice) -> Result<(), NotTaken> {
+    let (recovery, topic) = (&notice.recovery, &notice.topic);
     let target = core.poster.target(recovery)?;
     let body = MissedHead {
         tracing: Default::default(),
@@ -261,7 +262,7 @@ async fn send(core: &Core, recovery: &SubscriberUrl, topic: &Topic) -> Result<()
             .verify(&claim, &confirm.tracing, value, now)
     })?;
     let _spent = core.guard.spend(unspent, now).await?;
-    core.poster.confirmed(&target);
+    core.poster.notice_confirmed(&target, &notice.url);
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! The circuit breaker of a peer: one that fails again and again is posted nothing for a while, and
 //! then little until it confirms something.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use httppubsub_proto::time;
@@ -21,8 +22,8 @@ pub struct BreakerConfig {
     pub pause: Duration,
     /// Longest time it is open. Default 30 s.
     pub pause_max: Duration,
-    /// Longest message that is sent for a trial where there is no notice to send, in bytes. Default
-    /// 64 KiB.
+    /// Longest message that is sent for a trial, in bytes, unless none as short as this came for a
+    /// further pause. Default 64 KiB.
     pub trial_bytes_max: u64,
     /// What is posted to a peer that never confirmed anything. Default: as to all others.
     pub unproven: Option<UnprovenLimits>,
@@ -100,6 +101,7 @@ pub enum TrialBy {
     Message,
 }
 
+/// The circuit breaker of an origin.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     /// Nothing is wrong, so the rest need not be looked at.
@@ -107,7 +109,20 @@ pub(crate) struct Breaker {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+/// The circuit breakers of single urls of one origin, by path: what a url alone is to blame for is held
+/// against it and not against its neighbours. Only those that failed are here.
+#[derive(Debug, Default)]
+pub(crate) struct UrlBreakers {
+    count: AtomicUsize,
+    by_path: Mutex<HashMap<Arc<str>, State>>,
+}
+
+/// How many urls of an origin are remembered for their failures; when there are more, those that failed
+/// least recently are forgotten.
+const URLS_MAX: usize = 4_096;
+
+/// What is known of the failures of an origin or of a url.
+#[derive(Debug, Default)]
 struct State {
     is_proven: bool,
     /// In a row.
@@ -115,7 +130,11 @@ struct State {
     /// Since the last confirmation.
     first_failed_at: Option<Instant>,
     failed_at: Option<Instant>,
+    /// For what those failures are held against.
+    blamed: Blamed,
     open: Option<Open>,
+    /// How long it is open the next time, if it was before and nothing was confirmed since.
+    pause: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -123,18 +142,37 @@ struct Open {
     until: Instant,
     pause: Duration,
     trials: u32,
+    /// A notice was confirmed, which proves that the peer answers notices and nothing else.
+    answers_notices: bool,
 }
 
-impl State {
-    /// Fails while one that is not proven is left alone.
-    fn rests(&self, limits: &UnprovenLimits, now: Instant) -> Result<(), NotTried> {
-        let failed_at = self.failed_at;
-        let rests = failed_at.is_some_and(|at| now < at + limits.pause);
-        match self.open.is_none() && rests {
-            true => Err(NotTried::Unproven),
-            false => Ok(()),
+/// Whom failures are held against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Blamed {
+    #[default]
+    Nobody,
+    /// All of them came from this url.
+    Url(usize),
+    All,
+}
+
+impl Blamed {
+    fn and(self, blamed: Blame) -> Self {
+        match (self, blamed) {
+            (Self::Nobody, Blame::Url(url)) => Self::Url(url),
+            (Self::Url(before), Blame::Url(url)) if before == url => self,
+            _ => Self::All,
         }
     }
+}
+
+/// What a failure may be the fault of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// Of one url, known by this number, or of all.
+    Url(usize),
+    /// Not of one url.
+    All,
 }
 
 /// After so many trials by a notice the message itself is tried: the recovery url may be what is wrong.
@@ -151,6 +189,110 @@ pub(crate) enum News {
     Proven,
 }
 
+impl State {
+    /// Fails while one that is not proven is left alone.
+    fn rests(&self, limits: &UnprovenLimits, now: Instant) -> Result<(), NotTried> {
+        let failed_at = self.failed_at;
+        let rests = failed_at.is_some_and(|at| now < at + limits.pause);
+        match self.open.is_none() && rests {
+            true => Err(NotTried::Unproven),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a delivery may be tried now, and then whether that is a trial.
+    fn admit(
+        &mut self,
+        config: &BreakerConfig,
+        now: Instant,
+        message_bytes: u64,
+        by: impl FnOnce() -> TrialBy,
+    ) -> Result<bool, NotTried> {
+        let Some(open) = &mut self.open else {
+            return Ok(false);
+        };
+        if now < open.until {
+            return Err(NotTried::Open);
+        }
+        let with_notice =
+            !open.answers_notices && open.trials < NOTICE_TRIALS_MAX && by() == TrialBy::Notice;
+        // A short message is preferred, but there may never be one.
+        let is_too_long = message_bytes > config.trial_bytes_max && now < open.until + open.pause;
+        if !with_notice && is_too_long {
+            return Err(NotTried::Open);
+        }
+        // One trial in each pause.
+        open.until = now + open.pause;
+        open.pause = (open.pause * 2).min(config.pause_max);
+        open.trials += 1;
+        match with_notice {
+            true => Err(NotTried::NoticeFirst),
+            false => Ok(true),
+        }
+    }
+
+    /// A delivery was confirmed; `true` if it was open.
+    fn confirmed(&mut self) -> bool {
+        let was_open = self.open.is_some();
+        *self = Self {
+            is_proven: true,
+            failed_at: self.failed_at,
+            ..Self::default()
+        };
+        was_open
+    }
+
+    /// A notice was confirmed: one delivery may be tried at once, and no more until that is confirmed.
+    fn noticed(&mut self, now: Instant) {
+        if let Some(open) = &mut self.open
+            && !open.answers_notices
+        {
+            open.answers_notices = true;
+            open.until = now;
+        }
+    }
+
+    /// The peer asked for something: deliveries are tried, and the next that fails opens it again.
+    fn heard(&mut self) -> Option<News> {
+        let open = self.open.take()?;
+        self.pause = Some(open.pause);
+        Some(News::Closed)
+    }
+
+    fn failed(
+        &mut self,
+        config: &BreakerConfig,
+        now: Instant,
+        began: Instant,
+        blame: Blame,
+    ) -> Option<News> {
+        if self.failed_at.is_some_and(|at| began < at) {
+            return None;
+        }
+        self.failed_at = Some(now);
+        self.failures = self.failures.saturating_add(1);
+        self.blamed = self.blamed.and(blame);
+        let since = *self.first_failed_at.get_or_insert(now);
+        if let Some(open) = &mut self.open {
+            // A trial that hung for longer than the pause.
+            open.until = open.until.max(now + config.pause);
+            return None;
+        }
+        let is_enough = self.failures >= config.failures && now >= since + config.lasting;
+        if !is_enough || self.blamed != Blamed::All {
+            return None;
+        }
+        let pause = self.pause.unwrap_or(config.pause);
+        self.open = Some(Open {
+            until: now + pause,
+            pause: (pause * 2).min(config.pause_max),
+            trials: 0,
+            answers_notices: false,
+        });
+        Some(News::Opened(self.failures))
+    }
+}
+
 impl Breaker {
     pub(crate) fn new(config: Option<&BreakerConfig>) -> Self {
         let is_proven = config.is_none_or(|config| config.unproven.is_none());
@@ -158,10 +300,7 @@ impl Breaker {
             is_closed: AtomicBool::new(is_proven),
             state: Mutex::new(State {
                 is_proven,
-                failures: 0,
-                first_failed_at: None,
-                failed_at: None,
-                open: None,
+                ..State::default()
             }),
         }
     }
@@ -185,24 +324,7 @@ impl Breaker {
             }
             state.rests(limits, now)?;
         }
-        let Some(open) = &mut state.open else {
-            return Ok(false);
-        };
-        if now < open.until {
-            return Err(NotTried::Open);
-        }
-        let with_notice = open.trials < NOTICE_TRIALS_MAX && by() == TrialBy::Notice;
-        if !with_notice && message_bytes > config.trial_bytes_max {
-            return Err(NotTried::Open);
-        }
-        // One trial in each pause.
-        open.until = now + open.pause;
-        open.pause = (open.pause * 2).min(config.pause_max);
-        open.trials += 1;
-        if with_notice {
-            return Err(NotTried::NoticeFirst);
-        }
-        Ok(true)
+        state.admit(config, now, message_bytes, by)
     }
 
     /// Whether a delivery that was admitted may still be tried, now that it has its turn.
@@ -234,16 +356,19 @@ impl Breaker {
         !self.is_closed.load(Ordering::Relaxed) && self.state().open.is_some()
     }
 
-    /// The peer confirmed something.
+    /// Whether the peer need not show first that it wants what it gets.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed) || self.state().is_proven
+    }
+
+    /// The peer confirmed a delivery.
     pub(crate) fn confirmed(&self) -> Option<News> {
         if self.is_closed.load(Ordering::Relaxed) {
             return None;
         }
         let mut state = self.state();
-        let was_proven = std::mem::replace(&mut state.is_proven, true);
-        let was_open = state.open.take().is_some();
-        state.failures = 0;
-        state.first_failed_at = None;
+        let was_proven = state.is_proven;
+        let was_open = state.confirmed();
         self.is_closed.store(true, Ordering::Relaxed);
         match (was_proven, was_open) {
             (false, _) => Some(News::Proven),
@@ -252,16 +377,25 @@ impl Breaker {
         }
     }
 
-    /// The peer was heard of in another way: it is worth while to try it again.
-    pub(crate) fn heard(&self) -> Option<News> {
+    /// The peer confirmed a notice, which says nothing of deliveries.
+    pub(crate) fn noticed(&self, now: Instant) -> Option<News> {
         if self.is_closed.load(Ordering::Relaxed) {
             return None;
         }
         let mut state = self.state();
-        state.failures = 0;
-        state.first_failed_at = None;
-        self.is_closed.store(state.is_proven, Ordering::Relaxed);
-        state.open.take().map(|_| News::Closed)
+        state.noticed(now);
+        let was_proven = std::mem::replace(&mut state.is_proven, true);
+        let is_closed = state.failures == 0 && state.open.is_none();
+        self.is_closed.store(is_closed, Ordering::Relaxed);
+        (!was_proven).then_some(News::Proven)
+    }
+
+    /// The peer asked for something: it is worth while to try it again.
+    pub(crate) fn heard(&self) -> Option<News> {
+        match self.is_closed.load(Ordering::Relaxed) {
+            true => None,
+            false => self.state().heard(),
+        }
     }
 
     /// A delivery that began then was not confirmed.
@@ -270,29 +404,102 @@ impl Breaker {
         config: &BreakerConfig,
         now: Instant,
         began: Instant,
+        blame: Blame,
     ) -> Option<News> {
         let mut state = self.state();
-        if state.failed_at.is_some_and(|at| began < at) {
-            return None;
-        }
         self.is_closed.store(false, Ordering::Relaxed);
-        state.failed_at = Some(now);
-        state.failures = state.failures.saturating_add(1);
-        let failures = state.failures;
-        let since = *state.first_failed_at.get_or_insert(now);
-        if failures < config.failures || now < since + config.lasting || state.open.is_some() {
-            return None;
-        }
-        state.open = Some(Open {
-            until: now + config.pause,
-            pause: (config.pause * 2).min(config.pause_max),
-            trials: 0,
-        });
-        Some(News::Opened(failures))
+        state.failed(config, now, began, blame)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UrlBreakers {
+    /// `true` if no url has failed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// How many are open at this moment.
+    pub(crate) fn open(&self) -> usize {
+        match self.is_empty() {
+            true => 0,
+            false => self
+                .by_path()
+                .values()
+                .filter(|it| it.open.is_some())
+                .count(),
+        }
+    }
+
+    /// Whether a delivery to this path may be tried now, and then whether that is a trial.
+    pub(crate) fn admit(
+        &self,
+        path: &str,
+        config: &BreakerConfig,
+        now: Instant,
+        message_bytes: u64,
+        by: impl FnOnce() -> TrialBy,
+    ) -> Result<bool, NotTried> {
+        match self.by_path().get_mut(path) {
+            Some(state) => state.admit(config, now, message_bytes, by),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether a delivery that was admitted may still be tried, now that it has its turn.
+    pub(crate) fn is_still_admitted(&self, path: &str) -> Result<(), NotTried> {
+        match self.by_path().get(path) {
+            Some(state) if state.open.is_some() => Err(NotTried::Open),
+            _ => Ok(()),
+        }
+    }
+
+    /// A delivery to this path was confirmed.
+    pub(crate) fn confirmed(&self, path: &str) -> Option<News> {
+        let mut by_path = self.by_path();
+        let state = by_path.remove(path)?;
+        self.count.store(by_path.len(), Ordering::Relaxed);
+        state.open.map(|_| News::Closed)
+    }
+
+    /// A notice for the subscriber at this path was confirmed.
+    pub(crate) fn noticed(&self, path: &str, now: Instant) {
+        if let Some(state) = self.by_path().get_mut(path) {
+            state.noticed(now);
+        }
+    }
+
+    /// The subscriber at this path asked for something.
+    pub(crate) fn heard(&self, path: &str) -> Option<News> {
+        self.by_path().get_mut(path)?.heard()
+    }
+
+    /// A delivery to this path that began then was not confirmed.
+    pub(crate) fn failed(
+        &self,
+        path: &Arc<str>,
+        config: &BreakerConfig,
+        now: Instant,
+        began: Instant,
+    ) -> Option<News> {
+        let mut by_path = self.by_path();
+        if by_path.len() >= URLS_MAX && !by_path.contains_key(path) {
+            let mut failed_at: Vec<_> = by_path.values().map(|it| it.failed_at).collect();
+            let (_, middle, _) = failed_at.select_nth_unstable(URLS_MAX / 2);
+            let middle = *middle;
+            by_path.retain(|_, it| it.failed_at > middle);
+        }
+        let state = by_path.entry(path.clone()).or_default();
+        let news = state.failed(config, now, began, Blame::All);
+        self.count.store(by_path.len(), Ordering::Relaxed);
+        news
+    }
+
+    fn by_path(&self) -> MutexGuard<'_, HashMap<Arc<str>, State>> {
+        self.by_path.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -336,7 +543,7 @@ mod tests {
 
         fn fail(&self, began: f64, ended: f64) -> Option<News> {
             let (began, ended) = (self.at(began), self.at(ended));
-            self.breaker.failed(&self.config, ended, began)
+            self.breaker.failed(&self.config, ended, began, Blame::All)
         }
 
         fn open() -> Self {
@@ -387,6 +594,74 @@ mod tests {
     }
 
     #[test]
+    fn a_confirmed_notice_lets_one_delivery_through_and_proves_nothing_else() {
+        let peer = Peer::open();
+        assert_eq!(peer.admit(3.0, 1_000, Notice), Err(NotTried::NoticeFirst));
+        assert_eq!(peer.breaker.noticed(peer.at(3.1)), None);
+        assert!(peer.breaker.is_open());
+        assert_eq!(peer.admit(3.1, 1_000, Notice), Err(NotTried::Open));
+        assert_eq!(peer.admit(3.1, 100, Notice), Ok(true));
+        assert_eq!(peer.admit(3.1, 100, Notice), Err(NotTried::Open));
+        // It hangs for longer than the pause; further notices say nothing new.
+        assert_eq!(peer.fail(3.1, 13.1), None);
+        assert_eq!(peer.breaker.noticed(peer.at(13.2)), None);
+        assert_eq!(peer.admit(15.0, 100, Notice), Err(NotTried::Open));
+        assert_eq!(peer.admit(15.1, 100, Notice), Ok(true));
+        assert_eq!(peer.breaker.confirmed(), Some(News::Closed));
+        // Before it is open they do not make good for deliveries that fail.
+        assert_eq!(peer.fail(20.0, 21.0), None);
+        assert_eq!(peer.breaker.noticed(peer.at(21.5)), None);
+        assert_eq!(peer.fail(22.0, 23.0), None);
+        assert_eq!(peer.breaker.noticed(peer.at(23.5)), None);
+        assert_eq!(peer.fail(24.0, 25.0), Some(News::Opened(3)));
+    }
+
+    #[test]
+    fn a_long_message_is_the_trial_where_no_short_one_comes() {
+        let peer = Peer::open();
+        assert_eq!(peer.admit(6.9, 101, Message), Err(NotTried::Open));
+        assert_eq!(peer.admit(7.0, 101, Message), Ok(true));
+    }
+
+    #[test]
+    fn an_origin_is_to_blame_for_what_comes_from_more_than_one_url() {
+        let peer = Peer::new(CONFIG);
+        let fail = |at: f64, url| {
+            let (began, ended) = (peer.at(at), peer.at(at + 0.5));
+            peer.breaker.failed(&CONFIG, ended, began, Blame::Url(url))
+        };
+        for at in 0..10 {
+            assert_eq!(fail(f64::from(at), 7), None);
+        }
+        assert!(!peer.breaker.is_open());
+        assert_eq!(fail(20.0, 8), Some(News::Opened(11)));
+    }
+
+    #[test]
+    fn a_url_has_a_breaker_of_its_own_and_so_many_are_remembered() {
+        let urls = UrlBreakers::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let path = |number: usize| Arc::<str>::from(format!("/{number}"));
+        for second in 0..3 {
+            let opened = urls.failed(&path(0), &CONFIG, at(second), at(second));
+            assert_eq!(opened.is_some(), second == 2);
+        }
+        let admit = |number, second| {
+            urls.admit(&path(number), &CONFIG, at(second), 10, || TrialBy::Message)
+        };
+        assert_eq!((admit(0, 3), admit(1, 3)), (Err(NotTried::Open), Ok(false)));
+        assert_eq!((urls.open(), admit(0, 4)), (1, Ok(true)));
+        assert_eq!(urls.confirmed("/0"), Some(News::Closed));
+        assert!(urls.is_empty());
+        for number in 0..3 * URLS_MAX {
+            let now = at(10 + number as u64);
+            assert_eq!(urls.failed(&path(number), &CONFIG, now, now), None);
+            assert!(urls.by_path().len() <= URLS_MAX);
+        }
+    }
+
+    #[test]
     fn where_no_notice_can_be_sent_a_small_message_is_the_trial() {
         let peer = Peer::open();
         assert_eq!(peer.admit(3.0, 101, Message), Err(NotTried::Open));
@@ -403,7 +678,10 @@ mod tests {
         assert_eq!(peer.breaker.heard(), Some(News::Closed));
         assert_eq!(peer.breaker.heard(), None);
         assert_eq!(peer.admit(1.0, 1_000, Notice), Ok(false));
-        assert_eq!(peer.fail(1.1, 1.2), None, "it is counted from the start");
+        // It has yet to confirm something.
+        assert_eq!(peer.fail(1.1, 1.2), Some(News::Opened(5)));
+        assert_eq!(peer.admit(5.1, 100, Message), Err(NotTried::Open));
+        assert_eq!(peer.admit(5.2, 100, Message), Ok(true));
     }
 
     #[test]

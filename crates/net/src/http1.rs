@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::StatusCode;
@@ -19,6 +20,7 @@ use tokio::io::{
 };
 use tokio::net::{TcpStream, tcp};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
@@ -51,7 +53,41 @@ pub(crate) struct Exchanged {
 pub(crate) struct Broken {
     pub(crate) source: io::Error,
     /// Whether nothing of an answer had come.
-    pub(crate) before_the_answer: bool,
+    before_the_answer: bool,
+    /// How much of the request was sent.
+    sent: Sent,
+    /// How long after the first byte of the request was sent it broke off.
+    after: Duration,
+}
+
+/// How much of a request was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    /// The connection took nothing, or not more than the head of a long message.
+    Nothing,
+    Some,
+    All,
+}
+
+/// A connection that was idle for longer than this may be closed by the peer at the very moment at which
+/// it is used again (RFC 9110 §9.3.1).
+const IDLE_MIN: Duration = Duration::from_secs(1);
+
+/// News of that comes within this time.
+const RACE_MAX: Duration = Duration::from_millis(50);
+
+impl Broken {
+    /// Whether the peer had closed the connection, which was idle for so long, before it can have read
+    /// the request.
+    pub(crate) fn is_unread(&self, idle: Duration) -> bool {
+        let is_race = idle > IDLE_MIN && self.after <= RACE_MAX;
+        self.before_the_answer && (self.sent == Sent::Nothing || is_race)
+    }
+
+    /// Whether all of the request was sent.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.sent == Sent::All
+    }
 }
 
 /// Longest head of an answer, and longest head of one of its chunks, in bytes.
@@ -108,21 +144,39 @@ impl Connection {
         body: Option<(Box<PayloadReader>, &AtomicU64)>,
         answer_bytes_max: usize,
     ) -> Result<Exchanged, Broken> {
-        let sent = match body {
+        let began = Instant::now();
+        let (sent, answered) = match body {
             None => {
                 let sent = send(&mut self.stream, &self.output).await;
-                heard(sent, read_head(&mut self.stream, &mut self.input)).await
+                let how_much = if sent.is_ok() {
+                    Sent::All
+                } else {
+                    Sent::Nothing
+                };
+                let head = read_head(&mut self.stream, &mut self.input);
+                (how_much, heard(sent, head).await)
             }
             // Boxed, so that the others need no room for it.
-            Some((body, taken)) => Box::pin(self.exchange_streamed(body, taken)).await,
+            Some((body, taken)) => {
+                let bytes = body.payload().len();
+                let answered = Box::pin(self.exchange_streamed(body, taken)).await;
+                let sent = match taken.load(Ordering::Relaxed) {
+                    0 => Sent::Nothing,
+                    taken if taken < bytes => Sent::Some,
+                    _ => Sent::All,
+                };
+                (sent, answered)
+            }
         };
         self.output.clear();
         self.output.shrink_to(KEPT_BYTES);
         let broken = |source, before_the_answer| Broken {
             source,
             before_the_answer,
+            sent,
+            after: began.elapsed(),
         };
-        let (head, all_sent) = sent.map_err(|error| broken(error, self.input.is_empty()))?;
+        let (head, all_sent) = answered.map_err(|error| broken(error, self.input.is_empty()))?;
         let read = self.read_body(head.framing, answer_bytes_max).await;
         let (body, all_read) = read.map_err(|error| broken(error, false))?;
         Ok(Exchanged {

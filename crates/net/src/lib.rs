@@ -1,5 +1,6 @@
 //! What both ends of httppubsub do to the world: the clock, bodies, requests out and connections in.
 
+mod agent;
 mod body;
 mod breaker;
 mod clock;

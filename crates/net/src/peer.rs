@@ -1,13 +1,13 @@
 //! A peer that is posted to: its connections, and the turns that requests take there.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use httppubsub_proto::url::{Endpoint, Origin};
 use tokio::time::Instant;
 
-use crate::breaker::{Breaker, BreakerConfig};
+use crate::breaker::{Breaker, BreakerConfig, UrlBreakers};
 use crate::http1::Connection;
 use crate::turns::PeerTurns;
 
@@ -27,11 +27,16 @@ pub(crate) const LARGE_SHARE: usize = 4;
 pub(crate) struct Peer {
     pub(crate) origin: Origin,
     pub(crate) breaker: Breaker,
+    pub(crate) url_breakers: UrlBreakers,
+    /// Whether any delivery to it was confirmed.
+    has_confirmed: AtomicBool,
     /// Those of small messages and those of large ones, so that the former need not wait for the
     /// latter.
     small: PeerTurns,
     large: PeerTurns,
     pub(crate) waiting: AtomicUsize,
+    /// Deliveries that have a place at it.
+    pending: AtomicUsize,
     /// Value of the `Host` header.
     pub(crate) host: String,
     idle: Mutex<Vec<Idle>>,
@@ -76,9 +81,12 @@ impl Peer {
             origin: endpoint.origin().clone(),
             host: endpoint.host_header().to_owned(),
             breaker: Breaker::new(breaker),
+            url_breakers: UrlBreakers::default(),
+            has_confirmed: AtomicBool::new(false),
             small: turns(in_flight_max),
             large: turns(in_flight_max.div_ceil(LARGE_SHARE)),
             waiting: AtomicUsize::new(0),
+            pending: AtomicUsize::new(0),
             idle: Mutex::default(),
         }
     }
@@ -97,16 +105,52 @@ impl Peer {
         self.large.all();
     }
 
-    /// A connection kept from before, if one is still open: the one used last.
+    /// Reserves places for up to `wanted` deliveries, and says for how many: for all if nothing else is
+    /// pending, otherwise for no more than make `share` of them.
+    pub(crate) fn reserve(&self, wanted: usize, share: usize) -> usize {
+        let before = self.pending.fetch_add(wanted, Ordering::Relaxed);
+        if before == 0 {
+            return wanted;
+        }
+        let reserved = wanted.min(share.saturating_sub(before));
+        if reserved < wanted {
+            self.release(wanted - reserved);
+        }
+        reserved
+    }
+
+    /// Gives places back.
+    pub(crate) fn release(&self, reserved: usize) {
+        self.pending.fetch_sub(reserved, Ordering::Relaxed);
+    }
+
+    /// Whether any delivery to it was confirmed.
+    pub(crate) fn has_confirmed(&self) -> bool {
+        self.has_confirmed.load(Ordering::Relaxed)
+    }
+
+    /// A delivery to one of its urls was confirmed, of which `url` keeps note as well.
+    pub(crate) fn confirmed(&self, url: &AtomicBool) {
+        for it in [&self.has_confirmed, url] {
+            // Written once only: all threads read it.
+            if !it.load(Ordering::Relaxed) {
+                it.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A connection kept from before, if one is still open: the one used last, and for how long it was
+    /// not used.
     pub(crate) fn kept_connection(
         &self,
         now: Instant,
         idle_timeout: Duration,
-    ) -> Option<Box<Connection>> {
+    ) -> Option<(Box<Connection>, Duration)> {
         loop {
             let mut kept = self.idle().pop()?;
             if kept.is_fresh(now, idle_timeout) {
-                return Some(kept.connection);
+                let idle = now.saturating_duration_since(kept.since);
+                return Some((kept.connection, idle));
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-use crate::breaker::{BreakerConfig, News, NotTried, TrialBy};
+use crate::agent::USER_AGENT;
+use crate::breaker::{Blame, BreakerConfig, News, NotTried, TrialBy};
 use crate::egress::Egress;
 use crate::http1::{Broken, Connection, Exchanged};
 use crate::payload::{Payload, PayloadReader};
@@ -174,8 +175,11 @@ pub struct PostLoad {
     pub under_way: usize,
     /// Requests that wait for a turn.
     pub waiting: usize,
-    /// Peers whose circuit breaker is open.
+    /// Peers whose circuit breaker is open, and single urls of others.
     pub open_breakers: usize,
+    /// Requests that were sent once more so far, because the connection had been closed before they can
+    /// have been read.
+    pub sent_again: u64,
 }
 
 /// Posts within the bounds of a [`PostConfig`]. Clones share connections and bounds. It must be
@@ -190,6 +194,7 @@ struct Inner {
     in_flight: Semaphore,
     large_in_flight: Semaphore,
     connections: Arc<Semaphore>,
+    sent_again: AtomicU64,
     peers: Mutex<Peers>,
 }
 
@@ -206,12 +211,34 @@ struct Peers {
 pub struct Target {
     peer: Arc<Peer>,
     path: Arc<str>,
+    /// Whether a delivery there was confirmed.
+    has_confirmed: Arc<AtomicBool>,
 }
 
 impl Target {
     /// Whom requests go to.
     pub fn origin(&self) -> &Origin {
         &self.peer.origin
+    }
+
+    /// Reserves places at the peer for up to `wanted` deliveries, and returns for how many: for all if
+    /// nothing else is pending there, otherwise for no more than make `share` of them.
+    pub fn reserve(&self, wanted: usize, share: usize) -> usize {
+        self.peer.reserve(wanted, share)
+    }
+
+    /// Gives places back that were reserved.
+    pub fn release(&self, reserved: usize) {
+        self.peer.release(reserved);
+    }
+
+    fn has_confirmed(&self) -> bool {
+        self.has_confirmed.load(Ordering::Relaxed)
+    }
+
+    /// The same number for all clones of a target.
+    fn url_id(&self) -> usize {
+        Arc::as_ptr(&self.has_confirmed).addr()
     }
 
     /// The same number for all targets of one origin that are there at the same time.
@@ -229,6 +256,7 @@ impl Poster {
             large_in_flight: Semaphore::new(config.in_flight_max.div_ceil(LARGE_SHARE)),
             connections: Arc::new(Semaphore::new(config.connections_max.max(1))),
             tls: Tls::default(),
+            sent_again: AtomicU64::new(0),
             peers: Mutex::default(),
             config,
         });
@@ -252,7 +280,14 @@ impl Poster {
                 .iter()
                 .map(|peer| peer.waiting.load(Ordering::Relaxed))
                 .sum(),
-            open_breakers: peers.iter().filter(|peer| peer.breaker.is_open()).count(),
+            open_breakers: peers
+                .iter()
+                .map(|peer| match peer.breaker.is_open() {
+                    true => 1,
+                    false => peer.url_breakers.open(),
+                })
+                .sum(),
+            sent_again: self.0.sent_again.load(Ordering::Relaxed),
         }
     }
 
@@ -267,13 +302,15 @@ impl Poster {
         Ok(Target {
             peer: self.0.peer(&endpoint),
             path: endpoint.path_and_query().into(),
+            has_confirmed: Arc::default(),
         })
     }
 
-    /// Posts what `make` makes and returns the answer, whatever its status. If a kept connection
-    /// turns out to have been closed before any of the answer came, what `make` makes then is
-    /// posted over a fresh one: it must be authorized anew. `message_bytes` is the length of the
-    /// payload.
+    /// Posts what `make` makes and returns the answer, whatever its status. If a kept connection turns
+    /// out to have been closed before the peer can have read the request, what `make` makes then is
+    /// posted over a fresh one: the same message by the same identifier, authorized anew. That is so if
+    /// the connection took nothing of it, or broke off within 50 ms after it had been idle for more than
+    /// a second, before any of the answer. `message_bytes` is the length of the payload.
     pub async fn post(
         &self,
         target: &Target,
@@ -307,12 +344,18 @@ impl Poster {
         &self,
         target: &Target,
         message_bytes: u64,
-        by: impl FnOnce() -> TrialBy,
+        by: impl Fn() -> TrialBy,
     ) -> Result<Admitted, NotTried> {
-        let breaker = &target.peer.breaker;
+        let Peer {
+            breaker,
+            url_breakers: urls,
+            ..
+        } = &*target.peer;
         let is_trial = match &self.0.config.breaker {
-            Some(config) if !breaker.is_closed() => {
-                breaker.admit(config, Instant::now(), message_bytes, by)?
+            Some(config) if !(breaker.is_closed() && urls.is_empty()) => {
+                let now = Instant::now();
+                let of_url = urls.admit(&target.path, config, now, message_bytes, &by)?;
+                breaker.admit(config, now, message_bytes, &by)? || of_url
             }
             _ => false,
         };
@@ -342,13 +385,16 @@ impl Poster {
         let now = Instant::now();
         admitted.began = Some(now);
         if let (false, Some(config)) = (admitted.is_trial, &self.0.config.breaker) {
-            let breaker = &target.peer.breaker;
-            breaker
-                .is_still_admitted(config, now)
-                .map_err(|source| PostError::NotTried {
-                    origin: target.origin().clone(),
-                    source,
-                })?;
+            let peer = &target.peer;
+            let mut is_admitted = peer.breaker.is_still_admitted(config, now);
+            if !peer.url_breakers.is_empty() {
+                let of_url = || peer.url_breakers.is_still_admitted(&target.path);
+                is_admitted = is_admitted.and_then(|()| of_url());
+            }
+            is_admitted.map_err(|source| PostError::NotTried {
+                origin: target.origin().clone(),
+                source,
+            })?;
         }
         let sent = AtomicU64::new(0);
         self.post_now(target, message_bytes, &sent, now, deadline, &mut make)
@@ -362,46 +408,67 @@ impl Poster {
         };
         let peer = &*target.peer;
         let turns = peer.turns(admitted.message_bytes);
-        let began = |now| admitted.began.unwrap_or(now);
-        let news = match told {
-            Told::Confirmed => {
-                turns.answered();
-                peer.breaker.confirmed()
+        if matches!(told, Told::Confirmed | Told::Answered) {
+            turns.answered();
+        }
+        if told == Told::Confirmed {
+            peer.confirmed(&target.has_confirmed);
+            tell(peer, None, peer.breaker.confirmed());
+            if !peer.url_breakers.is_empty() {
+                let news = peer.url_breakers.confirmed(&target.path);
+                tell(peer, Some(&target.path), news);
             }
-            Told::Answered => {
-                turns.answered();
-                None
-            }
-            Told::NotConfirmed => {
-                let now = Instant::now();
-                peer.breaker.failed(config, now, began(now))
-            }
-            Told::TooMuch => {
-                let now = Instant::now();
-                turns.too_much(now, began(now));
-                peer.breaker.failed(config, now, began(now))
-            }
+        }
+        let blame = match told {
+            Told::Confirmed | Told::Answered => return,
+            // It may be that nobody there knows what this is about.
+            _ if !peer.breaker.is_proven() => Some(Blame::All),
+            Told::Unreachable => Some(Blame::All),
+            Told::NotConfirmed => None,
+            // A url that never worked says nothing of the others, which do.
+            Told::TooMuch if peer.has_confirmed() && !target.has_confirmed() => None,
+            Told::TooMuch => Some(Blame::Url(target.url_id())),
         };
-        tell(peer, news);
+        let now = Instant::now();
+        let began = admitted.began.unwrap_or(now);
+        let is_news = !admitted.is_trial && blame.is_some();
+        if is_news && matches!(told, Told::TooMuch | Told::Unreachable) {
+            turns.too_much(now, began);
+        }
+        if let Some(blame) = blame {
+            tell(peer, None, peer.breaker.failed(config, now, began, blame));
+        }
+        if told != Told::Unreachable {
+            let urls = &peer.url_breakers;
+            let news = urls.failed(&target.path, config, now, began);
+            tell(peer, Some(&target.path), news);
+        }
     }
 
-    /// The peer at `url` confirmed a notice.
-    pub fn confirmed(&self, target: &Target) {
-        tell(&target.peer, target.peer.breaker.confirmed());
+    /// A notice that was posted to `recovery` for the subscriber at `url` was confirmed.
+    pub fn notice_confirmed(&self, recovery: &Target, url: &SubscriberUrl) {
+        let now = Instant::now();
+        let peer = &recovery.peer;
+        tell(peer, None, peer.breaker.noticed(now));
+        if let Some((peer, path)) = self.peer_of(url) {
+            peer.url_breakers.noticed(&path, now);
+        }
     }
 
-    /// Whoever is at `url` was heard of, so it is worth while to try it again.
+    /// The subscriber at `url` asked for something, so it is worth while to try it again.
     pub fn heard_of(&self, url: &SubscriberUrl) {
-        if self.0.config.breaker.is_none() {
-            return;
+        if let Some((peer, path)) = self.peer_of(url) {
+            tell(&peer, None, peer.breaker.heard());
+            tell(&peer, Some(&path), peer.url_breakers.heard(&path));
         }
-        let Ok(endpoint) = Endpoint::parse(url) else {
-            return;
-        };
-        let known = self.0.known_peer(endpoint.origin());
-        if let Some(peer) = known {
-            tell(&peer, peer.breaker.heard());
-        }
+    }
+
+    /// The peer of a url, if it is known and may have failed, and the path.
+    fn peer_of(&self, url: &SubscriberUrl) -> Option<(Arc<Peer>, Arc<str>)> {
+        self.0.config.breaker.as_ref()?;
+        let endpoint = Endpoint::parse(url).ok()?;
+        let peer = self.0.known_peer(endpoint.origin())?;
+        Some((peer, endpoint.path_and_query().into()))
     }
 
     async fn post_now(
@@ -424,6 +491,8 @@ impl Poster {
             Err(_) => Err(PostError::Timeout {
                 origin: origin(),
                 timeout,
+                is_whole: message_bytes <= JOINED_BYTES_MAX as u64
+                    || sent.load(Ordering::Relaxed) >= message_bytes,
             }),
         }
     }
@@ -437,11 +506,13 @@ impl Poster {
         make: &mut impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
         let kept = target.peer.kept_connection(now, self.0.config.idle_timeout);
-        if let Some(mut kept) = kept {
+        if let Some((mut kept, idle)) = kept {
             let streamed = prepare(&mut kept, target, make)?;
             let exchange = self.exchange_over(kept, streamed, target, message_bytes, sent);
             match exchange.await {
-                Err(NotDone::Broken(broken)) if broken.before_the_answer => {}
+                Err(NotDone::Broken(broken)) if broken.is_unread(idle) => {
+                    self.0.sent_again.fetch_add(1, Ordering::Relaxed);
+                }
                 done => return done.map_err(|error| error.at(target)),
             }
         }
@@ -492,18 +563,21 @@ impl Poster {
 /// A peer that had this fraction of the usual time and did not answer is to blame for it.
 const ENOUGH: u32 = 4;
 
-/// Tells the operator what is new about a peer.
-fn tell(peer: &Peer, news: Option<News>) {
+/// Tells the operator what is new about a peer, or about one of its urls.
+fn tell(peer: &Peer, path: Option<&str>, news: Option<News>) {
     let origin = &peer.origin;
+    // What follows may be a secret.
+    let path = path.map(|path| path.split('?').next().unwrap_or(path));
     match news {
         Some(News::Opened(failures)) => tracing::warn!(
             %origin,
+            path,
             failures,
             "circuit breaker opened: deliveries fail again and again; those to come count as missed \
-             until it confirms something"
+             until one is confirmed"
         ),
         Some(News::Closed) => {
-            tracing::info!(%origin, "circuit breaker closed: it is delivered to again");
+            tracing::info!(%origin, path, "circuit breaker closed: it is delivered to again");
         }
         Some(News::Proven) => {
             peer.proven();
@@ -523,7 +597,11 @@ impl NotDone {
     fn at(self, target: &Target) -> PostError {
         let origin = target.origin().clone();
         match self {
-            Self::Broken(Broken { source, .. }) => PostError::Broken { origin, source },
+            Self::Broken(broken) => PostError::Broken {
+                origin,
+                is_whole: broken.is_whole(),
+                source: broken.source,
+            },
             Self::Stalled(timeout) => PostError::Stalled { origin, timeout },
         }
     }
@@ -588,7 +666,9 @@ fn write<'a>(
     for part in [
         "POST ",
         &target.path,
-        " HTTP/1.1\r\nhost: ",
+        " HTTP/1.1\r\nuser-agent: ",
+        USER_AGENT,
+        "\r\nhost: ",
         &target.peer.host,
         "\r\ncontent-type: application/octet-stream\r\ncontent-length: ",
     ] {

@@ -16,10 +16,12 @@ pub enum Told {
     Confirmed,
     /// It answered something that is neither a confirmation nor a failure.
     Answered,
-    /// It answered, and did not confirm.
+    /// It answered, and did not confirm: that url is to blame, and its neighbours are not.
     NotConfirmed,
     /// It did not answer, or said that it has too much to do.
     TooMuch,
+    /// There was no connection to it, whatever the url.
+    Unreachable,
 }
 
 /// Why no answer came back. Unless it says otherwise, the peer may have acted on the request.
@@ -88,6 +90,8 @@ pub enum PostError {
         /// How.
         #[source]
         source: io::Error,
+        /// Whether all of the request was sent.
+        is_whole: bool,
     },
     /// The answer took too long.
     #[error("no whole answer from {origin} within {} s", .timeout.as_secs())]
@@ -96,6 +100,8 @@ pub enum PostError {
         origin: Origin,
         /// How long it was waited for.
         timeout: Duration,
+        /// Whether all of the request may have been sent.
+        is_whole: bool,
     },
     /// The time for all deliveries was over, and this one had little of it.
     #[error("{origin} did not answer in the little time that was left for it")]
@@ -133,10 +139,19 @@ impl PostError {
             | Self::Forbidden { .. }
             | Self::OutOfTime { .. }
             | Self::Malformed { .. } => None,
-            Self::Connect { .. }
-            | Self::Broken { .. }
-            | Self::Timeout { .. }
-            | Self::Stalled { .. } => Some(Told::TooMuch),
+            Self::Connect { .. } => Some(Told::Unreachable),
+            Self::Broken { .. } | Self::Timeout { .. } | Self::Stalled { .. } => {
+                Some(Told::TooMuch)
+            }
+        }
+    }
+
+    /// Whether the peer cannot have seen all of the request, so that it has not done what was asked.
+    pub fn is_incomplete(&self) -> bool {
+        match self {
+            Self::Broken { is_whole, .. } | Self::Timeout { is_whole, .. } => !is_whole,
+            Self::Stalled { .. } => true,
+            error => error.nothing_sent(),
         }
     }
 

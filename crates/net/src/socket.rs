@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Sink as _, Stream as _};
+use http::{HeaderValue, header};
 use httppubsub_proto::session::{Outgoing, OutgoingBody};
 use httppubsub_proto::time;
 use httppubsub_proto::url::{Endpoint, Scheme};
@@ -16,12 +17,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, handshake};
 
+use crate::agent::USER_AGENT;
 use crate::payload::Payload;
 use crate::spool::{Reservation, Spool};
 use crate::tls::Tls;
@@ -590,13 +593,17 @@ async fn open(endpoint: &Endpoint, config: SocketConfig) -> Result<Socket, Conne
     };
     let (host, path) = (endpoint.host_header(), endpoint.path_and_query());
     let url = format!("{scheme}://{host}{path}");
-    match tokio_tungstenite::client_async_with_config(url, stream, settings).await {
+    let failed = |error: Error| ConnectError::Handshake(error.to_string());
+    let mut request = url.into_client_request().map_err(failed)?;
+    let agent = HeaderValue::from_static(USER_AGENT);
+    request.headers_mut().insert(header::USER_AGENT, agent);
+    match tokio_tungstenite::client_async_with_config(request, stream, settings).await {
         Ok((stream, _)) => Ok(Socket::new(stream, config)),
         Err(Error::Http(response)) => {
             let status = response.status();
             Err(ConnectError::Handshake(format!("the answer is {status}")))
         }
-        Err(error) => Err(ConnectError::Handshake(error.to_string())),
+        Err(error) => Err(failed(error)),
     }
 }
 

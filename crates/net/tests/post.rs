@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use httppubsub_net::{
-    Answer, BreakerConfig, Payload, Post, PostConfig, PostError, Poster, Told, TrialBy,
+    Answer, BreakerConfig, Payload, Post, PostConfig, PostError, Poster, Target, Told, TrialBy,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 /// A peer that does `serve` with every connection, which it numbers from 0.
 async fn peer<F>(
@@ -94,30 +95,65 @@ async fn one_connection_serves_one_post_after_the_other() {
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
-#[tokio::test]
-async fn what_a_closed_connection_did_not_answer_is_made_anew_and_posted_once_more() {
-    let (url, connections) = peer(|number, mut stream| async move {
-        if read_request(&mut stream).await {
-            answer(&mut stream, OK).await;
-        }
-        // The first one takes a second request and says nothing to it.
-        if number == 0 {
-            read_request(&mut stream).await;
+/// Posts twice to a peer that closes the connection `after` it has read the second request, for which
+/// the connection was idle for `idle`; says what came of it, how often the request was made, and how
+/// often it was sent again.
+async fn close_after_reading(
+    idle: Duration,
+    after: Duration,
+) -> (Result<Answer, PostError>, usize, u64) {
+    // The time stands still, unless it is advanced, while something blocks.
+    let (goes_on, blocked) = std::sync::mpsc::channel::<()>();
+    let blocking = tokio::task::spawn_blocking(move || blocked.recv());
+    let (read, close) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (has_read, may_close) = (read.clone(), close.clone());
+    let (url, _) = peer(move |number, mut stream| {
+        let (read, close) = (has_read.clone(), may_close.clone());
+        async move {
+            if read_request(&mut stream).await {
+                answer(&mut stream, OK).await;
+            }
+            if number == 0 {
+                read_request(&mut stream).await;
+                read.notify_one();
+                close.notified().await;
+            }
         }
     })
     .await;
     let poster = Poster::new(PostConfig::default());
     let target = poster.target_str(&url).expect("a url");
+    let first = poster.post(&target, 0, || Ok(small())).await;
+    first.expect("answered");
+    tokio::time::advance(idle).await;
     let mut made = 0;
-    for _ in 0..2 {
-        let make = || {
-            made += 1;
-            Ok(small())
-        };
-        let answer = poster.post(&target, 0, make).await.expect("answered");
-        assert_eq!(answer.body, "ok");
+    let make = || {
+        made += 1;
+        Ok(small())
+    };
+    let closing = async {
+        read.notified().await;
+        tokio::time::advance(after).await;
+        close.notify_one();
+    };
+    let (answer, ()) = tokio::join!(poster.post(&target, 0, make), closing);
+    drop(goes_on);
+    let _ = blocking.await;
+    (answer, made, poster.load().sent_again)
+}
+
+#[tokio::test(start_paused = true)]
+async fn resend_only_where_the_peer_closed_before_it_can_have_read() {
+    let ms = Duration::from_millis;
+    let (answer, made, sent_again) = close_after_reading(ms(1_500), ms(10)).await;
+    assert_eq!(answer.expect("answered by the next").body, "ok");
+    assert_eq!((made, sent_again), (2, 1), "a race that is a peer's right");
+    for (idle, after) in [(ms(900), ms(10)), (ms(1_500), ms(100)), (ms(0), ms(0))] {
+        let (answer, made, sent_again) = close_after_reading(idle, after).await;
+        let error = answer.expect_err("it may have been read");
+        assert!(!error.is_incomplete() && !error.nothing_sent(), "{error}");
+        assert_eq!((made, sent_again), (1, 0), "idle {idle:?}, after {after:?}");
     }
-    assert_eq!((made, connections.load(Ordering::SeqCst)), (3, 2));
 }
 
 #[tokio::test]
@@ -517,6 +553,58 @@ async fn a_peer_with_too_much_to_do_gets_half_as_much_at_once_and_more_again_as_
     learn(Told::Confirmed);
     learn(Told::Confirmed);
     assert_eq!(at_once().await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn neighbours_of_a_url_that_fails_are_delivered_to() {
+    let poster = Poster::new(PostConfig {
+        breaker: Some(BreakerConfig {
+            pause: Duration::from_secs(60),
+            pause_max: Duration::from_secs(60),
+            ..BreakerConfig::default()
+        }),
+        ..PostConfig::default()
+    });
+    let target = |path| {
+        let target = poster.target_str(&format!("http://127.0.0.1:9/{path}"));
+        target.expect("it is a url")
+    };
+    let (good, other) = (&target("good"), &target("other"));
+    let admit = |target: &Target| poster.admit(target, 0, || TrialBy::Message);
+    let learn = async |target: &Target, told, times: usize| {
+        for _ in 0..times {
+            if let Ok(admitted) = admit(target) {
+                poster.learn(target, &admitted, told);
+            }
+            tokio::time::advance(Duration::from_millis(400)).await;
+        }
+    };
+    learn(good, Told::Confirmed, 1).await;
+    // Urls that never worked say nothing of others, however quiet those are.
+    for (told, bad) in [
+        (Told::NotConfirmed, ["missing", "wrong"]),
+        (Told::TooMuch, ["hangs", "fails"]),
+    ] {
+        for bad in bad.map(target) {
+            learn(&bad, told, 10).await;
+            assert!(admit(&bad).is_err() && admit(good).is_ok(), "{told:?}");
+        }
+    }
+    assert_eq!(poster.load().open_breakers, 4);
+    let bad = &target("worked");
+    for target in [bad, other] {
+        learn(target, Told::Confirmed, 1).await;
+    }
+    // These have worked: a single one may be broken, several are not by chance.
+    learn(bad, Told::TooMuch, 10).await;
+    assert!(admit(bad).is_err() && admit(good).is_ok());
+    learn(other, Told::TooMuch, 5).await;
+    assert!(admit(good).is_err(), "it is the origin");
+    tokio::time::advance(Duration::from_secs(120)).await;
+    learn(good, Told::Confirmed, 1).await;
+    assert!(admit(good).is_ok());
+    learn(good, Told::Unreachable, 5).await;
+    assert!(admit(other).is_err(), "no connection, whatever the url");
 }
 
 #[tokio::test]
