@@ -159,7 +159,9 @@ pub struct LoadConfig {
     /// when of the notifications that are for many (eight or more) even the quickest takes longer
     /// than this until three quarters of its deliveries have ended. Default 50 ms.
     pub lag_max: Duration,
-    /// How many deliveries of all notifications may wait or be under way. Default 1,000,000.
+    /// How many deliveries of all notifications may wait or be under way. One peer (scheme, host and
+    /// port) has a quarter of it: what a notification has for it beyond that is missed at once. Default
+    /// 1,000,000.
     pub deliveries_max: NonZeroUsize,
 }
 

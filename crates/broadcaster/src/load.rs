@@ -62,6 +62,9 @@ struct Spreading {
 
 const NONE: u64 = u64::MAX;
 
+/// One peer has this fraction of all places, so that others have some whatever it does.
+const PEER_SHARE: usize = 4;
+
 /// Of fewer, a quarter would be one.
 const MANY: usize = 8;
 
@@ -214,6 +217,11 @@ impl Load {
             most: (deliveries * 3).div_ceil(4),
             ended: AtomicUsize::new(0),
         }
+    }
+
+    /// How many of all places deliveries to one peer may have together.
+    pub(crate) fn share_of_peer(&self) -> usize {
+        (self.places_max as usize / PEER_SHARE).max(1)
     }
 
     /// Room for so many deliveries, if there is some. One notification alone always has room.

@@ -15,6 +15,8 @@ const WEBSOCKETS: &str = "httppubsub_websockets";
 const PENDING: &str = "httppubsub_deliveries_pending";
 const REQUESTS: &str = "httppubsub_requests_to_subscribers";
 const OPEN_BREAKERS: &str = "httppubsub_open_circuit_breakers";
+const NO_PLACE: &str = "httppubsub_deliveries_without_place_total";
+const SENT_AGAIN: &str = "httppubsub_requests_sent_again_total";
 const BROADCASTERS: &str = "httppubsub_other_broadcasters";
 const SPOOL: &str = "httppubsub_spool_bytes";
 
@@ -48,6 +50,15 @@ pub(crate) fn describe() {
         WEBSOCKETS_CUT_OFF,
         "Websockets that did not take their messages and were closed"
     );
+    describe_counter!(
+        NO_PLACE,
+        "Deliveries that were missed at once, because their peer had its share of all places"
+    );
+    describe_counter!(
+        SENT_AGAIN,
+        "Requests to subscribers that were sent once more because the kept connection had been closed \
+         before they can have been read"
+    );
     describe_gauge!(SUBSCRIPTIONS, "Subscriptions that are matched");
     describe_gauge!(WEBSOCKETS, "Websockets that are open");
     describe_gauge!(PENDING, "Deliveries that wait or are under way");
@@ -57,7 +68,8 @@ pub(crate) fn describe() {
     );
     describe_gauge!(
         OPEN_BREAKERS,
-        "Peers (scheme, host and port) that get no deliveries until they confirm something"
+        "Peers (scheme, host and port), and single urls of others, that get no deliveries until they \
+         confirm one"
     );
     describe_gauge!(
         BROADCASTERS,
@@ -82,6 +94,11 @@ pub(crate) fn matched(rows: u64) {
 /// That became of so many of them.
 pub(crate) fn delivered(outcome: &'static str, rows: u64) {
     counter!(DELIVERIES, "outcome" => outcome).increment(rows);
+}
+
+/// A delivery was missed as its peer had its share of all places.
+pub(crate) fn no_place() {
+    counter!(NO_PLACE).increment(1);
 }
 
 pub(crate) fn rejected() {
@@ -120,6 +137,7 @@ impl Levels {
         gauge!(REQUESTS, "state" => "under_way").set(self.requests.under_way as f64);
         gauge!(REQUESTS, "state" => "waiting").set(self.requests.waiting as f64);
         gauge!(OPEN_BREAKERS).set(self.requests.open_breakers as f64);
+        counter!(SENT_AGAIN).absolute(self.requests.sent_again);
         gauge!(BROADCASTERS).set(self.broadcasters as f64);
         gauge!(SPOOL, "place" => "memory").set(self.spool_memory as f64);
         gauge!(SPOOL, "place" => "disk").set(self.spool_disk as f64);

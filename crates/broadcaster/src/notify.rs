@@ -115,15 +115,18 @@ pub(crate) async fn notify(
     if rows.is_empty() {
         return Ok(Reached::default());
     }
+    let matched = rows.len() as u64;
+    let is_told = rows.iter().any(|row| unfinished::is_told(core, row));
+    let to = Addressees::new(rows, core.load.share_of_peer());
     let places = match if_full {
-        IfFull::Fail => core.load.try_places(rows.len())?,
+        IfFull::Fail => core.load.try_places(to.places)?,
         IfFull::Wait => {
-            let places = core.load.places(rows.len()).await;
+            let places = core.load.places(to.places).await;
             deadlines = core.config.deadlines(payload.len(), Instant::now());
             places
         }
     };
-    let is_told = rows.iter().any(|row| unfinished::is_told(core, row));
+    measures::matched(matched);
     let message = Arc::new(Message::new(topic, payload));
     let so_far = Arc::new(SoFar::default());
     let (own, known) = (core.clone(), so_far.clone());
@@ -135,7 +138,7 @@ pub(crate) async fn notify(
             false => None,
         };
         known.is_journaled.store(true, Ordering::Relaxed);
-        let reached = deliver_to_all(own, rows, message, deadlines, known).await;
+        let reached = deliver_to_all(own, to, message, deadlines, known).await;
         drop(places);
         let reached = reached?;
         if let Some(on_its_way) = on_its_way {
@@ -162,15 +165,17 @@ const LONG_TOPIC_BYTES: usize = 4_096;
 
 async fn deliver_to_all(
     core: Arc<Core>,
-    rows: Vec<Arc<Row>>,
+    to: Addressees,
     message: Arc<Message>,
     deadlines: Deadlines,
     so_far: Arc<SoFar>,
 ) -> Result<Reached, StoreError> {
-    measures::matched(rows.len() as u64);
-    let addressees = addressees(rows);
-    let spread = core.load.spread(addressees.len(), message.payload.len());
-    let all = Arc::new(by_peer(addressees, spread, deadlines.deliveries, so_far));
+    let all = Arc::new(FanOut {
+        spread: core.load.spread(to.all.len(), message.payload.len()),
+        to,
+        deadline: deadlines.deliveries,
+        so_far,
+    });
     let delivering = deliver_to_parts(&core, &all, &message);
     let Tally {
         mut reached,
@@ -181,8 +186,8 @@ async fn deliver_to_all(
     failed.map_or(Ok(reached), Err)
 }
 
-async fn deliver_to_parts(core: &Arc<Core>, all: &Arc<Peers>, message: &Arc<Message>) -> Tally {
-    let (peers, in_flight_max) = (all.peers.len(), core.config.post.in_flight_max);
+async fn deliver_to_parts(core: &Arc<Core>, all: &Arc<FanOut>, message: &Arc<Message>) -> Tally {
+    let (peers, in_flight_max) = (all.to.peers.len(), core.config.post.in_flight_max);
     let parts = (peers / PART_PEERS_MIN).clamp(1, core.threads);
     if parts == 1 {
         return deliver_to_peers(core, all, 0..peers, message, in_flight_max).await;
@@ -251,11 +256,9 @@ impl Tally {
     }
 }
 
-/// All that a notification goes to, those of each peer together.
-struct Peers {
-    addressees: Vec<Addressee>,
-    /// Which of them are those of each peer.
-    peers: Vec<Range<usize>>,
+/// A notification on its way to all its addressees.
+struct FanOut {
+    to: Addressees,
     spread: Spread,
     /// When the deliveries end.
     deadline: Instant,
@@ -267,24 +270,30 @@ struct Peers {
 /// peer that hangs do not keep the others waiting.
 async fn deliver_to_peers(
     core: &Core,
-    all: &Peers,
+    all: &FanOut,
     peers: Range<usize>,
     message: &Arc<Message>,
     at_once: usize,
 ) -> Tally {
     // Those of each peer whose delivery has not begun.
-    let mut waiting = all.peers[peers].to_vec();
+    let mut waiting = all.to.peers[peers].to_vec();
     let mut turns: VecDeque<usize> = (0..waiting.len()).collect();
-    for (peer, addressees) in waiting.iter().enumerate() {
-        let at_once = addressees
+    for (peer, of_peer) in waiting.iter().enumerate() {
+        let at_once = of_peer
+            .range
             .len()
             .min(core.config.post.in_flight_per_peer_max);
         turns.extend(std::iter::repeat_n(peer, at_once.saturating_sub(1)));
     }
     let deliver = |peer: usize| {
-        let addressee = &all.addressees[waiting[peer].next()?];
+        let OfPeer { range, have_places } = &mut waiting[peer];
+        let (addressee, has_place) = (&all.to.all[range.next()?], *have_places);
         Some(async move {
-            let outcome = deliver_to_one(core, addressee, message, all.deadline).await;
+            let verdict = match has_place {
+                true => webhook::deliver(core, &addressee.row, message, all.deadline).await,
+                false => Verdict::Missed(Undelivered::NoPlace),
+            };
+            let outcome = take_account(core, addressee, message, verdict).await;
             if let Ok(Outcome::Confirmed(subscribers)) = outcome {
                 let so_far = &all.so_far.subscribers;
                 so_far.fetch_add(subscribers.into(), Ordering::Relaxed);
@@ -366,9 +375,67 @@ struct Addressee {
     others: Vec<Arc<Row>>,
 }
 
+/// The addressees of a notification, those of each peer together, and the places that they have at
+/// their peers.
+struct Addressees {
+    all: Vec<Addressee>,
+    peers: Vec<OfPeer>,
+    /// How many places they need among those of all notifications.
+    places: usize,
+}
+
+/// Addressees of one peer.
+#[derive(Clone)]
+struct OfPeer {
+    range: Range<usize>,
+    /// Whether there were places for them. All others are missed at once.
+    have_places: bool,
+}
+
+impl Addressees {
+    /// Those of `rows`. Beyond `share` deliveries that are pending at a peer, further ones have no place
+    /// there; of one notification alone all have one, which count for no more than `share`.
+    fn new(rows: Vec<Arc<Row>>, share: usize) -> Self {
+        let mut all = one_for_each_broadcaster(rows);
+        let peer_of = |it: &Addressee| it.target().map(Target::peer_id);
+        all.sort_by_key(peer_of);
+        let (mut peers, mut places, mut begin) = (Vec::new(), 0, 0);
+        for of_one in all.chunk_by(|one, other| peer_of(one) == peer_of(other)) {
+            let wanted = of_one.len();
+            let target = of_one[0].target();
+            let reserved = target.map_or(wanted, |target| target.reserve(wanted, share));
+            places += reserved.min(share);
+            let (middle, end) = (begin + reserved, begin + wanted);
+            for (range, have_places) in [(begin..middle, true), (middle..end, false)] {
+                if !range.is_empty() {
+                    peers.push(OfPeer { range, have_places });
+                }
+            }
+            begin = end;
+        }
+        Self { all, peers, places }
+    }
+}
+
+impl Drop for Addressees {
+    fn drop(&mut self) {
+        for OfPeer { range, have_places } in &self.peers {
+            if let (true, Some(target)) = (*have_places, self.all[range.start].target()) {
+                target.release(range.len());
+            }
+        }
+    }
+}
+
+impl Addressee {
+    fn target(&self) -> Option<&Target> {
+        self.row.subscriber.target.as_ref().ok()
+    }
+}
+
 /// Broadcasters subscribe a url of their own for their websockets, which are to have one copy
 /// however many rows of that url match (`docs/protocol/stateful.md` §13).
-fn addressees(rows: Vec<Arc<Row>>) -> Vec<Addressee> {
+fn one_for_each_broadcaster(rows: Vec<Arc<Row>>) -> Vec<Addressee> {
     let mut all = Vec::with_capacity(rows.len());
     let mut broadcasters: FxHashMap<SubscriberUrl, usize> = FxHashMap::default();
     for row in rows {
@@ -389,32 +456,6 @@ fn addressees(rows: Vec<Arc<Row>>) -> Vec<Addressee> {
     all
 }
 
-/// Those of each peer together.
-fn by_peer(
-    mut addressees: Vec<Addressee>,
-    spread: Spread,
-    deadline: Instant,
-    so_far: Arc<SoFar>,
-) -> Peers {
-    let peer_of = |it: &Addressee| it.row.subscriber.target.as_ref().ok().map(Target::peer_id);
-    addressees.sort_by_key(peer_of);
-    let mut begin = 0;
-    let peers = addressees.chunk_by(|one, other| peer_of(one) == peer_of(other));
-    let peers = peers.map(|of_one| {
-        let addressees = begin..begin + of_one.len();
-        begin = addressees.end;
-        addressees
-    });
-    let peers = peers.collect();
-    Peers {
-        addressees,
-        peers,
-        spread,
-        deadline,
-        so_far,
-    }
-}
-
 /// What became of one row.
 enum Outcome {
     Confirmed(u32),
@@ -423,14 +464,15 @@ enum Outcome {
     Dropped,
 }
 
-async fn deliver_to_one(
+/// Removes or records what the verdict on a delivery asks for.
+async fn take_account(
     core: &Core,
     addressee: &Addressee,
     message: &Arc<Message>,
-    deadline: Instant,
+    verdict: Verdict,
 ) -> Result<Outcome, StoreError> {
     let Addressee { row, others } = addressee;
-    let verdict = match webhook::deliver(core, row, message, deadline).await {
+    let verdict = match verdict {
         Verdict::Unsubscribe if is_of_another_broadcaster(core, row) => {
             Verdict::Missed(Undelivered::Unwanted)
         }
@@ -446,6 +488,9 @@ async fn deliver_to_one(
         }
         Verdict::Missed(why) => {
             let (subscriber, interest) = (&row.subscriber.url, &row.interest);
+            if matches!(why, Undelivered::NoPlace) {
+                measures::no_place();
+            }
             let when = match why.asks_for_a_notice() {
                 true => When::AtOnce,
                 false => When::AsScheduled,

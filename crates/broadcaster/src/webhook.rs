@@ -10,7 +10,6 @@ use httppubsub_proto::auth::{AuthError, Claim};
 use httppubsub_proto::http::{ConfirmReceive, ReceiveAnswer, ReceiveHead};
 use httppubsub_proto::topic::Identifier;
 use httppubsub_proto::url::{EndpointError, Scheme};
-use httppubsub_proto::wire::DecodeError;
 use tokio::time::Instant;
 
 use crate::core::Core;
@@ -41,17 +40,19 @@ pub(crate) enum Undelivered {
     Silent,
     #[error("the broadcaster there wants it for none of its websockets, or does not trust it")]
     Unwanted,
+    #[error("too many deliveries are pending at its peer")]
+    NoPlace,
     #[error("its peer is not tried: {0}")]
     NotTried(#[from] NotTried),
     #[error(transparent)]
     Post(#[from] PostError),
     #[error("it answered with status {0}")]
     Status(StatusCode),
-    #[error("its answer to status {status} makes no sense: {source}")]
-    Answer {
-        status: StatusCode,
-        source: DecodeError,
-    },
+    #[error(
+        "it answered {} but not a confirmation; see the README, What a subscriber answers",
+        .0.as_u16()
+    )]
+    Answer(StatusCode),
     #[error("it confirmed another delivery")]
     Identifier,
     #[error("its confirmation is not vouched for: {0}")]
@@ -59,12 +60,13 @@ pub(crate) enum Undelivered {
 }
 
 impl Undelivered {
-    /// Whether nothing was tried, because it has failed before.
+    /// Whether nothing was tried, because it has failed before or others wait.
     pub(crate) fn is_not_tried(&self) -> bool {
         matches!(
             self,
             Self::Quarantined
                 | Self::Silent
+                | Self::NoPlace
                 | Self::NotTried(_)
                 | Self::Post(PostError::NotTried { .. })
         )
@@ -82,6 +84,7 @@ impl Undelivered {
             | Self::Quarantined
             | Self::Silent
             | Self::Unwanted
+            | Self::NoPlace
             | Self::NotTried(_) => None,
             Self::Post(error) => error.told(),
             Self::Status(status)
@@ -89,7 +92,9 @@ impl Undelivered {
             {
                 Some(Told::TooMuch)
             }
-            Self::Status(_) | Self::Answer { .. } | Self::Identifier | Self::Auth(_) => {
+            // A shorter one may be taken.
+            Self::Status(StatusCode::PAYLOAD_TOO_LARGE) => Some(Told::Answered),
+            Self::Status(_) | Self::Answer(_) | Self::Identifier | Self::Auth(_) => {
                 Some(Told::NotConfirmed)
             }
         }
@@ -276,7 +281,7 @@ fn judge(
         Ok(ReceiveAnswer::UnsubscribeImmediate) => return Verdict::Unsubscribe,
         _ if !status.is_success() => return Verdict::Missed(Undelivered::Status(status)),
         Ok(ReceiveAnswer::Confirm(confirm)) => confirm,
-        Err(source) => return Verdict::Missed(Undelivered::Answer { status, source }),
+        Err(_) => return Verdict::Missed(Undelivered::Answer(status)),
     };
     if confirm.identifier != *identifier {
         return Verdict::Missed(Undelivered::Identifier);

@@ -151,7 +151,7 @@ pub(crate) struct Serve {
     deliveries_per_peer_max: usize,
 
     /// Deliveries that may wait or be under way; a notification that would make them more is answered
-    /// 503 with Retry-After.
+    /// 503 with Retry-After. One peer has a quarter of them: what is for it beyond that is missed.
     #[arg(long, value_name = "N", default_value = "1000000", value_parser = units::count)]
     deliveries_pending_max: usize,
 
