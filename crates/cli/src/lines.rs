@@ -33,7 +33,7 @@ const WOULD_BLOCK_PAUSE: Duration = Duration::from_millis(20);
 
 impl Lines {
     /// The queue of a new thread that writes to `writer`. As soon as lines can be written again, it
-    /// calls `tell` with the number of those that were dropped.
+    /// calls `tell` with the number of dropped lines.
     pub(crate) fn start(
         mut writer: impl Write + Send + 'static,
         on_drop: fn(u64),

@@ -31,6 +31,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use httppubsub_client::RequestError;
+use httppubsub_net::chain;
 use tokio::runtime::{Builder, Runtime};
 
 /// Publish/subscribe over HTTP, for programs that should not have to hold a connection open.
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
     logs::begin_with_panics();
     let verb = usage::parse().verb;
     match runtime(verb.threads()) {
-        // Said before the runtime ends, which may have to wait for a lookup that nobody needs any more.
+        // Written before the runtime ends, which may have to wait for a lookup without a purpose.
         Ok(runtime) => runtime.block_on(async {
             let code = verb.run().await.unwrap_or_else(failed);
             console::flush();
@@ -80,7 +81,7 @@ fn failed(error: anyhow::Error) -> ExitCode {
     if error.chain().any(console::is_reader_gone) {
         return ExitCode::from(NOBODY_READS);
     }
-    console::say(format_args!("httppubsub: {error:#}"));
+    console::say(format_args!("httppubsub: {}", chain(error.as_ref())));
     console::flush();
     match is_ambiguous(&error) {
         true => ExitCode::from(AMBIGUOUS),

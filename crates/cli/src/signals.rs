@@ -59,7 +59,7 @@ pub(crate) fn go_on_upon_hangup() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// `true` if whoever started this process made it ignore SIGHUP. Only Linux tells.
+/// `true` if this process was started with SIGHUP ignored. Only Linux tells.
 fn hangup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     ignores(&status, SignalKind::hangup().as_raw_value())

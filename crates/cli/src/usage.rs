@@ -43,7 +43,7 @@ fn exit(error: &Error) -> ! {
         let text = without_secrets(&shown(console::stderr_has_colors()));
         console::say(text.trim_end_matches('\n'));
     } else {
-        // Whoever asked for help and does not read it has all that there is.
+        // A reader that leaves early has read what it wanted of the help.
         let _ = console::write(shown(console::stdout_has_colors()).as_bytes());
     }
     console::flush();

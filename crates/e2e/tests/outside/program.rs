@@ -555,6 +555,15 @@ fn secrets_in_errors_logs_and_help_are_none() {
             shows_nothing(&format!("{verb:?} with {text}"), &said(command));
         }
     }
+    // Nor is anything said twice.
+    let mut command = common(&["serve", "--listen", "127.0.0.1:0", "--db"]);
+    command.arg(values[5]);
+    let said_once = said(command);
+    assert_eq!(
+        said_once.matches("this is not the url").count(),
+        1,
+        "{said_once}"
+    );
     for scheme in ["hmac", "none", "token"] {
         let mut command = common(&["setup", "--dir", "new", "--to-broadcasters-auth", scheme]);
         command.args(["--to-broadcasters-secret", "canary\n"]);
@@ -638,7 +647,7 @@ fn environment_flags_name_one_secrets_file_each() {
     let made = home.path().join("httppubsub-data/broadcaster-secrets.json");
     assert!(!made.exists());
     drop(process);
-    // That of its clients is not its own, and whoever thought so is told.
+    // That of its clients is not its own, and the log says so.
     let process = serve("HTTPPUBSUB_SECRETS");
     assert!(made.exists());
     process.log_line("HTTPPUBSUB_BROADCASTER_SECRETS");
@@ -740,6 +749,7 @@ fn huge_timeouts_of_the_libraries_are_for_ever() {
         rate_grace: MAX,
         rate_min: u64::MAX,
     };
+    #[allow(clippy::needless_update, reason = "there will be more of them")]
     let serve = ServeConfig {
         head_timeout: MAX,
         idle_timeout: MAX,
