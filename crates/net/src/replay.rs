@@ -2,8 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use httppubsub_proto::auth::{AuthError, Code, REPLAY_MEMORY, SpendError, SpentCodes, Unspent};
@@ -21,6 +22,20 @@ pub struct ReplayGuard {
 struct Inner {
     spent: SpentCodes,
     tail: Option<Tail>,
+    /// Why the last write to the files failed, if it did.
+    trouble: Option<String>,
+}
+
+impl Inner {
+    /// Writes a record down if there are files, and keeps in mind whether that failed.
+    fn write(&mut self, record: &Record, now: Now) -> io::Result<()> {
+        let Some(tail) = &mut self.tail else {
+            return Ok(());
+        };
+        let written = tail.write(record, now);
+        self.trouble = written.as_ref().err().map(ToString::to_string);
+        written
+    }
 }
 
 /// Why a replay guard cannot be opened.
@@ -59,6 +74,7 @@ impl ReplayGuard {
             inner: Mutex::new(Inner {
                 spent: SpentCodes::new(codes_max),
                 tail: None,
+                trouble: None,
             }),
         }
     }
@@ -71,6 +87,7 @@ impl ReplayGuard {
             inner: Mutex::new(Inner {
                 spent,
                 tail: Some(tail),
+                trouble: None,
             }),
         })
     }
@@ -80,21 +97,17 @@ impl ReplayGuard {
         let Some(code) = unspent.into_code() else {
             return Ok(Spent(None));
         };
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         inner.spent.spend(code, now).map_err(|error| match error {
             SpendError::Replayed => AuthError::Replayed,
             SpendError::Full(_) => AuthError::Unavailable("the replay guard is full"),
         })?;
-        if let Some(tail) = &mut inner.tail
-            && let Err(error) = tail.write(
-                Record {
-                    kind: SPENT,
-                    code,
-                    at: now,
-                },
-                now,
-            )
-        {
+        let record = Record {
+            kind: SPENT,
+            code,
+            at: now,
+        };
+        if let Err(error) = inner.write(&record, now) {
             tracing::error!(%error, "cannot write the replay guard down; refusing authorizations");
             inner.spent.release(&code);
             return Err(AuthError::Unavailable("the replay guard cannot be written"));
@@ -112,20 +125,40 @@ impl ReplayGuard {
     /// may send the very same again.
     pub fn release(&self, spent: Spent, now: Now) {
         let Some(code) = spent.0 else { return };
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         inner.spent.release(&code);
-        if let Some(tail) = &mut inner.tail
-            && let Err(error) = tail.write(
-                Record {
-                    kind: RELEASED,
-                    code,
-                    at: now,
-                },
-                now,
-            )
-        {
+        let record = Record {
+            kind: RELEASED,
+            code,
+            at: now,
+        };
+        if let Err(error) = inner.write(&record, now) {
             tracing::warn!(%error, "cannot write down that an authorization may be used again");
         }
+    }
+
+    /// The reason why authorizations cannot be written down, as the last attempt found it; `None` if
+    /// it succeeded.
+    pub fn trouble(&self) -> Option<String> {
+        self.lock().trouble.clone()
+    }
+
+    /// Tries again to write after a failure, so that [`ReplayGuard::trouble`] ends without traffic.
+    pub fn probe(&self, now: Now) {
+        let mut inner = self.lock();
+        if inner.trouble.is_some() {
+            let record = Record {
+                kind: PROBE,
+                code: Code::from_bytes([0; 16]),
+                at: now,
+            };
+            // The outcome is kept where `trouble` finds it.
+            let _ = inner.write(&record, now);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,7 +175,18 @@ struct Tail {
 
 const SPENT: u8 = 1;
 const RELEASED: u8 = 2;
-const RECORD_BYTES: usize = 25;
+/// Says nothing; written to find out whether writing works.
+const PROBE: u8 = 3;
+
+/// The first bytes of a file whose records carry a checksum. A file of an earlier version begins with
+/// the kind of its first record.
+const MAGIC: &[u8; 8] = b"replay2\n";
+
+/// The kind, the code, the time and the checksum of these.
+const RECORD_BYTES: usize = UNSUMMED_BYTES + 8;
+
+/// A record of an earlier version, without a checksum.
+const UNSUMMED_BYTES: usize = 25;
 
 struct Record {
     kind: u8,
@@ -155,11 +199,19 @@ impl Record {
         let mut bytes = [0; RECORD_BYTES];
         bytes[0] = self.kind;
         bytes[1..17].copy_from_slice(self.code.as_bytes());
-        bytes[17..].copy_from_slice(&self.at.unix_nanoseconds().to_be_bytes());
+        bytes[17..UNSUMMED_BYTES].copy_from_slice(&self.at.unix_nanoseconds().to_be_bytes());
+        let sum = checksum(&bytes[..UNSUMMED_BYTES]);
+        bytes[UNSUMMED_BYTES..].copy_from_slice(&sum.to_be_bytes());
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
+        let (unsummed, sum) = bytes.split_at_checked(UNSUMMED_BYTES)?;
+        let is_whole = checksum(unsummed).to_be_bytes() == sum;
+        is_whole.then(|| Self::decode_unsummed(unsummed)).flatten()
+    }
+
+    fn decode_unsummed(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         let (code, at) = rest.split_first_chunk::<16>()?;
         let at = Duration::from_nanos(u64::from_be_bytes(at.try_into().ok()?));
@@ -169,6 +221,37 @@ impl Record {
             at: Now::from_unix(at),
         })
     }
+
+    /// All records of a file. One that was written in part, by a disk that was full or by a process
+    /// that was killed, is passed over, and the next is looked for behind it byte by byte.
+    fn all(file: &[u8]) -> (Vec<Self>, usize) {
+        let Some(mut rest) = file.strip_prefix(MAGIC) else {
+            let records = file.chunks_exact(UNSUMMED_BYTES);
+            return (records.filter_map(Self::decode_unsummed).collect(), 0);
+        };
+        let (mut records, mut passed_over) = (Vec::new(), 0);
+        while !rest.is_empty() {
+            let bytes = match rest.get(..RECORD_BYTES).and_then(Self::decode) {
+                Some(record) => {
+                    records.push(record);
+                    RECORD_BYTES
+                }
+                None => {
+                    passed_over += 1;
+                    1
+                }
+            };
+            rest = &rest[bytes..];
+        }
+        (records, passed_over)
+    }
+}
+
+/// FNV-1a of 64 bits: it finds what was written in part, not what somebody forged.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 impl Tail {
@@ -199,16 +282,21 @@ impl Tail {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed(path)(error)),
             };
-            records.extend(bytes.chunks_exact(RECORD_BYTES).filter_map(Record::decode));
+            let (of_file, passed_over) = Record::all(&bytes);
+            if passed_over > 0 {
+                let path = path.display();
+                tracing::info!(%path, bytes = passed_over, "passed over records cut short");
+            }
+            records.extend(of_file);
         }
         records.sort_by_key(|record| record.at);
-        records.retain(|record| record.at + REPLAY_MEMORY >= now);
+        records.retain(|record| record.kind != PROBE && record.at + REPLAY_MEMORY >= now);
         for record in &records {
-            if record.kind == SPENT {
+            match record.kind {
                 // A full guard is full for the next request as well, which then says so.
-                let _ = spent.spend(record.code, record.at);
-            } else {
-                spent.release(&record.code);
+                SPENT => drop(spent.spend(record.code, record.at)),
+                RELEASED => spent.release(&record.code),
+                _ => {}
             }
         }
         // What still counts goes to one file, so that the other is free.
@@ -228,7 +316,7 @@ impl Tail {
         })
     }
 
-    fn write(&mut self, record: Record, now: Now) -> io::Result<()> {
+    fn write(&mut self, record: &Record, now: Now) -> io::Result<()> {
         if self.began + REPLAY_MEMORY < now {
             let next = 1 - self.current;
             self.file = replace(&self.paths[next], &[])?;
@@ -241,9 +329,12 @@ impl Tail {
 
 /// Writes a file anew, in one step.
 fn replace(path: &Path, records: &[Record]) -> io::Result<File> {
-    let bytes: Vec<u8> = records.iter().flat_map(Record::encode).collect();
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(records.iter().flat_map(Record::encode));
     let fresh = path.with_extension("new");
-    std::fs::write(&fresh, bytes)?;
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true).mode(0o600);
+    options.open(&fresh)?.write_all(&bytes)?;
     std::fs::rename(&fresh, path)?;
     OpenOptions::new().append(true).open(path)
 }
@@ -287,7 +378,7 @@ mod tests {
         for name in ["replay-guard.0", "replay-guard.1"] {
             let bytes = std::fs::metadata(folder.path().join(name)).unwrap().len();
             assert!(
-                bytes <= 12 * RECORD_BYTES as u64,
+                bytes <= (MAGIC.len() + 12 * RECORD_BYTES) as u64,
                 "{name} has {bytes} bytes"
             );
         }
@@ -307,23 +398,73 @@ mod tests {
         assert!(matches!(second, ReplayGuardError::InUse(_)), "{second}");
     }
 
+    /// However much of a record the disk took before it was full, what was written before and after it
+    /// counts.
     #[tokio::test]
-    async fn a_record_cut_short_by_a_kill_is_left_out() {
+    async fn torn_replay_records_are_passed_over_and_all_others_count() {
+        for cut in 0..RECORD_BYTES {
+            let folder = tempfile::tempdir().unwrap();
+            let guard = ReplayGuard::open(folder.path(), 10, at(0)).unwrap();
+            let _ = guard.spend(once(1), at(0)).await.unwrap();
+            let torn = Record {
+                kind: SPENT,
+                code: Code::from_bytes([2; 16]),
+                at: at(0),
+            };
+            OpenOptions::new()
+                .append(true)
+                .open(folder.path().join("replay-guard.0"))
+                .unwrap()
+                .write_all(&torn.encode()[..cut])
+                .unwrap();
+            let _ = guard.spend(once(3), at(0)).await.unwrap();
+            drop(guard);
+            let guard = ReplayGuard::open(folder.path(), 10, at(1)).unwrap();
+            for (byte, is_spent) in [(1, true), (2, false), (3, true)] {
+                let again = guard.spend(once(byte), at(1)).await;
+                let refused = is_spent.then_some(AuthError::Replayed);
+                assert_eq!(again.err(), refused, "{byte} after {cut} bytes");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_of_an_earlier_version_still_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = Vec::new();
+        for byte in [1, 2] {
+            let record = Record {
+                kind: SPENT,
+                code: Code::from_bytes([byte; 16]),
+                at: at(0),
+            };
+            file.extend_from_slice(&record.encode()[..UNSUMMED_BYTES]);
+        }
+        std::fs::write(folder.path().join("replay-guard.1"), file).unwrap();
+        for _ in 0..2 {
+            let guard = ReplayGuard::open(folder.path(), 10, at(1)).unwrap();
+            for byte in [1, 2] {
+                let again = guard.spend(once(byte), at(1)).await;
+                assert_eq!(again.err(), Some(AuthError::Replayed), "{byte}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_trouble_until_it_can_be() {
         let folder = tempfile::tempdir().unwrap();
         let guard = ReplayGuard::open(folder.path(), 10, at(0)).unwrap();
-        let _ = guard.spend(once(1), at(0)).await.unwrap();
-        drop(guard);
-        let path = folder.path().join("replay-guard.0");
-        OpenOptions::new()
-            .append(true)
-            .open(path)
-            .unwrap()
-            .write_all(b"\x01half")
-            .unwrap();
-        let guard = ReplayGuard::open(folder.path(), 10, at(1)).unwrap();
-        assert_eq!(
-            guard.spend(once(1), at(1)).await.unwrap_err(),
-            AuthError::Replayed
-        );
+        // The first write after this begins the other file, in a folder that is not there.
+        let aside = folder.path().with_extension("aside");
+        std::fs::rename(folder.path(), &aside).unwrap();
+        let later = at(10_000);
+        assert_eq!(guard.trouble(), None);
+        assert!(guard.spend(once(1), later).await.is_err());
+        guard.probe(later);
+        assert!(guard.trouble().is_some());
+        std::fs::rename(&aside, folder.path()).unwrap();
+        guard.probe(later);
+        assert_eq!(guard.trouble(), None);
+        assert!(guard.spend(once(1), later).await.is_ok());
     }
 }
