@@ -127,7 +127,7 @@ impl Step {
             Self::Fmt => &[Tool::Rustfmt],
             Self::Clippy => &[Tool::Clippy, Tool::CCompiler],
             Self::Build => &[Tool::CCompiler],
-            Self::Test => &[Tool::CCompiler, Tool::Postgres],
+            Self::Test => &[Tool::CCompiler, Tool::Postgres, Tool::PgBouncer],
             Self::Interop => &[Tool::CCompiler, Tool::Python, Tool::Postgres],
             Self::Deny => &[],
         }

@@ -20,6 +20,8 @@ pub(crate) enum Tool {
     Python,
     /// What several broadcasters share.
     Postgres,
+    /// A pooler in front of it.
+    PgBouncer,
 }
 
 impl Tool {
@@ -32,6 +34,7 @@ impl Tool {
             Self::CppCompiler => compiler_missing("CXX", "c++", "C++ compiler"),
             Self::Python => python_missing(),
             Self::Postgres => postgres_missing(),
+            Self::PgBouncer => pgbouncer_missing(),
         }
     }
 }
@@ -45,6 +48,7 @@ impl std::fmt::Display for Tool {
             Self::CppCompiler => "a C++ compiler",
             Self::Python => "Python 3.11 or 3.12",
             Self::Postgres => "PostgreSQL",
+            Self::PgBouncer => "PgBouncer",
         })
     }
 }
@@ -112,22 +116,43 @@ fn postgres_missing() -> Option<String> {
     if std::env::var_os(POSTGRES_VARIABLE).is_some() || postgres_version().is_some() {
         return None;
     }
-    if ask(Command::new("id").arg("-u")).is_some_and(|it| it.trim() == "0")
-        && ask(Command::new("apt-get").arg("--version")).is_some()
-    {
-        eprintln!("PostgreSQL is missing; installing it with apt-get");
-        let mut install = Command::new("apt-get");
-        install.args(["install", "--yes", "--no-install-recommends", "postgresql"]);
-        let installed = run(install.env("DEBIAN_FRONTEND", "noninteractive"));
-        if installed.is_ok() && postgres_version().is_some() {
-            return None;
-        }
+    if installed_by_apt("PostgreSQL", "postgresql") && postgres_version().is_some() {
+        return None;
     }
     Some(format!(
         "no PostgreSQL 15 or newer: install it (Debian, Ubuntu: `apt-get install postgresql`), or \
          name the database of a server in which tests may make others in {POSTGRES_VARIABLE}, such \
          as postgres://postgres@localhost/postgres"
     ))
+}
+
+/// The tests look for the same (`crates/e2e/src/pgbouncer.rs`). Where this may install packages, it does.
+fn pgbouncer_missing() -> Option<String> {
+    let is_there = || {
+        let programs = ["pgbouncer", "/usr/sbin/pgbouncer"];
+        let mut programs = programs.into_iter();
+        programs.any(|program| ask(Command::new(program).arg("--version")).is_some())
+    };
+    // Where a server is named, tests that need one of their own are left out without it.
+    if std::env::var_os(POSTGRES_VARIABLE).is_some() && postgres_version().is_none() {
+        return None;
+    }
+    if is_there() || installed_by_apt("PgBouncer", "pgbouncer") && is_there() {
+        return None;
+    }
+    Some("no PgBouncer: install it (Debian, Ubuntu: `apt-get install pgbouncer`)".to_owned())
+}
+
+/// Installs a package where this may be done.
+fn installed_by_apt(name: &str, package: &str) -> bool {
+    let is_root = ask(Command::new("id").arg("-u")).is_some_and(|it| it.trim() == "0");
+    if !is_root || ask(Command::new("apt-get").arg("--version")).is_none() {
+        return false;
+    }
+    eprintln!("{name} is missing; installing it with apt-get");
+    let mut install = Command::new("apt-get");
+    install.args(["install", "--yes", "--no-install-recommends", package]);
+    run(install.env("DEBIAN_FRONTEND", "noninteractive")).is_ok()
 }
 
 fn postgres_version() -> Option<u32> {

@@ -133,6 +133,11 @@ impl Postgres {
         server
     }
 
+    /// Where it listens, if it is of our own.
+    pub fn port(&self) -> Option<u16> {
+        self.own.as_ref().map(|own| own.port)
+    }
+
     /// A new and empty database.
     pub async fn database(&self) -> String {
         static MADE: AtomicUsize = AtomicUsize::new(0);
@@ -249,7 +254,7 @@ fn start(data: &Path, port: u16, settings: &[String]) -> Child {
 }
 
 /// A program of PostgreSQL that is not run by root, which it refuses.
-fn as_postgres(name: &str) -> Command {
+pub(crate) fn as_postgres(name: &str) -> Command {
     let program = program(name);
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "QUIT"]);
@@ -273,6 +278,8 @@ fn program(name: &str) -> PathBuf {
         .flatten();
     let mut folders: Vec<_> = versions
         .filter_map(|version| Some(version.ok()?.path().join("bin").join(name)))
+        // Who is not root may not have it in its path.
+        .chain([Path::new("/usr/sbin").join(name)])
         .filter(|path| path.exists())
         .collect();
     folders.sort();

@@ -25,6 +25,16 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// durable before this call. Callers that wait at the same time share the work.
     async fn catch_up(&self) -> Result<(), StoreError>;
 
+    /// Why the store cannot be used now, as its latest calls found it; `None` if they succeeded.
+    /// Answers at once, from memory.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    /// Looks for trouble that no call would meet, and whether the trouble that is known is over, so that
+    /// [`Store::trouble`] stays true without traffic. Called about once a second.
+    async fn probe(&self) {}
+
     /// Adds a subscription, unless the url has one of this interest, whatever its recovery url.
     async fn subscribe(&self, subscription: Subscription) -> Result<Subscribed, StoreError>;
 
@@ -89,6 +99,18 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         limit: usize,
     ) -> Result<Vec<InFlight>, StoreError>;
 
+    /// Says that the broadcaster `identity` receives for its websockets at `url` from now on. What is kept
+    /// of another url, at which it did so before, goes: its subscriptions are removed, and notifications
+    /// in flight count as those of `url`. Returns that other url. A store whose broadcasters say that they
+    /// live ([`Store::cluster`]) leaves this to [`Cluster::forget`].
+    async fn move_to(
+        &self,
+        _identity: [u8; 16],
+        _url: SubscriberUrl,
+    ) -> Result<Option<SubscriberUrl>, StoreError> {
+        Ok(None)
+    }
+
     /// What broadcasters that share this store have in common besides; `None` for a store that is
     /// not made to be shared between machines.
     fn cluster(&self) -> Option<&dyn Cluster> {
@@ -99,14 +121,16 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 /// What several broadcasters on one store know of each other. Its clock is that of the database.
 #[async_trait]
 pub trait Cluster: Send + Sync {
-    /// Says that a broadcaster lives and will say so again within `lease`, and hears of the others.
+    /// Says that a broadcaster lives and will say so again within `lease`, and hears of the others. It has
+    /// no effect while one of another identity lives at the same url (see [`Heard::holder`]).
     async fn alive(&self, alive: Alive, lease: Duration) -> Result<Heard, StoreError>;
 
     /// What is known of all broadcasters.
     async fn census(&self) -> Result<Census, StoreError>;
 
-    /// Says that a broadcaster lives no more: it stopped in good order.
-    async fn gone(&self, url: SubscriberUrl) -> Result<(), StoreError>;
+    /// Says that a broadcaster lives no more: it stopped in good order. Does nothing to one of another
+    /// identity.
+    async fn gone(&self, url: SubscriberUrl, identity: [u8; 16]) -> Result<(), StoreError>;
 
     /// Forgets a broadcaster, with its subscriptions for its websockets, unless it has said meanwhile
     /// that it lives; says whether it is forgotten.
@@ -125,6 +149,8 @@ pub trait Cluster: Send + Sync {
 pub struct Alive {
     /// Where others reach it for its websockets.
     pub url: SubscriberUrl,
+    /// Tells it from others, also after it was started again.
+    pub identity: [u8; 16],
     /// A random number that tells it from others, and from its earlier lives.
     pub instance: i64,
     /// Of its program.
@@ -140,6 +166,8 @@ pub struct Heard {
     pub now: Now,
     /// Who said last that it lives at this url, if that is not forgotten.
     pub before: Option<i64>,
+    /// Who has this url, if that is another that lives.
+    pub holder: Option<Seen>,
     /// All that are known, by url.
     pub broadcasters: Vec<Seen>,
 }
@@ -326,6 +354,6 @@ pub enum StoreError {
     #[error("the database cannot be used: {0}")]
     Unsupported(String),
     /// The url of the database cannot be used.
-    #[error("{0}")]
-    Address(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Address(Box<dyn std::error::Error + Send + Sync>),
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,7 @@ use httppubsub_proto::url::SubscriberUrl;
 use httppubsub_store::conformance::Mirror;
 use httppubsub_store::{
     Change, Changed, Missed, Observer, SqliteOptions, SqliteStore, Store, StoreError, Subscribed,
+    Unsubscribed,
 };
 use rusqlite::Connection;
 use tokio::task::JoinSet;
@@ -214,7 +216,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let refused = SqliteStore::open(&place.path).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "the database has schema version 99, this program knows up to 2: use the newer program"
+        "the database has schema version 99, this program knows up to 4: use the newer program"
     );
     assert_eq!(std::fs::read(&place.path).unwrap(), before);
 }
@@ -568,6 +570,281 @@ async fn many_at_once_see_what_they_were_told_is_there() {
     assert_eq!(mirrors[0].subscriptions(), mirrors[1].subscriptions());
 }
 
+/// Whatever page a disk put in the place of another: all rows are read, or the loss is said.
+#[tokio::test]
+async fn page_lost_in_the_file_is_said_and_not_a_few_rows_less() {
+    const ROWS: usize = 6_000;
+    const PAGE: usize = 4_096;
+    let place = Place::new();
+    let store = place.open().await;
+    let rows: Vec<_> = (0..ROWS)
+        .map(|number| exact("u", format!("topic {number}"), Some("r")))
+        .collect();
+    let set = set_of(&rows.iter().collect::<Vec<_>>());
+    store.set(url("u"), set).await.unwrap();
+    store.close().await;
+    let whole = std::fs::read(&place.path).unwrap();
+    // Leaves of tables and of indexes.
+    let leaves: Vec<_> = (1..whole.len() / PAGE)
+        .filter(|page| matches!(whole[page * PAGE], 0x0d | 0x0a))
+        .collect();
+    let mut said = 0;
+    for number in 0..60 {
+        let from = leaves[number * 31 % leaves.len()] * PAGE;
+        let to = leaves[(number * 17 + 5) % leaves.len()] * PAGE;
+        let mut damaged = whole.clone();
+        damaged.copy_within(from..from + PAGE, to);
+        std::fs::write(&place.path, damaged).unwrap();
+        let mirror = Arc::new(Mirror::default());
+        let watched = match SqliteStore::open(&place.path).await {
+            Ok(store) => store.watch(mirror.clone()).await,
+            Err(error) => Err(error),
+        };
+        match watched {
+            Ok(()) => assert_eq!(mirror.subscriptions().len(), ROWS, "page {to} from {from}"),
+            Err(StoreError::Corrupt(why)) => {
+                assert!(why.contains("restore a backup"), "{why}");
+                said += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(said > 0);
+}
+
+#[tokio::test]
+async fn files_gone_while_in_use_fail_every_change_until_they_are_back() {
+    for lost in ["subscriptions.db", "subscriptions.db-wal"] {
+        let place = Place::new();
+        let store = place.open().await;
+        store.subscribe(exact("u", "a", None)).await.unwrap();
+        let (path, aside) = (
+            place.folder.path().join(lost),
+            place.folder.path().join("aside"),
+        );
+        std::fs::rename(&path, &aside).unwrap();
+        assert_eq!(store.trouble(), None);
+        // It is found without traffic, too.
+        store.probe().await;
+        let trouble = store.trouble().unwrap();
+        assert!(
+            trouble.contains(lost) && trouble.contains("removed"),
+            "{trouble}"
+        );
+        unavailable(store.subscribe(exact("u", "b", None)).await);
+        // Another file by that name is not the one that is in use.
+        std::fs::copy(&aside, &path).unwrap();
+        unavailable(store.subscribe(exact("u", "b", None)).await);
+        std::fs::rename(&aside, &path).unwrap();
+        store.probe().await;
+        assert_eq!(store.trouble(), None);
+        let again = store.subscribe(exact("u", "b", None)).await.unwrap();
+        assert_eq!(again, Subscribed::Added, "{lost}");
+    }
+}
+
+#[tokio::test]
+async fn database_mode_is_for_its_owner_only() {
+    let place = Place::new();
+    let store = place.open().await;
+    store.subscribe(exact("u", "a", None)).await.unwrap();
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(place.folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", entry.path().display());
+        names.push(entry.file_name().into_string().unwrap());
+    }
+    names.sort();
+    let database = "subscriptions.db";
+    let all = ["", "-shm", "-wal"].map(|beside| format!("{database}{beside}"));
+    assert_eq!(names, all);
+}
+
+/// What a lock of another makes fail is trouble, and is over when a probe gets through.
+#[tokio::test]
+async fn trouble_ends_without_traffic() {
+    let place = Place::new();
+    let options = SqliteOptions::default().busy_timeout(Duration::from_millis(20));
+    let store = options.open(&place.path).await.unwrap();
+    let other = place.connect();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_eq!(store.trouble(), None);
+    unavailable(store.subscribe(exact("u", "a", None)).await);
+    store.probe().await;
+    assert!(store.trouble().is_some());
+    other.execute_batch("COMMIT").unwrap();
+    store.probe().await;
+    assert_eq!(store.trouble(), None);
+}
+
+/// Two sets of as many topics, some of which are in both.
+fn two_sets(rows: usize) -> [SubscriptionSet; 2] {
+    [0, rows / 2].map(|first| {
+        let topics =
+            (first..first + rows).map(|number| exact("u", format!("set {number:06}"), None));
+        set_of(&topics.collect::<Vec<_>>().iter().collect::<Vec<_>>())
+    })
+}
+
+/// Subscribes others while `setting` is under way until `others` have done so, or it is done.
+async fn others_meanwhile(
+    store: &SqliteStore,
+    setting: impl Future<Output = Result<Changed, StoreError>>,
+    others: std::ops::Range<usize>,
+) -> (usize, Option<Changed>) {
+    let mut setting = std::pin::pin!(setting);
+    let mut between = 0;
+    for number in others {
+        tokio::select! {
+            biased;
+            changed = &mut setting => return (between, Some(changed.unwrap())),
+            added = store.subscribe(exact("other", format!("{number}"), None)) => {
+                assert_eq!(added.unwrap(), Subscribed::Added);
+                between += 1;
+            }
+        }
+    }
+    (between, None)
+}
+
+#[tokio::test]
+async fn big_sets_let_others_write_in_between() {
+    let place = Place::new();
+    let store = place.open().await;
+    let [one, other] = two_sets(20_000);
+    let (between, changed) = others_meanwhile(&store, store.set(url("u"), one), 0..100_000).await;
+    assert_eq!(changed.unwrap().added, 20_000);
+    assert!(between >= 10, "{between}");
+    let etag = other.etag(&url("u"));
+    let setting = store.set(url("u"), other);
+    let (between, changed) = others_meanwhile(&store, setting, 100_000..200_000).await;
+    let changed = changed.unwrap();
+    assert_eq!((changed.added, changed.removed), (10_000, 10_000));
+    assert!(between >= 10, "{between}");
+    assert_eq!(store.etag(url("u")).await.unwrap(), etag);
+}
+
+/// A set that is given up or killed somewhere is as if it had not begun, or as if it had ended.
+#[tokio::test]
+async fn big_sets_are_all_or_nothing_wherever_they_are_cut_short() {
+    const ROWS: usize = 4_000;
+    let place = Place::new();
+    let mut store = place.open().await;
+    let sets = two_sets(ROWS);
+    store.set(url("u"), sets[0].clone()).await.unwrap();
+    let (mut last, mut cut_short) = (0, [0, 0]);
+    for patience in (0..12).chain([1_000]) {
+        let (old, new) = (&sets[last], &sets[1 - last]);
+        let setting = store.set(url("u"), new.clone());
+        let others = 10_000 * patience..10_000 * patience + patience;
+        let (_, done) = others_meanwhile(&store, setting, others).await;
+        let etag = store.etag(url("u")).await.unwrap();
+        let is_new = etag == new.etag(&url("u"));
+        assert!(
+            is_new || etag == old.etag(&url("u")),
+            "neither, after {patience}"
+        );
+        assert!(done.is_none() || is_new);
+        if done.is_none() {
+            cut_short[usize::from(is_new)] += 1;
+        }
+        // Whoever subscribes or leaves meanwhile does so to one of the two, and it stays so.
+        let of_new = new
+            .exacts()
+            .iter()
+            .find(|(topic, _)| !old.exacts().iter().any(|(it, _)| it == topic));
+        let (topic, _) = of_new.unwrap();
+        let topic = Interest::Exact(topic.clone());
+        let it = Subscription {
+            url: url("u"),
+            interest: topic.clone(),
+            recovery: Some(url("r")),
+        };
+        let left = store.unsubscribe(url("u"), topic.clone()).await.unwrap();
+        let came = store.subscribe(it.clone()).await.unwrap();
+        let again = store.subscribe(it.clone()).await.unwrap();
+        let wanted = match is_new {
+            true => Unsubscribed::Removed,
+            false => Unsubscribed::Absent,
+        };
+        assert_eq!(
+            (left, came, again),
+            (wanted, Subscribed::Added, Subscribed::Existed)
+        );
+        store.close().await;
+        store = place.open().await;
+        let kept = match is_new {
+            true => new,
+            false => old,
+        };
+        let kept = kept
+            .exacts()
+            .iter()
+            .map(|(topic, recovery)| (Interest::Exact(topic.clone()), recovery.clone()));
+        let kept: SubscriptionSet = kept
+            .filter(|(interest, _)| *interest != topic)
+            .chain([(topic.clone(), it.recovery.clone())])
+            .collect();
+        let etag = store.etag(url("u")).await.unwrap();
+        assert_eq!(etag, kept.etag(&url("u")), "after {patience}");
+        let told = watch(&store).await.subscriptions();
+        let told = told.iter().filter(|it| it.url == url("u")).count();
+        assert_eq!(told, kept.exacts().len());
+        store.set(url("u"), sets[1 - last].clone()).await.unwrap();
+        last = 1 - last;
+    }
+    assert!(cut_short[0] > 0 && cut_short[1] > 0, "{cut_short:?}");
+}
+
+/// One peer sets all that it can, large and small; nobody waits for more than a few pieces of it.
+#[tokio::test]
+async fn share_of_the_writer_leaves_others_their_turns() {
+    #[derive(Default)]
+    struct Counting(std::sync::atomic::AtomicUsize);
+    impl Observer for Counting {
+        fn observe(&self, changes: &[Change]) {
+            self.0.fetch_add(changes.len(), Ordering::SeqCst);
+        }
+    }
+    let place = Place::new();
+    let store = Arc::new(place.open().await);
+    let counting = Arc::new(Counting::default());
+    store.watch(counting.clone()).await.unwrap();
+    let stopped = Arc::new(AtomicBool::new(false));
+    let mut hostile = JoinSet::new();
+    for (number, rows) in [(0, 10_000), (1, 10_000)]
+        .into_iter()
+        .chain((2..40).map(|it| (it, 90)))
+    {
+        let (store, stopped) = (store.clone(), stopped.clone());
+        let sets = two_sets(rows);
+        hostile.spawn(async move {
+            for set in sets.iter().cycle() {
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                let of = url(&format!("http://hostile:1/{number}"));
+                store.set(of, set.clone()).await.unwrap();
+            }
+        });
+    }
+    // It is under way.
+    while counting.0.load(Ordering::SeqCst) < 1_000 {
+        tokio::task::yield_now().await;
+    }
+    for number in 0..30 {
+        let before = counting.0.load(Ordering::SeqCst);
+        let it = exact("http://good:1/", format!("{number}"), None);
+        store.subscribe(it).await.unwrap();
+        let waited_for = counting.0.load(Ordering::SeqCst) - before;
+        // Two pieces, and a few small sets, in the transaction before it and in its own.
+        assert!(waited_for < 8_000, "{waited_for}");
+    }
+    stopped.store(true, Ordering::SeqCst);
+    while hostile.join_next().await.is_some() {}
+}
+
 /// A place for a database, gone at the end of the test.
 struct Place {
     folder: tempfile::TempDir,
@@ -695,4 +972,34 @@ fn missed(by: &Subscription, due: f64) -> Missed {
 
 fn at(seconds: f64) -> Now {
     Now::from_unix(Duration::from_secs_f64(seconds))
+}
+
+#[tokio::test]
+async fn what_is_kept_of_an_address_goes_when_its_broadcaster_has_another() {
+    let place = Place::new();
+    let store = place.open().await;
+    let mirror = watch(&store).await;
+    let (me, another) = ([1; 16], [2; 16]);
+    assert_eq!(store.move_to(me, url("http://b:1/r")).await.unwrap(), None);
+    let of_others = exact("u", "a", None);
+    for it in [
+        &exact("http://b:1/r", "a", None),
+        &glob("http://b:1/r", "*", None),
+        &of_others,
+    ] {
+        store.subscribe(it.clone()).await.unwrap();
+    }
+    assert_eq!(store.move_to(me, url("http://b:1/r")).await.unwrap(), None);
+    assert_eq!(mirror.subscriptions().len(), 3);
+    let before = store.move_to(me, url("http://b:2/r")).await.unwrap();
+    assert_eq!(before, Some(url("http://b:1/r")));
+    assert_eq!(mirror.subscriptions(), [of_others]);
+    // Another that is there now keeps what it has.
+    store.move_to(another, url("http://b:2/r")).await.unwrap();
+    store
+        .subscribe(exact("http://b:2/r", "a", None))
+        .await
+        .unwrap();
+    assert_eq!(store.move_to(me, url("http://b:3/r")).await.unwrap(), None);
+    assert_eq!(mirror.subscriptions().len(), 2);
 }

@@ -4,24 +4,45 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
-use tokio_postgres::config::{Host, SslMode};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Why the url of a database cannot be used.
+use super::failure::{CONNECT_TIMEOUT, Failure};
+use crate::lock;
+
+/// Why the url of a database cannot be used. No part of the url is quoted that may be a password.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AddressError {
     /// It is not what libpq takes as a url or as keywords and values.
-    #[error("this is not the url of a PostgreSQL database, such as postgres://user@host/database")]
-    Url(#[source] tokio_postgres::Error),
+    #[error(
+        "this is not the url of a PostgreSQL database, such as postgres://user@host/database{}",
+        .0.as_ref().map(|why| format!(": {why}")).unwrap_or_default()
+    )]
+    Url(Option<String>),
+    /// It has a parameter of another name than those in [`PARAMETERS`] and those of TLS.
+    #[error(
+        "the url has a parameter that is not supported; in a password, `?` and `&` are written as \
+         %3F and %26"
+    )]
+    Parameter,
+    /// A `%` is not followed by two hexadecimal digits, or they make no text.
+    #[error("the url has a `%` that is not followed by two hexadecimal digits; write %25 for it")]
+    Percent,
     /// `sslmode` has a value that is not taken.
     #[error(
-        "sslmode={0} is not supported: use disable, or verify-full to have the server's certificate checked"
+        "this sslmode is not supported: use disable, or verify-full to have the server's certificate \
+         checked"
     )]
-    SslMode(String),
+    SslMode,
     /// A file that the url names cannot be read.
     #[error("cannot read {}", path.display())]
     File {
@@ -48,7 +69,49 @@ pub(super) enum AddressError {
 #[derive(Clone)]
 pub(super) struct Address {
     pub(super) config: Config,
-    pub(super) tls: MakeRustlsConnect,
+    /// The same for each host by itself.
+    hosts: Vec<Config>,
+    tls: MakeRustlsConnect,
+}
+
+/// An open session and what drives it.
+type Connected = (
+    Client,
+    Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>,
+);
+
+/// How long a host may say nothing before the next is tried beside it.
+const NEXT_HOST_AFTER: Duration = Duration::from_secs(1);
+
+/// Parameters of a url besides those of TLS.
+const PARAMETERS: [&str; 18] = [
+    "user",
+    "password",
+    "dbname",
+    "options",
+    "application_name",
+    "host",
+    "hostaddr",
+    "port",
+    "connect_timeout",
+    "tcp_user_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "target_session_attrs",
+    "channel_binding",
+    "load_balance_hosts",
+    "sslnegotiation",
+];
+
+/// Whether a session has to be able to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// It has, unless the url says otherwise: of several hosts only one may take writes.
+    Write,
+    /// Any will do, and nothing is written.
+    Look,
 }
 
 impl std::fmt::Debug for Address {
@@ -60,31 +123,44 @@ impl std::fmt::Debug for Address {
 impl Address {
     /// Takes what libpq takes as a url, with `sslmode`, `sslrootcert`, `sslcert` and `sslkey`. Without
     /// a mode the way to this machine is plain and any other is verified.
-    pub(super) fn parse(url: &str) -> Result<Self, AddressError> {
+    pub(super) fn parse(url: &str, purpose: Purpose) -> Result<Self, AddressError> {
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let mut mode = None;
         let (mut root, mut cert, mut key) = (None, None, None);
         let mut rest = Vec::new();
         for parameter in query.split('&').filter(|it| !it.is_empty()) {
-            match parameter.split_once('=') {
-                Some(("sslmode", value)) => mode = Some(value),
-                Some(("sslrootcert", value)) => root = Some(PathBuf::from(value)),
-                Some(("sslcert", value)) => cert = Some(PathBuf::from(value)),
-                Some(("sslkey", value)) => key = Some(PathBuf::from(value)),
-                _ => rest.push(parameter),
+            let (name, value) = parameter.split_once('=').ok_or(AddressError::Parameter)?;
+            let (name, value) = (percent_decoded(name)?, percent_decoded(value)?);
+            match name.as_str() {
+                "sslmode" => mode = Some(value),
+                // As libpq takes it from those that are used to JDBC.
+                "ssl" if value == "true" => mode = Some("require".to_owned()),
+                "sslrootcert" if value == "system" => root = None,
+                "sslrootcert" => root = Some(PathBuf::from(value)),
+                "sslcert" => cert = Some(PathBuf::from(value)),
+                "sslkey" => key = Some(PathBuf::from(value)),
+                name if PARAMETERS.contains(&name) => rest.push(parameter),
+                _ => return Err(AddressError::Parameter),
             }
         }
         let plain = match rest.is_empty() {
             true => base.to_owned(),
             false => format!("{base}?{}", rest.join("&")),
         };
-        let mut config: Config = plain.parse().map_err(AddressError::Url)?;
-        let is_verified = match mode {
+        let is_url = ["postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| url.starts_with(scheme));
+        let mut config: Config = plain.parse().map_err(|error: tokio_postgres::Error| {
+            // Of keywords and values the reason may quote a part of a password.
+            let why = std::error::Error::source(&error).filter(|_| is_url);
+            AddressError::Url(why.map(ToString::to_string))
+        })?;
+        let is_verified = match mode.as_deref() {
             None => !config.get_hosts().iter().all(is_this_machine),
             Some("disable") => false,
             // Who asks for the less is given the more.
             Some("require" | "verify-ca" | "verify-full") => true,
-            Some(other) => return Err(AddressError::SslMode(other.to_owned())),
+            Some(_) => return Err(AddressError::SslMode),
         };
         let tls = match is_verified {
             true => {
@@ -112,7 +188,14 @@ impl Address {
             config.tcp_user_timeout(Duration::from_secs(10));
         }
         config.keepalives_idle(Duration::from_secs(10));
-        Ok(Self { config, tls })
+        match purpose {
+            Purpose::Write if config.get_target_session_attrs() == TargetSessionAttrs::Any => {
+                config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+            }
+            Purpose::Write | Purpose::Look => {}
+        }
+        let hosts = one_by_one(&config);
+        Ok(Self { config, hosts, tls })
     }
 
     /// For the log: without password.
@@ -126,20 +209,144 @@ impl Address {
         format!("{}/{}", hosts.join(","), database.unwrap_or_default())
     }
 
-    pub(super) async fn connect(
-        &self,
-    ) -> Result<
-        (
-            Client,
-            Connection<
-                Socket,
-                <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<Socket>>::Stream,
-            >,
-        ),
-        tokio_postgres::Error,
-    > {
-        self.config.connect(self.tls.clone()).await
+    /// A new session, within [`CONNECT_TIMEOUT`].
+    pub(super) async fn connect(&self) -> Result<Connected, Failure> {
+        match timeout(CONNECT_TIMEOUT, self.first_that_answers()).await {
+            Ok(connected) => Ok(connected?),
+            Err(_) => Err(Failure::Silent(CONNECT_TIMEOUT)),
+        }
     }
+
+    /// A new session with the first host that lets us in. Each next one is tried when one before it
+    /// failed, or said nothing for a while.
+    async fn first_that_answers(&self) -> Result<Connected, tokio_postgres::Error> {
+        let mut untried = self.hosts.iter();
+        let mut under_way = FuturesUnordered::new();
+        let mut failed = None;
+        loop {
+            let next = untried.next();
+            under_way.extend(next.map(|host| host.connect(self.tls.clone())));
+            let patience = match untried.len() {
+                0 => CONNECT_TIMEOUT,
+                _ => NEXT_HOST_AFTER,
+            };
+            match timeout(patience, under_way.next()).await {
+                Ok(Some(Ok(connected))) => return Ok(connected),
+                Ok(Some(Err(error))) => failed = Some(error),
+                Ok(None) => return Err(failed.expect("there is one host at least")),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// How the pool connects. It gives up by itself after [`CONNECT_TIMEOUT`].
+impl deadpool_postgres::Connect for Address {
+    fn connect(
+        &self,
+        _: &Config,
+    ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
+        Box::pin(async {
+            let (client, connection) = self.first_that_answers().await?;
+            let driver = tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    let error = Failure::Sql(error);
+                    tracing::debug!(%error, "a connection to the database ended");
+                }
+            });
+            // Plans are kept, and made while tables were small: those that read all of one grow with
+            // it. A startup parameter would say the same, but poolers refuse those.
+            let set = client.batch_execute("SET enable_seqscan = off").await;
+            if let Err(error) = set {
+                driver.abort();
+                return Err(error);
+            }
+            Ok((client, driver))
+        })
+    }
+}
+
+/// The same configuration for each of its hosts.
+fn one_by_one(config: &Config) -> Vec<Config> {
+    let (names, addresses) = (config.get_hosts(), config.get_hostaddrs());
+    let hosts = names.len().max(addresses.len());
+    if hosts < 2 {
+        return vec![config.clone()];
+    }
+    let ports = config.get_ports();
+    let one = |at: usize| {
+        let mut one = Config::new();
+        match names.get(at) {
+            Some(Host::Tcp(name)) => drop(one.host(name)),
+            Some(Host::Unix(path)) => drop(one.host_path(path)),
+            None => {}
+        }
+        if let Some(address) = addresses.get(at) {
+            one.hostaddr(*address);
+        }
+        if let Some(port) = ports.get(at).or(ports.first()) {
+            one.port(*port);
+        }
+        if let Some(user) = config.get_user() {
+            one.user(user);
+        }
+        if let Some(password) = config.get_password() {
+            one.password(password);
+        }
+        if let Some(database) = config.get_dbname() {
+            one.dbname(database);
+        }
+        if let Some(options) = config.get_options() {
+            one.options(options);
+        }
+        if let Some(name) = config.get_application_name() {
+            one.application_name(name);
+        }
+        if let Some(timeout) = config.get_connect_timeout() {
+            one.connect_timeout(*timeout);
+        }
+        if let Some(timeout) = config.get_tcp_user_timeout() {
+            one.tcp_user_timeout(*timeout);
+        }
+        if let Some(interval) = config.get_keepalives_interval() {
+            one.keepalives_interval(interval);
+        }
+        if let Some(retries) = config.get_keepalives_retries() {
+            one.keepalives_retries(retries);
+        }
+        one.keepalives(config.get_keepalives())
+            .keepalives_idle(config.get_keepalives_idle())
+            .ssl_mode(config.get_ssl_mode())
+            .target_session_attrs(config.get_target_session_attrs())
+            .ssl_negotiation(config.get_ssl_negotiation())
+            .channel_binding(config.get_channel_binding());
+        one
+    };
+    let mut all: Vec<_> = (0..hosts).map(one).collect();
+    if config.get_load_balance_hosts() == LoadBalanceHosts::Random {
+        all.sort_by_cached_key(|_| lock::random());
+    }
+    all
+}
+
+/// As libpq decodes the names and values of parameters.
+fn percent_decoded(text: &str) -> Result<String, AddressError> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let mut digit = || bytes.next().and_then(|it| char::from(it).to_digit(16));
+                let (high, low) = (digit(), digit());
+                let byte = high.zip(low).map(|(high, low)| 16 * high + low);
+                // A zero would end the text for those who take it as one of C.
+                let byte = byte.and_then(|it| u8::try_from(it).ok());
+                byte.filter(|it| *it != 0).ok_or(AddressError::Percent)?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(decoded).map_err(|_| AddressError::Percent)
 }
 
 fn is_this_machine(host: &Host) -> bool {
@@ -213,6 +420,10 @@ mod tests {
 
     use super::*;
 
+    fn parse(url: &str) -> Result<Address, AddressError> {
+        Address::parse(url, Purpose::Write)
+    }
+
     #[test]
     fn the_way_to_another_machine_is_verified_unless_that_is_switched_off() {
         for (url, want) in [
@@ -224,7 +435,7 @@ mod tests {
                 SslMode::Disable,
             ),
         ] {
-            let address = Address::parse(url).unwrap();
+            let address = parse(url).unwrap();
             assert_eq!(address.config.get_ssl_mode(), want, "{url}");
         }
         let folder = tempfile::tempdir().unwrap();
@@ -234,21 +445,92 @@ mod tests {
                 "postgres://u@db.example/d?{mode}sslrootcert={}",
                 nowhere.display()
             );
-            let error = Address::parse(&url).unwrap_err();
+            let error = parse(&url).unwrap_err();
             assert!(matches!(error, AddressError::File { .. }), "{error}");
         }
-        let error = Address::parse("postgres://u@h/d?sslmode=prefer").unwrap_err();
+        let error = parse("postgres://u@h/d?sslmode=prefer").unwrap_err();
         assert!(error.to_string().contains("verify-full"), "{error}");
         assert!(matches!(
-            Address::parse("postgres://u@h:port/d"),
+            parse("postgres://u@h:port/d"),
             Err(AddressError::Url(_))
         ));
     }
 
     #[test]
     fn the_name_of_a_database_has_no_password() {
-        let address = Address::parse("postgres://u:secret@localhost:5/d").unwrap();
+        let address = parse("postgres://u:secret@localhost:5/d").unwrap();
         assert_eq!(address.name(), "localhost/d");
         assert_eq!(format!("{address:?}"), "localhost/d");
+    }
+
+    #[test]
+    fn pg_url_parameters_are_decoded_as_libpq_does_and_mistakes_are_said_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("a root+1.pem");
+        let encoded = root
+            .display()
+            .to_string()
+            .replace('/', "%2F")
+            .replace(' ', "%20");
+        let error = parse(&format!("postgres://u@db.example/d?sslrootcert={encoded}")).unwrap_err();
+        let AddressError::File { path, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(path, root);
+        let address = parse("postgres://u@localhost/d?sslm%6Fde=disable&application_name=a%20b");
+        let address = address.unwrap().config;
+        assert_eq!(address.get_ssl_mode(), SslMode::Disable);
+        assert_eq!(address.get_application_name(), Some("a b"));
+
+        // The password of each is `pass?word=1&x`, or a part of it.
+        for (url, said) in [
+            ("postgres://u:pass?word=1&x@localhost/d", "%3F"),
+            ("postgres://u:pass@localhost/d?word=1", "not supported"),
+            ("postgres://u:pass@localhost/d?sslmode=word", "verify-full"),
+            ("postgres://u:pass@localhost/d?sslrootcert=%2", "%25"),
+            ("postgres://u:pass@localhost/d?sslrootcert=%00", "%25"),
+            ("postgres://u:pass@localhost:word/d", "postgres://user@host"),
+            ("host=localhost password=pass word", "postgres://user@host"),
+        ] {
+            let error = crate::StoreError::Address(Box::new(parse(url).unwrap_err()));
+            let mut told = error.to_string();
+            let mut source = std::error::Error::source(&error);
+            while let Some(error) = source {
+                told = format!("{told}: {error}");
+                source = error.source();
+            }
+            assert!(told.contains(said), "{url}: {told}");
+            for secret in ["pass?", "pass@", "word=", "word/", "=word"] {
+                assert!(!told.contains(secret), "{url}: {told}");
+            }
+            let parts: Vec<_> = told.split(": ").collect();
+            let mut once = parts.clone();
+            once.dedup();
+            assert_eq!(parts, once, "{url}");
+        }
+    }
+
+    #[test]
+    fn each_host_is_asked_by_itself_and_for_a_session_that_can_write() {
+        let url = "postgres://u:p@one:1,two:2/d?application_name=me&sslmode=disable";
+        let address = parse(url).unwrap();
+        let hosts: Vec<_> = address.hosts.iter().map(|it| it.get_hosts()).collect();
+        assert_eq!(
+            hosts,
+            [[Host::Tcp("one".into())], [Host::Tcp("two".into())]]
+        );
+        for (host, port) in address.hosts.iter().zip([1, 2]) {
+            assert_eq!(host.get_ports(), [port]);
+            assert_eq!(host.get_user(), Some("u"));
+            assert_eq!(host.get_password(), Some(&b"p"[..]));
+            assert_eq!(host.get_dbname(), Some("d"));
+            assert_eq!(host.get_application_name(), Some("me"));
+            assert_eq!(host.get_ssl_mode(), SslMode::Disable);
+            let wanted = host.get_target_session_attrs();
+            assert_eq!(wanted, TargetSessionAttrs::ReadWrite);
+        }
+        let look = Address::parse("postgres://u@localhost/d", Purpose::Look).unwrap();
+        let wanted = look.config.get_target_session_attrs();
+        assert_eq!(wanted, TargetSessionAttrs::Any);
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -34,6 +34,9 @@ pub(super) struct Feed {
     /// How often somebody asked to have it all read.
     asked: AtomicU64,
     state: Mutex<State>,
+    trouble: std::sync::Mutex<Option<String>>,
+    /// When the question under way was asked, in nanoseconds since `epoch`; 0 if there is none.
+    asking_since: AtomicU64,
     /// Number of the last change that the observer knows, for whoever is curious.
     pub(super) newest: AtomicI64,
     /// Woken when another says that something changed.
@@ -75,16 +78,26 @@ impl Drop for Connected {
 /// More missing numbers than these are not waited for one by one.
 const GAPS_MAX: usize = 10_000;
 
+/// How long the database may take to say what changed before that is trouble.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
+
 /// How many changes the observer is told at a time.
 const CHUNK: usize = 4_096;
 
-const NEWER: &str = "SELECT seq, xid::text::bigint, added, kind, url, interest, recovery \
-     FROM httppubsub_changes WHERE seq > $1 ORDER BY seq";
+/// There is a row also if nothing changed, as it says whether the server takes writes: one that does
+/// not any longer may not know what was acknowledged.
+const NEWER: &str = "SELECT it.seq, it.xid::text::bigint, it.added, it.kind, it.url, it.interest, \
+     it.recovery, at.is_read_only \
+     FROM (SELECT current_setting('transaction_read_only')::bool AS is_read_only) at \
+     LEFT JOIN httppubsub_changes it ON it.seq > $1 ORDER BY it.seq";
 
-/// All in one snapshot: what is not there when nobody is left who could have it never comes.
+/// All in one snapshot: what is not there when nobody is left who could have it never comes. `xmax` is
+/// larger than the number of any transaction that has begun.
 const NEWER_AND_LATE: &str = "SELECT it.seq, it.xid::text::bigint, it.added, it.kind, it.url, \
-     it.interest, it.recovery, at.xmin, at.trimmed_to \
-     FROM (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin, \
+     it.interest, it.recovery, at.is_read_only, at.xmin, at.xmax, at.trimmed_to \
+     FROM (SELECT current_setting('transaction_read_only')::bool AS is_read_only, \
+     pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin, \
+     pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax, \
      (SELECT trimmed_to FROM httppubsub_log) AS trimmed_to) at \
      LEFT JOIN httppubsub_changes it ON it.seq > $1 OR it.seq = ANY($2) ORDER BY it.seq";
 
@@ -98,6 +111,8 @@ impl Feed {
             epoch: Instant::now(),
             asked: AtomicU64::new(0),
             state: Mutex::default(),
+            trouble: std::sync::Mutex::default(),
+            asking_since: AtomicU64::new(0),
             newest: AtomicI64::new(0),
             woken: Arc::default(),
         }
@@ -157,22 +172,28 @@ impl Feed {
             let all = state.known.is_none();
             let looked = match all {
                 true => self.advance(&mut state).await,
-                false => match timeout_at(give_up, self.advance(&mut state)).await {
-                    Ok(looked) => looked,
-                    Err(_) => Err(Failure::Waited(self.patience)),
-                },
+                false => {
+                    self.asking_since
+                        .store(nanoseconds(began), Ordering::Relaxed);
+                    match timeout_at(give_up, self.advance(&mut state)).await {
+                        Ok(looked) => looked,
+                        Err(_) => Err(Failure::Waited(self.patience)),
+                    }
+                }
             };
+            self.asking_since.store(0, Ordering::Relaxed);
             match looked {
                 Ok(()) => {
                     state.answered = asked;
-                    let began = u64::try_from(began.as_nanos()).unwrap_or(0);
-                    self.looked.store(began, Ordering::Release);
+                    self.note(None);
+                    self.looked.store(nanoseconds(began), Ordering::Release);
                     return Ok(());
                 }
                 Err(failure) => {
                     // Nobody goes by what was known before it.
                     self.looked.store(0, Ordering::Release);
                     state.connected = None;
+                    self.note(Some(&failure));
                     if failure.done() == Done::Never || Instant::now() + pause >= give_up {
                         return Err(failure);
                     }
@@ -182,6 +203,21 @@ impl Feed {
                 }
             }
         }
+    }
+
+    /// Why the last look failed, if it did, or that the one under way takes long.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let since = self.asking_since.load(Ordering::Relaxed);
+        if since > 0 && (self.epoch + Duration::from_nanos(since)).elapsed() > SILENT_AFTER {
+            return Some("the database does not answer".to_owned());
+        }
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.clone()
+    }
+
+    fn note(&self, failure: Option<&Failure>) {
+        let trouble = failure.map(ToString::to_string);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// Reads what the observer does not know yet.
@@ -252,7 +288,7 @@ impl Feed {
         let prepared = async {
             client.batch_execute("LISTEN httppubsub_changes").await?;
             let newer = client.prepare(NEWER).await?;
-            Ok((newer, client.prepare(NEWER_AND_LATE).await?))
+            Ok::<_, tokio_postgres::Error>((newer, client.prepare(NEWER_AND_LATE).await?))
         };
         match prepared.await {
             Ok((newer, newer_and_late)) => Ok(Connected {
@@ -263,7 +299,7 @@ impl Feed {
             }),
             Err(error) => {
                 driver.abort();
-                Err(Failure::Sql(error))
+                Err(Failure::from(error))
             }
         }
     }
@@ -293,13 +329,14 @@ async fn newer(client: &Client, connected: &Connected, known: &Known) -> Result<
             .query(&connected.newer_and_late, &[&known.newest, &late])
             .await?;
         let first = rows.first().ok_or_else(|| nonsense("no log"))?;
-        let (xmin, trimmed_to): (i64, i64) = (first.get(7), first.get(8));
+        let (xmin, xmax, trimmed_to): (i64, i64, i64) = (first.get(8), first.get(9), first.get(10));
         for row in &rows {
             if let Some(seq) = row.get::<_, Option<i64>>(0) {
                 gaps.remove(&seq);
             }
         }
-        let over = gaps.iter().filter(|(_, xid)| xmin >= **xid);
+        // No transaction has the number of one that comes from another server, by a dump of it.
+        let over = gaps.iter().filter(|(_, xid)| xmin >= **xid || **xid > xmax);
         let over: Vec<i64> = over.map(|(seq, _)| *seq).collect();
         for seq in over {
             if seq <= trimmed_to {
@@ -311,6 +348,9 @@ async fn newer(client: &Client, connected: &Connected, known: &Known) -> Result<
         }
         rows
     };
+    if rows.first().is_some_and(|row| row.get(7)) {
+        return Err(Failure::ReadOnly);
+    }
     let (mut newest, mut newest_xid) = (known.newest, known.newest_xid);
     let mut missing = Vec::new();
     let mut changes = Vec::new();
@@ -448,6 +488,10 @@ fn tell(observer: &dyn Observer, changes: &[Change]) -> Result<(), Failure> {
         tracing::error!("the observer of changes panicked; it will be told everything again");
         Failure::Observer
     })
+}
+
+fn nanoseconds(since_epoch: Duration) -> u64 {
+    u64::try_from(since_epoch.as_nanos()).unwrap_or(0)
 }
 
 fn nonsense(what: &str) -> Failure {

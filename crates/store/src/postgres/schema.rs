@@ -1,12 +1,18 @@
 //! The tables, and how they come to be.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::failure::Failure;
 use crate::store::StoreError;
 
 /// In the order in which they are run, each once.
-const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+
+/// How many migrations there are: a version is the number of those that were run.
+const KNOWN: i64 = MIGRATIONS.len().cast_signed() as i64;
 
 /// Whoever migrates holds this lock of the database.
 const LOCK: i64 = 0x6874_7470_7075_6273;
@@ -14,10 +20,65 @@ const LOCK: i64 = 0x6874_7470_7075_6273;
 /// PostgreSQL 15.
 const SERVER_VERSION_MIN: i32 = 150_000;
 
+/// Longest wait for all that is asked before the tables are made.
+const CHECKS_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Makes the tables what this program knows, in one transaction. Of several that do so at once the
-/// first does the work. Unless it `may_make` them, they have to be there.
-pub(super) async fn migrate(client: &Client, may_make: bool) -> Result<(), StoreError> {
-    let failed = |error: tokio_postgres::Error| Failure::Sql(error).doing("preparing the tables");
+/// first does the work.
+pub(super) async fn migrate(client: &Client) -> Result<(), StoreError> {
+    in_time(check_server(client)).await?;
+    let failed = |error: tokio_postgres::Error| Failure::from(error).doing("preparing the tables");
+    client
+        .batch_execute(&format!(
+            "BEGIN; SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock({LOCK})"
+        ))
+        .await
+        .map_err(failed)?;
+    let migrated = migrate_locked(client).await;
+    let end = if migrated.is_ok() {
+        "COMMIT"
+    } else {
+        "ROLLBACK"
+    };
+    client.batch_execute(end).await.map_err(failed)?;
+    migrated
+}
+
+/// Whether the tables are there and this program can read them. Writes nothing.
+pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
+    in_time(async {
+        check_server(client).await?;
+        let failed =
+            |error: tokio_postgres::Error| Failure::from(error).doing("looking for the tables");
+        let sql = "SELECT to_regclass('httppubsub_schema') IS NOT NULL";
+        let row = client.query_one(sql, &[]).await.map_err(failed)?;
+        if !row.get::<_, bool>(0) {
+            return Err(StoreError::Unsupported(
+                "no broadcaster has ever used it".to_owned(),
+            ));
+        }
+        match version(client).await? {
+            found if found > KNOWN => Err(StoreError::NewerSchema {
+                found,
+                known: KNOWN,
+            }),
+            found if found < KNOWN => Err(StoreError::Unsupported(format!(
+                "its tables are of version {found}, wanted is {KNOWN}: start a broadcaster of this \
+                 version on it"
+            ))),
+            _ => Ok(()),
+        }
+    })
+    .await
+}
+
+async fn in_time(checks: impl Future<Output = Result<(), StoreError>>) -> Result<(), StoreError> {
+    let waited = |_| Err(Failure::Waited(CHECKS_TIMEOUT).doing("looking at the database"));
+    timeout(CHECKS_TIMEOUT, checks).await.unwrap_or_else(waited)
+}
+
+async fn check_server(client: &Client) -> Result<(), StoreError> {
+    let failed = |error: tokio_postgres::Error| Failure::from(error).doing("preparing the tables");
     let server = client
         .query_one("SELECT current_setting('server_version_num')::int", &[])
         .await
@@ -39,33 +100,19 @@ pub(super) async fn migrate(client: &Client, may_make: bool) -> Result<(), Store
              machine fails"
         );
     }
-    if !may_make {
-        let sql = "SELECT to_regclass('httppubsub_schema') IS NOT NULL";
-        let row = client.query_one(sql, &[]).await.map_err(failed)?;
-        if !row.get::<_, bool>(0) {
-            return Err(StoreError::Unsupported(
-                "no broadcaster has ever used it".to_owned(),
-            ));
-        }
-    }
-    client
-        .batch_execute(&format!(
-            "BEGIN; SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock({LOCK})"
-        ))
-        .await
-        .map_err(failed)?;
-    let migrated = migrate_locked(client).await;
-    let end = if migrated.is_ok() {
-        "COMMIT"
-    } else {
-        "ROLLBACK"
-    };
-    client.batch_execute(end).await.map_err(failed)?;
-    migrated
+    Ok(())
+}
+
+async fn version(client: &Client) -> Result<i64, StoreError> {
+    let failed =
+        |error: tokio_postgres::Error| Failure::from(error).doing("reading the schema version");
+    let sql = "SELECT version FROM httppubsub_schema";
+    let rows = client.query(sql, &[]).await.map_err(failed)?;
+    Ok(rows.first().map_or(0, |row| row.get(0)))
 }
 
 async fn migrate_locked(client: &Client) -> Result<(), StoreError> {
-    let failed = |error: tokio_postgres::Error| Failure::Sql(error).doing("preparing the tables");
+    let failed = |error: tokio_postgres::Error| Failure::from(error).doing("preparing the tables");
     client
         .batch_execute(
             "SET LOCAL client_min_messages = warning; \
@@ -73,12 +120,7 @@ async fn migrate_locked(client: &Client) -> Result<(), StoreError> {
         )
         .await
         .map_err(failed)?;
-    let rows = client
-        .query("SELECT version FROM httppubsub_schema", &[])
-        .await
-        .map_err(failed)?;
-    let found: i64 = rows.first().map_or(0, |row| row.get(0));
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let (found, known) = (version(client).await?, KNOWN);
     if found > known {
         return Err(StoreError::NewerSchema { found, known });
     }

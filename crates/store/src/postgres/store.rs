@@ -1,8 +1,8 @@
 //! The store as callers see it: each method is one statement, and then a look at what changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,8 +22,8 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
-use super::address::Address;
-use super::failure::{Done, Failure};
+use super::address::{Address, Purpose};
+use super::failure::{CONNECT_TIMEOUT, Done, Failure};
 use super::feed::Feed;
 use super::row::{interest_of, kind_of, topic_of, url_of};
 use super::schema;
@@ -96,7 +96,8 @@ impl PostgresOptions {
         self
     }
 
-    /// Opens a database only if a broadcaster has used it: for who wants to look.
+    /// Opens a database only if a broadcaster has used it, to look at it: a replica will do, and a role
+    /// that may only read.
     pub fn existing(mut self) -> Self {
         self.may_make = false;
         self
@@ -105,24 +106,28 @@ impl PostgresOptions {
     /// Connects to the database at `url`, such as `postgres://user@host/database`, and makes the
     /// tables if they are not there. Without `sslmode` the way to another machine is verified TLS.
     pub async fn open(self, url: &str) -> Result<PostgresStore, StoreError> {
-        let address = Address::parse(url).map_err(|why| StoreError::Address(Box::new(why)))?;
-        let failed = |error| Failure::Sql(error).doing("connecting to the database");
+        let purpose = match self.may_make {
+            true => Purpose::Write,
+            false => Purpose::Look,
+        };
+        let address =
+            Address::parse(url, purpose).map_err(|why| StoreError::Address(Box::new(why)))?;
+        let failed = |failure: Failure| failure.doing("connecting to the database");
         let (client, connection) = address.connect().await.map_err(failed)?;
         let driver = tokio::spawn(connection);
-        let migrated = schema::migrate(&client, self.may_make).await;
+        let prepared = match purpose {
+            Purpose::Write => schema::migrate(&client).await,
+            Purpose::Look => schema::check(&client).await,
+        };
         driver.abort();
-        migrated?;
+        prepared?;
         let manager = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
-        let mut config = address.config.clone();
-        // Plans are kept, and made while tables were small: those that read all of one grow with it.
-        let options = config.get_options().unwrap_or_default();
-        let options = format!("{options} -c enable_seqscan=off");
-        config.options(options.trim());
-        let manager = Manager::from_config(config, address.tls.clone(), manager);
+        let manager = Manager::from_connect(address.config.clone(), address.clone(), manager);
         let pool = Pool::builder(manager)
             .max_size(self.connections_max)
+            .create_timeout(Some(CONNECT_TIMEOUT))
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Unsupported(error.to_string()))?;
@@ -132,11 +137,14 @@ impl PostgresOptions {
             pool,
             changed: Notify::new(),
             spender: lock::random(),
+            trouble: Mutex::default(),
             options: self,
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(wake_others(shared.clone()));
-        tasks.spawn(look_for_changes(shared.clone()));
+        if purpose == Purpose::Write {
+            tasks.spawn(wake_others(shared.clone()));
+            tasks.spawn(look_for_changes(shared.clone()));
+        }
         let (spendings, waiting) = mpsc::channel(SPENT_AT_ONCE);
         tasks.spawn(spend_in_groups(shared.clone(), waiting));
         let (adding, waiting) = mpsc::channel(CHANGED_AT_ONCE);
@@ -182,6 +190,8 @@ struct Shared {
     changed: Notify,
     /// Under which it spends codes.
     spender: i64,
+    /// Why a statement failed, since the last probe.
+    trouble: Mutex<Option<String>>,
     options: PostgresOptions,
 }
 
@@ -281,7 +291,10 @@ impl<'a> Attempts<'a> {
         loop {
             match self.shared.connection(self.give_up).await {
                 Ok(connection) => return Ok(connection),
-                Err(failure) => self.wait(failure).await?,
+                Err(failure) => {
+                    self.shared.note(&failure);
+                    self.wait(failure).await?;
+                }
             }
         }
     }
@@ -298,9 +311,24 @@ impl<'a> Attempts<'a> {
             Err(_) => {
                 // Nobody knows what else it has to do.
                 drop(Object::take(connection));
-                Failure::Waited(self.shared.options.patience)
+                let failure = Failure::Waited(self.shared.options.patience);
+                self.shared.note(&failure);
+                return self.judge(failure).await;
             }
         };
+        if failure.condemns_session() {
+            drop(Object::take(connection));
+            if matches!(failure, Failure::ReadOnly) {
+                // Those that wait in the pool were made before, with the same server.
+                self.shared.pool.retain(|_, _| false);
+            }
+        }
+        self.shared.note(&failure);
+        self.judge(failure).await
+    }
+
+    /// Waits if the statement is to be made again.
+    async fn judge<T>(&mut self, failure: Failure) -> Result<Option<T>, StoreError> {
         let is_repeated = match failure.done() {
             Done::No => true,
             Done::Never => false,
@@ -354,21 +382,45 @@ impl Shared {
         }
     }
 
+    /// Keeps in mind that the database cannot be used, if that is what `failure` says.
+    fn note(&self, failure: &Failure) {
+        if failure.is_trouble() {
+            *self.trouble() = Some(failure.to_string());
+        }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for something that only a server that takes writes does, and that changes nothing.
+    async fn probe(&self) {
+        if self.trouble().is_none() {
+            return;
+        }
+        let sql = "UPDATE httppubsub_log SET trimmed_to = trimmed_to WHERE false";
+        let probed = self.query("probing", Again::Harmless, sql, &[]).await;
+        if probed.is_ok() {
+            *self.trouble() = None;
+        }
+    }
+
     async fn trim(&self) -> Result<(), StoreError> {
         let kept = i64::from(self.options.changes_kept);
-        // One after the other; what one has forgotten the next need not.
+        // One after the other; what one has forgotten the next need not. A mark in the future is that of
+        // another server, whose dump this is: none of its transactions is open here.
         let sql = "WITH log AS MATERIALIZED (SELECT ctid, trimmed_to, mark_seq, mark_xid \
              FROM httppubsub_log FOR UPDATE SKIP LOCKED), \
              state AS MATERIALIZED (SELECT coalesce(max(seq), 0) AS newest, count(*) AS kept \
              FROM httppubsub_changes), \
-             cut AS MATERIALIZED (SELECT log.ctid, greatest(log.trimmed_to, CASE \
-             WHEN pg_snapshot_xmin(pg_current_snapshot()) >= log.mark_xid \
-             THEN least(log.mark_seq, state.newest - $1) ELSE 0 END) AS trimmed_to, \
-             CASE WHEN pg_snapshot_xmin(pg_current_snapshot()) >= log.mark_xid \
-             THEN state.newest ELSE log.mark_seq END AS mark_seq, \
-             CASE WHEN pg_snapshot_xmin(pg_current_snapshot()) >= log.mark_xid \
-             THEN pg_current_xact_id() ELSE log.mark_xid END AS mark_xid \
-             FROM log, state WHERE state.kept > $1 + $1 / 4), \
+             marked AS MATERIALIZED (SELECT log.ctid, log.trimmed_to, log.mark_seq, log.mark_xid, \
+             pg_snapshot_xmin(pg_current_snapshot()) >= mark_xid \
+             OR mark_xid > pg_snapshot_xmax(pg_current_snapshot()) AS is_over FROM log), \
+             cut AS MATERIALIZED (SELECT marked.ctid, greatest(trimmed_to, CASE WHEN is_over \
+             THEN least(mark_seq, state.newest - $1) ELSE 0 END) AS trimmed_to, \
+             CASE WHEN is_over THEN state.newest ELSE mark_seq END AS mark_seq, \
+             CASE WHEN is_over THEN pg_current_xact_id() ELSE mark_xid END AS mark_xid \
+             FROM marked, state WHERE state.kept > $1 + $1 / 4), \
              set AS (UPDATE httppubsub_log SET trimmed_to = cut.trimmed_to, \
              mark_seq = cut.mark_seq, mark_xid = cut.mark_xid FROM cut \
              WHERE httppubsub_log.ctid = cut.ctid) \
@@ -435,6 +487,15 @@ impl Store for PostgresStore {
     async fn catch_up(&self) -> Result<(), StoreError> {
         let done = self.shared.feed.catch_up().await;
         done.map_err(|failure| failure.doing("reading what changed"))
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let trouble = self.shared.feed.trouble();
+        trouble.or_else(|| self.shared.trouble().clone())
+    }
+
+    async fn probe(&self) {
+        self.shared.probe().await;
     }
 
     async fn subscribe(&self, subscription: Subscription) -> Result<Subscribed, StoreError> {
@@ -716,6 +777,7 @@ impl Cluster for PostgresStore {
     async fn alive(&self, alive: Alive, lease: Duration) -> Result<Heard, StoreError> {
         let Alive {
             url,
+            identity,
             instance,
             version,
             websockets,
@@ -723,19 +785,23 @@ impl Cluster for PostgresStore {
         // The others are read as they were before this. Whether this one was forgotten is known only
         // by who has its row locked: of one that was updated `xmax` is not 0.
         let sql = "WITH me AS (INSERT INTO httppubsub_broadcasters AS it \
-             (url, instance, version, alive_until, known, websockets) \
-             VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4), $5, $6) \
+             (url, instance, version, alive_until, known, websockets, identity) \
+             VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4), $5, $6, $7) \
              ON CONFLICT (sha256(url)) DO UPDATE SET instance = excluded.instance, \
+             identity = excluded.identity, \
              version = excluded.version, seen_at = clock_timestamp(), \
              alive_until = excluded.alive_until, known = excluded.known, \
              websockets = excluded.websockets, started_at = CASE \
              WHEN it.instance = excluded.instance THEN it.started_at \
-             ELSE excluded.started_at END RETURNING xmax = 0 AS is_new) \
+             ELSE excluded.started_at END \
+             WHERE it.identity IS NOT DISTINCT FROM excluded.identity \
+             OR it.alive_until <= clock_timestamp() RETURNING xmax = 0 AS is_new) \
              SELECT extract(epoch FROM clock_timestamp())::double precision, it.url, it.version, \
              extract(epoch FROM it.started_at)::double precision, \
              extract(epoch FROM it.seen_at)::double precision, \
              extract(epoch FROM it.alive_until)::double precision, it.known, it.websockets, \
-             it.instance, me.is_new FROM me LEFT JOIN httppubsub_broadcasters it ON true ORDER BY it.url";
+             it.instance, (SELECT is_new FROM me) \
+             FROM (SELECT 1) one LEFT JOIN httppubsub_broadcasters it ON true ORDER BY it.url";
         let known = self.shared.feed.newest.load(Ordering::Relaxed);
         let websockets = i64::try_from(*websockets).unwrap_or(i64::MAX);
         let parameters: Parameters<'_> = &[
@@ -745,6 +811,7 @@ impl Cluster for PostgresStore {
             &lease.as_secs_f64(),
             &known,
             &websockets,
+            &&identity[..],
         ];
         let doing = "saying that this broadcaster lives";
         let rows = self
@@ -752,14 +819,18 @@ impl Cluster for PostgresStore {
             .query(doing, Again::Harmless, sql, parameters)
             .await?;
         let first = one(&rows, doing)?;
-        let is_new: bool = first.get(9);
+        // Nothing was written if another lives there.
+        let is_new: Option<bool> = first.get(9);
         let before = rows
             .iter()
-            .find(|row| !is_new && row.get::<_, Option<&[u8]>>(1) == Some(bytes(url)));
+            .find(|row| is_new != Some(true) && row.get::<_, Option<&[u8]>>(1) == Some(bytes(url)));
+        let broadcasters = broadcasters(&rows);
+        let holder = broadcasters.iter().find(|it| it.url == *url);
         Ok(Heard {
             now: moment(first.get(0)),
             before: before.map(|row| row.get(8)),
-            broadcasters: broadcasters(&rows),
+            holder: holder.filter(|_| is_new.is_none()).cloned(),
+            broadcasters,
         })
     }
 
@@ -787,11 +858,12 @@ impl Cluster for PostgresStore {
         })
     }
 
-    async fn gone(&self, url: SubscriberUrl) -> Result<(), StoreError> {
-        let sql = "DELETE FROM httppubsub_broadcasters WHERE sha256(url) = sha256($1)";
+    async fn gone(&self, url: SubscriberUrl, identity: [u8; 16]) -> Result<(), StoreError> {
+        let sql = "DELETE FROM httppubsub_broadcasters \
+             WHERE sha256(url) = sha256($1) AND identity = $2";
         let doing = "saying that this broadcaster stopped";
         self.shared
-            .query(doing, Again::Harmless, sql, &[&bytes(&url)])
+            .query(doing, Again::Harmless, sql, &[&bytes(&url), &&identity[..]])
             .await
             .map(drop)
     }

@@ -1,5 +1,6 @@
 //! Why a thread of the store did not do what it was asked.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,14 +21,30 @@ pub(super) enum Failure {
     Stopped,
     #[error("the observer of changes panicked")]
     Observer,
+    #[error(
+        "{} was removed or replaced while it is in use: nothing is written any longer, as it would \
+         be lost; put it back, or start the broadcaster again", .0.display()
+    )]
+    Gone(PathBuf),
+    #[error("{0}; {DAMAGED}")]
+    Damaged(String),
+    #[error("another set of this url is under way")]
+    SetUnderWay,
+    #[error("cannot lock the file beside the database")]
+    Mark(#[source] Arc<std::io::Error>),
 }
+
+/// What to do with a database that lost something.
+pub(super) const DAMAGED: &str = "the file is damaged: stop everything that uses it and restore a \
+     backup, or rescue what is left with `sqlite3 FILE .recover` (docs/operating.md, \"Back up\")";
 
 impl Failure {
     pub(super) fn doing(self, doing: &'static str) -> StoreError {
         match &self {
             Self::Sql(error) if is_corruption(error) => {
-                StoreError::Corrupt(format!("{doing}: {error}"))
+                StoreError::Corrupt(format!("{doing}: {error}; {DAMAGED}"))
             }
+            Self::Damaged(_) => StoreError::Corrupt(format!("{doing}: {self}")),
             _ => StoreError::Unavailable {
                 doing,
                 source: Box::new(self),
@@ -44,6 +61,10 @@ impl Failure {
                     || is_busy(error)
                     || error.sqlite_error_code() == Some(ErrorCode::DiskFull)
             }
+            // What is in a file without a name can still be rescued while it is open.
+            Self::Gone(_) => true,
+            Self::Damaged(_) => false,
+            Self::SetUnderWay | Self::Mark(_) => true,
             Self::Locked(_) | Self::Waited(_) | Self::Stopped | Self::Observer => true,
         }
     }
@@ -52,6 +73,12 @@ impl Failure {
     /// transaction can be believed.
     pub(super) fn spares_transaction(&self) -> bool {
         matches!(self, Self::Sql(error) if is_of_statement(error))
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Mark(Arc::new(error))
     }
 }
 

@@ -137,27 +137,37 @@ impl Feed {
         let exacts = count("SELECT count(*) FROM httppubsub_subscription_exacts")?;
         let globs = count("SELECT count(*) FROM httppubsub_subscription_globs")?;
         let mut changes = vec![Change::ReloadBegan { exacts, globs }];
-        for (kind, sql) in [
+        for (kind, table, sql) in [
             (
                 Kind::Exact,
-                "SELECT url, exact, missed_url, id FROM httppubsub_subscription_exacts",
+                "httppubsub_subscription_exacts",
+                "SELECT url, exact, missed_url, id FROM httppubsub_subscription_exacts NOT INDEXED",
             ),
             (
                 Kind::Glob,
-                "SELECT url, glob, missed_url, id FROM httppubsub_subscription_globs",
+                "httppubsub_subscription_globs",
+                "SELECT url, glob, missed_url, id FROM httppubsub_subscription_globs NOT INDEXED",
             ),
         ] {
             let mut unreadable = 0_u64;
+            let (mut read, mut last_id) = (0, i64::MIN);
             let mut statement = snapshot.prepare_cached(sql)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
+                let id = row.get(3)?;
+                // The table is kept in this order. A page in the place of another breaks it.
+                if read > 0 && id <= last_id {
+                    let what = format!("{table} has row {id} behind row {last_id}");
+                    return Err(Failure::Damaged(what));
+                }
+                (read, last_id) = (read + 1, id);
                 let (url, interest, recovery) = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
                 match subscription_of(&mut urls, kind, url, interest, recovery) {
                     Ok(it) => changes.push(Change::Added(it)),
                     Err(why) => {
                         unreadable += 1;
                         if unreadable == 1 {
-                            tracing::warn!(?kind, id = ?row.get_ref(3)?, %why, "passed over a row");
+                            tracing::warn!(?kind, id, %why, "passed over a row");
                         }
                     }
                 }
@@ -169,6 +179,8 @@ impl Feed {
                     changes.clear();
                 }
             }
+            drop(rows);
+            check_indexes(snapshot, table, read)?;
             if unreadable > 1 {
                 tracing::warn!(
                     ?kind,
@@ -180,6 +192,30 @@ impl Feed {
         changes.push(Change::ReloadEnded);
         tell(observer, &changes)
     }
+}
+
+/// Compares how many rows of `table` were read with how many each of its indexes has, which are other
+/// pages of the file: what a disk lost is missing in one of them only.
+fn check_indexes(snapshot: &Connection, table: &str, read: i64) -> Result<(), Failure> {
+    let indexes = match table {
+        "httppubsub_subscription_exacts" => [
+            "idx_httppubsub_subscription_exacts_exact_url",
+            "httppubsub_exacts_of_url",
+        ],
+        _ => [
+            "idx_httppubsub_subscription_globs_glob_url",
+            "httppubsub_globs_of_url",
+        ],
+    };
+    for index in indexes {
+        let sql = format!("SELECT count(*) FROM {table} INDEXED BY {index}");
+        let listed: i64 = snapshot.query_row(&sql, [], |row| row.get(0))?;
+        if listed != read {
+            let what = format!("{table} has {read} rows, its index {index} has {listed}");
+            return Err(Failure::Damaged(what));
+        }
+    }
+    Ok(())
 }
 
 /// How many changes the observer is told at a time.

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::call::{Nudge, WAITING_MAX};
 use super::failure::Failure;
 use super::feed::{Feed, Log};
+use super::health::{Health, Part};
 use super::operations;
 use super::place::Place;
 use crate::store::Observer;
@@ -29,6 +30,7 @@ pub(super) struct Feeder {
     /// Who trims the change log.
     pub(super) trimmer: Nudge,
     pub(super) changes_kept: i64,
+    pub(super) health: Arc<Health>,
 }
 
 pub(super) struct Connected {
@@ -65,6 +67,7 @@ impl Feeder {
             }
             if !waiting.is_empty() {
                 let done = self.catch_up();
+                self.health.note(Part::Feeder, done.as_ref().err());
                 for reply in waiting {
                     let _ = reply.send(done.clone());
                 }

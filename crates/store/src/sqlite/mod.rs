@@ -7,13 +7,25 @@ mod failure;
 
 mod schema;
 
+mod files;
+
+mod health;
+
 mod place;
 
 mod row;
 
 mod feed;
 
+mod tables;
+
+mod mark;
+
+mod pieces;
+
 mod operations;
+
+mod shares;
 
 mod call;
 

@@ -1,7 +1,5 @@
 //! What each method of the store does to the tables, inside a transaction that somebody else ends.
 
-use std::cmp::Ordering;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use httppubsub_proto::subscription::{
@@ -10,12 +8,16 @@ use httppubsub_proto::subscription::{
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
-use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Row, params};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::failure::Failure;
 use super::feed::{Feed, Log};
+use super::pieces::{self, Seen, View};
 use super::row::{Kind, Unreadable, blob, interest_of, recovery, text, topic_of, url_of};
+use super::tables::{
+    Differences, EXACTS, GLOBS, differences, recovery_column, table_and_key, tables_and_entries,
+};
 use crate::lock;
 use crate::store::{
     Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Subscribed, Unsubscribed,
@@ -33,10 +35,9 @@ pub(super) fn subscribe(
         interest,
         recovery
     ])?;
-    Ok(if rows == 0 {
-        Subscribed::Existed
-    } else {
-        Subscribed::Added
+    Ok(match rows > 0 || pieces::adopt(connection, subscription)? {
+        true => Subscribed::Added,
+        false => Subscribed::Existed,
     })
 }
 
@@ -45,102 +46,69 @@ pub(super) fn unsubscribe(
     url: &SubscriberUrl,
     interest: &Interest,
 ) -> Result<Unsubscribed, Failure> {
-    let (table, interest) = table_and_key(interest);
+    let (table, key) = table_and_key(interest);
+    if pieces::is_new_by_set(connection, url, table.kind, interest.as_bytes())? {
+        return Ok(Unsubscribed::Absent);
+    }
     let rows = connection
         .prepare_cached(&table.delete)?
-        .execute(params![url.as_str(), interest])?;
-    Ok(if rows == 0 {
-        Unsubscribed::Absent
-    } else {
-        Unsubscribed::Removed
+        .execute(params![url.as_str(), key])?;
+    Ok(match rows > 0 {
+        true => Unsubscribed::Removed,
+        false => Unsubscribed::Absent,
     })
 }
 
+/// Makes the subscriptions of `url` exactly `set`; `None`, and nothing, if that takes more than
+/// `rows_max` rows to look at or another set of the url is under way.
 pub(super) fn set(
     connection: &Connection,
     url: &SubscriberUrl,
     set: &SubscriptionSet,
-) -> Result<Changed, Failure> {
-    let exacts = set.exacts().iter().map(|(topic, recovery)| Entry {
-        interest: topic.as_bytes(),
-        recovery: recovery_column(recovery.as_ref()),
-    });
-    let globs = set.globs().iter().map(|(glob, recovery)| Entry {
-        interest: glob.as_str().as_bytes(),
-        recovery: recovery_column(recovery.as_ref()),
-    });
-    let mut changed = Changed::default();
-    set_table(connection, &EXACTS, url, exacts, &mut changed)?;
-    set_table(connection, &GLOBS, url, globs, &mut changed)?;
-    Ok(changed)
-}
-
-struct Entry<'a> {
-    interest: &'a [u8],
-    recovery: Option<&'a str>,
-}
-
-/// Walks the wanted entries and the rows side by side, both ascending by bytes.
-fn set_table<'a>(
-    connection: &Connection,
-    table: &Table,
-    url: &SubscriberUrl,
-    wanted: impl Iterator<Item = Entry<'a>>,
-    changed: &mut Changed,
-) -> Result<(), Failure> {
-    let mut missing = Vec::new();
-    let mut moved = Vec::new();
-    let mut surplus = Vec::new();
-    let mut wanted = wanted.peekable();
-    let mut statement = connection.prepare_cached(&table.of_url)?;
-    let mut rows = statement.query([url.as_str()])?;
-    while let Some(row) = rows.next()? {
-        let id: i64 = row.get(0)?;
-        let Ok(interest) = table.interest_bytes(row.get_ref(1)?) else {
-            // No list can name it.
-            surplus.push(id);
-            continue;
-        };
-        let is_wanted = loop {
-            match wanted.peek().map(|entry| entry.interest.cmp(interest)) {
-                Some(Ordering::Less) => missing.extend(wanted.next()),
-                Some(Ordering::Equal) => break wanted.next(),
-                Some(Ordering::Greater) | None => break None,
-            }
-        };
-        match is_wanted {
-            Some(entry) if recovery(row.get_ref(2)?) == Ok(entry.recovery) => {}
-            Some(entry) => moved.push((id, entry.recovery)),
-            None => surplus.push(id),
+    rows_max: usize,
+) -> Result<Option<Changed>, Failure> {
+    if pieces::is_under_way(connection, url)? {
+        return Ok(None);
+    }
+    let mut all = Vec::new();
+    for (table, wanted) in tables_and_entries(set) {
+        match differences(connection, table, url, wanted, rows_max)? {
+            Some(found) => all.push((table, found)),
+            None => return Ok(None),
         }
     }
-    drop(rows);
-    missing.extend(wanted);
-
-    for id in &surplus {
-        connection.prepare_cached(&table.delete_id)?.execute([id])?;
+    let mut changed = Changed::default();
+    for (table, found) in all {
+        let Differences {
+            missing,
+            moved,
+            surplus,
+        } = found;
+        for (id, _) in &surplus {
+            connection.prepare_cached(&table.delete_id)?.execute([id])?;
+        }
+        for (id, entry) in &moved {
+            match entry.recovery {
+                Some(recovery) => connection
+                    .prepare_cached(&table.move_id)?
+                    .execute(params![id, recovery])?,
+                None => connection
+                    .prepare_cached(&table.move_id_nowhere)?
+                    .execute([id])?,
+            };
+        }
+        for entry in &missing {
+            let interest = table.key(entry.interest);
+            let parameters = params![url.as_str(), interest, entry.recovery];
+            connection
+                .prepare_cached(&table.insert)?
+                .execute(parameters)?;
+        }
+        changed.removed += surplus.len() as u64;
+        changed.updated += moved.len() as u64;
+        changed.added += missing.len() as u64;
     }
-    for (id, recovery) in &moved {
-        match recovery {
-            Some(recovery) => connection
-                .prepare_cached(&table.move_id)?
-                .execute(params![id, recovery])?,
-            None => connection
-                .prepare_cached(&table.move_id_nowhere)?
-                .execute([id])?,
-        };
-    }
-    for entry in &missing {
-        let interest = table.key(entry.interest);
-        let parameters = params![url.as_str(), interest, entry.recovery];
-        connection
-            .prepare_cached(&table.insert)?
-            .execute(parameters)?;
-    }
-    changed.removed += surplus.len() as u64;
-    changed.updated += moved.len() as u64;
-    changed.added += missing.len() as u64;
-    Ok(())
+    Ok(Some(changed))
 }
 
 pub(super) fn etag(
@@ -150,7 +118,16 @@ pub(super) fn etag(
 ) -> Result<StrongEtag, Failure> {
     let snapshot = connection.unchecked_transaction()?;
     let mut etag = StrongEtagHasher::new(url);
+    let under_way = View::set_of(&snapshot, url)?;
     for table in [&*EXACTS, &*GLOBS] {
+        let mut changes = snapshot.prepare_cached(View::SQL)?;
+        let mut view = match under_way {
+            Some((set, is_decided)) => {
+                let rows = changes.query(params![set, table.kind as i64])?;
+                Some(View::new(is_decided, rows)?)
+            }
+            None => None,
+        };
         let mut statement = snapshot.prepare_cached(&table.of_url)?;
         let mut rows = statement.query([url.as_str()])?;
         while let Some(row) = rows.next()? {
@@ -158,9 +135,18 @@ pub(super) fn etag(
                 return Err(Failure::Stopped);
             }
             // The same rows as the observer is told of.
-            let Ok(recovery) = recovery(row.get_ref(2)?) else {
+            let Ok(mut recovery) = recovery(row.get_ref(2)?) else {
                 continue;
             };
+            let seen = match (&mut view, table.interest_bytes(row.get_ref(1)?)) {
+                (Some(view), Ok(interest)) => view.of(interest)?,
+                _ => Seen::AsItIs,
+            };
+            match &seen {
+                Seen::AsItIs => {}
+                Seen::Absent => continue,
+                Seen::WithRecovery(other) => recovery = other.as_deref(),
+            }
             match table.kind {
                 Kind::Exact => {
                     if let Ok(topic) = blob(row.get_ref(1)?, "the topic") {
@@ -357,6 +343,53 @@ pub(super) fn in_flight(
     Ok(found)
 }
 
+pub(super) fn move_to(
+    connection: &Connection,
+    identity: [u8; 16],
+    url: &SubscriberUrl,
+) -> Result<Option<SubscriberUrl>, Failure> {
+    let sql = "SELECT url FROM httppubsub_broadcasters WHERE identity = ?1";
+    let before: Option<String> = connection
+        .query_row(sql, [identity], |row| row.get(0))
+        .optional()?;
+    connection.execute(
+        "INSERT INTO httppubsub_broadcasters (identity, url) VALUES (?1, ?2) \
+         ON CONFLICT (identity) DO UPDATE SET url = excluded.url",
+        params![identity, url.as_str()],
+    )?;
+    let Some(before) = before.filter(|before| before != url.as_str()) else {
+        return Ok(None);
+    };
+    // Another may have moved in there.
+    let sql = "SELECT 1 FROM httppubsub_broadcasters WHERE url = ?1";
+    if connection
+        .query_row(sql, [&before], |_| Ok(()))
+        .optional()?
+        .is_some()
+    {
+        return Ok(None);
+    }
+    for sql in [
+        "DELETE FROM httppubsub_subscription_exacts WHERE url = ?1",
+        "DELETE FROM httppubsub_subscription_globs WHERE url = ?1",
+    ] {
+        connection.execute(sql, [&before])?;
+    }
+    connection.execute(
+        "UPDATE OR REPLACE httppubsub_in_flight SET url = ?2 WHERE url = ?1",
+        params![before, url.as_str()],
+    )?;
+    Ok(SubscriberUrl::new(before).ok())
+}
+
+/// Writes what is there already, to find out whether writing works.
+pub(super) fn touch(connection: &Connection) -> Result<(), Failure> {
+    connection
+        .prepare_cached("UPDATE httppubsub_schema SET version = version")?
+        .execute([])?;
+    Ok(())
+}
+
 const RECORD_IN_FLIGHT: &str = "INSERT INTO httppubsub_in_flight (url, topic, until) \
      VALUES (?1, ?2, ?3) ON CONFLICT (url, topic) DO UPDATE SET until = excluded.until";
 
@@ -379,132 +412,6 @@ pub(super) fn trim_changes(connection: &Connection, kept: i64) -> Result<(), Fai
 /// Trimming a few at a time costs less than one each time.
 pub(super) fn is_too_long(log: &Log, kept: i64) -> bool {
     log.len() > kept.saturating_add(kept / 4)
-}
-
-/// One of the two tables and the statements that are made to it.
-struct Table {
-    kind: Kind,
-    name: &'static str,
-    insert: String,
-    delete: String,
-    of_url: String,
-    delete_id: String,
-    move_id: String,
-    move_id_nowhere: String,
-    owe: String,
-    due: String,
-    hold: String,
-    owe_nothing: String,
-    owe_nothing_id: String,
-    owe_again: String,
-    next_free: String,
-    next_held: String,
-}
-
-static EXACTS: LazyLock<Table> = LazyLock::new(|| Table::new(Kind::Exact));
-
-static GLOBS: LazyLock<Table> = LazyLock::new(|| Table::new(Kind::Glob));
-
-impl Table {
-    fn new(kind: Kind) -> Self {
-        // The columns of the interest and of the topic that a notice announces, and what happens
-        // to the latter when one is owed and when none is any more.
-        let (name, key, topic, announce, forget) = match kind {
-            Kind::Exact => ("httppubsub_subscription_exacts", "exact", "exact", "", ""),
-            Kind::Glob => (
-                "httppubsub_subscription_globs",
-                "glob",
-                "missed_topic",
-                ", missed_topic = ?4",
-                ", missed_topic = NULL",
-            ),
-        };
-        let unlock = "missed_lock_id = NULL, missed_lock_expires_at = NULL";
-        let nothing =
-            format!("{unlock}, missed_attempts = NULL, missed_next_retry_at = NULL{forget}");
-        let recoverable = "missed_url IS NOT NULL AND missed_url <> ''";
-        Self {
-            kind,
-            name,
-            insert: format!(
-                "INSERT INTO {name} (url, {key}, missed_url) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT ({key}, url) DO NOTHING"
-            ),
-            delete: format!("DELETE FROM {name} WHERE url = ?1 AND {key} = ?2"),
-            of_url: format!(
-                "SELECT id, {key}, missed_url FROM {name} WHERE url = ?1 ORDER BY {key}"
-            ),
-            delete_id: format!("DELETE FROM {name} WHERE id = ?1"),
-            move_id: format!("UPDATE {name} SET missed_url = ?2 WHERE id = ?1"),
-            // Nobody can be told any more of what may have been missed.
-            move_id_nowhere: format!(
-                "UPDATE {name} SET missed_url = NULL, {nothing} WHERE id = ?1"
-            ),
-            owe: format!(
-                "UPDATE {name} SET missed_next_retry_at = CASE WHEN missed_lock_id IS NULL \
-                 THEN min(?3, coalesce(missed_next_retry_at, ?3)) ELSE ?3 END, \
-                 {unlock}, missed_attempts = 0{announce} \
-                 WHERE url = ?1 AND {key} = ?2 AND {recoverable}"
-            ),
-            due: format!(
-                "SELECT id, missed_next_retry_at, missed_attempts, url, {key}, missed_url, {topic} \
-                 FROM {name} WHERE missed_next_retry_at <= ?1 \
-                 AND (missed_lock_expires_at IS NULL OR missed_lock_expires_at <= ?1) \
-                 AND {recoverable} ORDER BY missed_next_retry_at LIMIT ?2"
-            ),
-            hold: format!(
-                "UPDATE {name} SET missed_lock_id = ?2, missed_lock_expires_at = ?3 WHERE id = ?1"
-            ),
-            owe_nothing: format!(
-                "UPDATE {name} SET {nothing} WHERE url = ?1 AND {key} = ?2 AND missed_lock_id = ?3"
-            ),
-            owe_nothing_id: format!("UPDATE {name} SET {nothing} WHERE id = ?1"),
-            owe_again: format!(
-                "UPDATE {name} SET {unlock}, missed_attempts = ?4, missed_next_retry_at = ?5 \
-                 WHERE url = ?1 AND {key} = ?2 AND missed_lock_id = ?3"
-            ),
-            next_free: format!(
-                "SELECT missed_next_retry_at FROM {name} WHERE missed_next_retry_at IS NOT NULL \
-                 AND missed_lock_expires_at IS NULL AND {recoverable} \
-                 ORDER BY missed_next_retry_at LIMIT 1"
-            ),
-            next_held: format!(
-                "SELECT min(max(missed_next_retry_at, missed_lock_expires_at)) FROM {name} \
-                 WHERE missed_next_retry_at IS NOT NULL AND missed_lock_expires_at IS NOT NULL \
-                 AND {recoverable}"
-            ),
-        }
-    }
-
-    /// Topics are bound as blobs and globs as text: the other would compare unequal.
-    fn key<'a>(&self, interest: &'a [u8]) -> ToSqlOutput<'a> {
-        ToSqlOutput::Borrowed(match self.kind {
-            Kind::Exact => ValueRef::Blob(interest),
-            Kind::Glob => ValueRef::Text(interest),
-        })
-    }
-
-    fn interest_bytes<'a>(&self, value: ValueRef<'a>) -> Result<&'a [u8], Unreadable> {
-        match self.kind {
-            Kind::Exact => blob(value, "the topic"),
-            Kind::Glob => text(value, "the glob").map(str::as_bytes),
-        }
-    }
-}
-
-fn table_and_key(interest: &Interest) -> (&'static Table, ToSqlOutput<'_>) {
-    let table = match interest {
-        Interest::Exact(_) => &EXACTS,
-        Interest::Glob(_) => &GLOBS,
-    };
-    (table, table.key(interest.as_bytes()))
-}
-
-/// An empty recovery url is none (`docs/protocol/subscriptions.md` §1).
-fn recovery_column(recovery: Option<&SubscriberUrl>) -> Option<&str> {
-    recovery
-        .map(SubscriberUrl::as_str)
-        .filter(|url| !url.is_empty())
 }
 
 /// A notice is due in whole seconds, rounded up, as the published broadcaster stores it.
@@ -531,71 +438,4 @@ fn moment(value: ValueRef<'_>) -> Option<Now> {
         ValueRef::Null | ValueRef::Text(_) | ValueRef::Blob(_) => return None,
     };
     Some(Now::from_unix(since))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sqlite::schema;
-
-    /// No statement may get slower with the subscriptions of others or with notices not due yet.
-    #[test]
-    fn every_statement_finds_its_rows_by_an_index() {
-        let connection = Connection::open_in_memory().unwrap();
-        schema::migrate(&connection).unwrap();
-        for (table, [key, of_url, due, held]) in [
-            (
-                &EXACTS,
-                [
-                    "exact_url",
-                    "exacts_of_url",
-                    "exacts_next_retry_at",
-                    "exacts_held",
-                ],
-            ),
-            (
-                &GLOBS,
-                [
-                    "glob_url",
-                    "globs_of_url",
-                    "globs_next_retry_at",
-                    "globs_held",
-                ],
-            ),
-        ] {
-            for (sql, index) in [
-                (&table.delete, key),
-                (&table.of_url, of_url),
-                (&table.delete_id, "PRIMARY KEY"),
-                (&table.move_id, "PRIMARY KEY"),
-                (&table.move_id_nowhere, "PRIMARY KEY"),
-                (&table.owe, key),
-                (&table.due, due),
-                (&table.hold, "PRIMARY KEY"),
-                (&table.owe_nothing, key),
-                (&table.owe_nothing_id, "PRIMARY KEY"),
-                (&table.owe_again, key),
-                (&table.next_free, due),
-                (&table.next_held, held),
-            ] {
-                let plan = plan(&connection, sql);
-                assert!(plan.contains(index), "{sql}: {plan}");
-                assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
-            }
-        }
-    }
-
-    fn plan(connection: &Connection, sql: &str) -> String {
-        let mut statement = connection
-            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
-            .unwrap();
-        // Parameters that are not bound are NULL; the plan does not depend on them.
-        let mut rows = statement.raw_query();
-        let mut plan = String::new();
-        while let Some(row) = rows.next().unwrap() {
-            plan += &row.get::<_, String>(3).unwrap();
-            plan.push('\n');
-        }
-        plan
-    }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 
 use super::failure::{self, Failure};
+use super::files;
 use super::schema;
 use crate::store::StoreError;
 
@@ -19,6 +20,10 @@ impl Place {
     /// Creates the file and its tables where they are missing.
     pub(super) fn prepare(&self) -> Result<Connection, StoreError> {
         check_library(rusqlite::version_number())?;
+        files::make_private(&self.path).map_err(|source| StoreError::Unavailable {
+            doing: "making the file of the database",
+            source: Box::new(source),
+        })?;
         let flags = OpenFlags::SQLITE_OPEN_CREATE | READ_WRITE;
         let connection = Connection::open_with_flags(&self.path, flags)
             .and_then(|connection| self.set_up(connection))

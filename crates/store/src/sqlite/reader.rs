@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::call::Job;
 use super::failure::Failure;
 use super::feed::Feed;
+use super::health::{Health, Part};
 use super::place::Place;
 
 pub(super) struct Reader {
@@ -17,6 +18,7 @@ pub(super) struct Reader {
     pub(super) jobs: mpsc::Receiver<Box<dyn Job>>,
     /// `None` before the first question and after a failure that casts doubt on it.
     pub(super) connection: Option<Connection>,
+    pub(super) health: Arc<Health>,
 }
 
 impl Reader {
@@ -31,6 +33,7 @@ impl Reader {
         while let Some(mut job) = self.jobs.blocking_recv() {
             if job.take() {
                 let void = self.answer(&mut *job).err();
+                self.health.note(Part::Reader, void.as_ref());
                 job.answer(void);
             }
         }

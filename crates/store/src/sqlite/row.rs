@@ -55,8 +55,8 @@ fn not_too_long<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a [u8], Unr
 /// Which of the two tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    Exact,
-    Glob,
+    Exact = 0,
+    Glob = 1,
 }
 
 /// The subscription in a row.

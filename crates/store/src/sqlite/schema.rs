@@ -65,4 +65,9 @@ fn version(connection: &Connection) -> Result<i64, StoreError> {
 const KNOWN: i64 = MIGRATIONS.len().cast_signed() as i64;
 
 /// What was released stays as it is; what changes comes as another entry.
-const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+];

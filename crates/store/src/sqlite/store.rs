@@ -1,6 +1,7 @@
 //! The store as callers see it: each method hands its work to a thread and awaits the answer.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use httppubsub_proto::subscription::{Interest, StrongEtag, Subscription, Subscri
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 
@@ -17,10 +19,15 @@ use super::call::{GRACE, Queue, WAITING_MAX};
 use super::failure::Failure;
 use super::feed::Feed;
 use super::feeder::{Ask, Feeder, Reply};
+use super::files::Files;
 use super::glance::{Glance, Seen};
+use super::health::{Health, Part};
+use super::mark::Mark;
 use super::operations;
+use super::pieces;
 use super::place::Place;
 use super::reader::Reader;
+use super::shares::Shares;
 use super::writer::Writer;
 use crate::store::{
     Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Observer, Store, StoreError,
@@ -83,7 +90,12 @@ pub struct SqliteStore {
     path: PathBuf,
     patience: Duration,
     feed: Arc<Feed>,
+    files: Arc<Files>,
+    health: Arc<Health>,
     glance: Glance,
+    shares: Shares,
+    /// Whether a large set of this store may be under way, or was given up.
+    leftover: AtomicBool,
     /// `None` only while it is dropped.
     doors: Option<Doors>,
     /// In the order in which they end.
@@ -122,10 +134,114 @@ impl SqliteStore {
         };
         let give_up = tokio::time::Instant::from_std(Instant::now() + self.patience);
         let asked = self.ask(Ask::CatchUp);
-        timeout_at(give_up, asked)
-            .await
-            .unwrap_or(Err(Failure::Waited(self.patience)))?;
+        let Ok(looked) = timeout_at(give_up, asked).await else {
+            let waited = Failure::Waited(self.patience);
+            self.health.note(Part::Feeder, Some(&waited));
+            return Err(waited);
+        };
+        looked?;
         self.glance.note(version);
+        Ok(())
+    }
+
+    async fn write<Done: Send + 'static>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Connection) -> Result<Done, Failure> + Send + 'static,
+    ) -> Result<Done, StoreError> {
+        self.doors().writer.call(doing, work).await
+    }
+
+    /// The same for a piece of something large, which has its turn with those of others.
+    async fn write_piece<Done: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<Done, Failure> + Send + 'static,
+    ) -> Result<Done, StoreError> {
+        let _turn = self.shares.pieces.acquire().await;
+        self.write(SETTING, work).await
+    }
+
+    /// What differs is found by the reader and written a piece at a time, so that what others write goes
+    /// in between. It counts from one moment on: when it is decided.
+    async fn set_in_pieces(
+        &self,
+        url: Arc<SubscriberUrl>,
+        set: Arc<SubscriptionSet>,
+    ) -> Result<Changed, StoreError> {
+        let busy = || Failure::SetUnderWay.doing(SETTING);
+        let plan = {
+            let url = url.clone();
+            let work = move |connection: &_| pieces::plan(connection, &url, &set);
+            self.doors().reader.call(SETTING, work).await?
+        };
+        let changed = plan.changed();
+        if plan.is_one_piece() {
+            let work = move |connection: &_| pieces::apply(connection, &url, &plan);
+            let is_done = self.write_piece(work).await?;
+            return is_done.then_some(changed).ok_or_else(busy);
+        }
+        let mark = Mark::make(&self.path).map_err(|error| unavailable(SETTING, error))?;
+        let mark = mark.ok_or_else(busy)?;
+        self.leftover.store(true, Ordering::SeqCst);
+        let begun = {
+            let url = url.clone();
+            self.write_piece(move |connection| pieces::begin(connection, &url))
+        };
+        let id = begun.await?.ok_or_else(busy)?;
+        let written = self.write_and_decide(id, &url, plan).await;
+        // Whether it is decided or not: nothing of it is left behind.
+        let ended = self.end_set(id).await;
+        drop(mark);
+        written?;
+        // It is decided, and finished later if that failed now: by this store or by the next.
+        if let Err(error) = ended {
+            tracing::warn!(%error, "a large set is not finished yet");
+            return Err(error);
+        }
+        Ok(changed)
+    }
+
+    async fn write_and_decide(
+        &self,
+        id: i64,
+        url: &Arc<SubscriberUrl>,
+        plan: pieces::Plan,
+    ) -> Result<(), StoreError> {
+        let (all, nameless) = plan.into_pieces();
+        for piece in all {
+            let url = url.clone();
+            self.write_piece(move |connection| pieces::write(connection, id, &url, &piece))
+                .await?;
+        }
+        let url = url.clone();
+        let decided = self.write_piece(move |connection| {
+            pieces::remove_nameless(connection, &url, &nameless)?;
+            pieces::decide(connection, id)
+        });
+        match decided.await? {
+            true => Ok(()),
+            false => Err(Failure::SetUnderWay.doing(SETTING)),
+        }
+    }
+
+    async fn end_set(&self, id: i64) -> Result<(), StoreError> {
+        while !self
+            .write_piece(move |connection| pieces::end(connection, id))
+            .await?
+        {}
+        Ok(())
+    }
+
+    /// Finishes or undoes what sets have left that were given up amid their pieces.
+    async fn end_left_sets(&self) -> Result<(), StoreError> {
+        let Some(_alone) = Mark::alone(&self.path).map_err(|error| unavailable(SETTING, error))?
+        else {
+            return Ok(());
+        };
+        for id in self.write(SETTING, pieces::under_way).await? {
+            self.end_set(id).await?;
+        }
+        self.leftover.store(false, Ordering::SeqCst);
         Ok(())
     }
 
@@ -142,7 +258,11 @@ impl SqliteStore {
 
 fn open(place: Place, changes_kept: i64) -> Result<SqliteStore, StoreError> {
     let connection = place.prepare()?;
+    end_left_sets(&place, &connection).map_err(|failure| failure.doing("opening the database"))?;
     let glance = Glance::open(&place).map_err(|failure| failure.doing("opening the database"))?;
+    let files =
+        Files::of(&place.path).map_err(|error| unavailable("opening the database", error))?;
+    let (files, health) = (Arc::new(files), Arc::new(Health::default()));
     let feed = Arc::new(Feed::new());
     let (writer, writer_jobs) = Queue::new(place.busy_timeout);
     let (reader, reader_jobs) = Queue::new(place.busy_timeout);
@@ -152,7 +272,11 @@ fn open(place: Place, changes_kept: i64) -> Result<SqliteStore, StoreError> {
         path: place.path.clone(),
         patience: place.busy_timeout + GRACE,
         feed: feed.clone(),
+        files: files.clone(),
+        health: health.clone(),
         glance,
+        shares: Shares::new(),
+        leftover: AtomicBool::new(false),
         doors: Some(Doors {
             writer,
             reader,
@@ -163,7 +287,7 @@ fn open(place: Place, changes_kept: i64) -> Result<SqliteStore, StoreError> {
     // The feeder can nudge the writer, so it ends first. The writer's connection is the last to be
     // closed: that removes the write-ahead log.
     store.spawn("store-feeder", {
-        let (place, feed) = (place.clone(), feed.clone());
+        let (place, feed, health) = (place.clone(), feed.clone(), health.clone());
         let it = Feeder {
             place,
             feed,
@@ -171,16 +295,18 @@ fn open(place: Place, changes_kept: i64) -> Result<SqliteStore, StoreError> {
             connected: None,
             trimmer,
             changes_kept,
+            health,
         };
         || it.run()
     })?;
     store.spawn("store-reader", {
-        let (place, feed) = (place.clone(), feed.clone());
+        let (place, feed, health) = (place.clone(), feed.clone(), health.clone());
         let it = Reader {
             place,
             feed,
             jobs: reader_jobs,
             connection: None,
+            health,
         };
         || it.run()
     })?;
@@ -192,10 +318,35 @@ fn open(place: Place, changes_kept: i64) -> Result<SqliteStore, StoreError> {
             jobs: writer_jobs,
             connection,
             changes_kept,
+            files,
+            health,
         };
         || it.run()
     })?;
     Ok(store)
+}
+
+/// Finishes or undoes what sets have left whose process was killed.
+fn end_left_sets(place: &Place, connection: &Connection) -> Result<(), Failure> {
+    let left = pieces::under_way(connection)?;
+    // Another process may be in the middle of them.
+    if left.is_empty() {
+        return Ok(());
+    }
+    let Some(_alone) = Mark::alone(&place.path).map_err(Failure::from)? else {
+        return Ok(());
+    };
+    for id in left {
+        loop {
+            let piece = connection.unchecked_transaction()?;
+            let is_over = pieces::end(&piece, id)?;
+            piece.commit()?;
+            if is_over {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl SqliteStore {
@@ -255,6 +406,35 @@ impl Store for SqliteStore {
         told.map_err(|failure| failure.doing("looking for changes"))
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.health.trouble()
+    }
+
+    async fn probe(&self) {
+        let (files, health) = (self.files.clone(), self.health.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            health.note(Part::Files, files.check().err().as_ref());
+        });
+        // A panic there is a bug of ours and says nothing about the files.
+        let _ = looked.await;
+        // What fails is noted where it fails.
+        let doors = self.doors();
+        if self.health.is_troubled(Part::Writer) {
+            let _ = doors.writer.call("probing", operations::touch).await;
+        }
+        if self.leftover.load(Ordering::SeqCst)
+            && let Err(error) = self.end_left_sets().await
+        {
+            tracing::warn!(%error, "cannot end large sets that were given up");
+        }
+        if self.health.is_troubled(Part::Reader) {
+            let _ = doors.reader.call("probing", operations::next_missed).await;
+        }
+        if self.health.is_troubled(Part::Feeder) {
+            let _ = self.look_for_changes().await;
+        }
+    }
+
     async fn subscribe(&self, subscription: Subscription) -> Result<Subscribed, StoreError> {
         let work = move |connection: &_| operations::subscribe(connection, &subscription);
         self.doors()
@@ -276,11 +456,18 @@ impl Store for SqliteStore {
     }
 
     async fn set(&self, url: SubscriberUrl, set: SubscriptionSet) -> Result<Changed, StoreError> {
-        let work = move |connection: &_| operations::set(connection, &url, &set);
-        self.doors()
-            .writer
-            .call("setting subscriptions", work)
-            .await
+        let share = self.shares.of(&url);
+        let (url, set) = (Arc::new(url), Arc::new(set));
+        if set.exacts().len() + set.globs().len() <= SMALL_ROWS {
+            let (url, set) = (url.clone(), set.clone());
+            let _place = share.small.acquire().await;
+            let work = move |connection: &_| operations::set(connection, &url, &set, SMALL_ROWS);
+            if let Some(changed) = self.write(SETTING, work).await? {
+                return Ok(changed);
+            }
+        }
+        let _turn = share.large.lock().await;
+        self.set_in_pieces(url, set).await
     }
 
     async fn etag(&self, url: SubscriberUrl) -> Result<StrongEtag, StoreError> {
@@ -325,6 +512,18 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn move_to(
+        &self,
+        identity: [u8; 16],
+        url: SubscriberUrl,
+    ) -> Result<Option<SubscriberUrl>, StoreError> {
+        let work = move |connection: &_| operations::move_to(connection, identity, &url);
+        self.doors()
+            .writer
+            .call("moving to another url", work)
+            .await
+    }
+
     async fn record_in_flight(&self, in_flight: InFlight) -> Result<(), StoreError> {
         let work = move |connection: &_| operations::record_in_flight(connection, &in_flight);
         self.doors()
@@ -360,6 +559,11 @@ impl Store for SqliteStore {
             .await
     }
 }
+
+/// A set that lists no more, of a url that has no more, is written at once.
+const SMALL_ROWS: usize = 100;
+
+const SETTING: &str = "setting subscriptions";
 
 fn unavailable(
     doing: &'static str,

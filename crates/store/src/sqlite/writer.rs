@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 use super::call::Job;
 use super::failure::{self, Failure};
 use super::feed::Feed;
+use super::files::Files;
+use super::health::{Health, Part};
 use super::operations;
 use super::place::Place;
 
@@ -20,6 +22,8 @@ pub(super) struct Writer {
     /// `None` after a failure that casts doubt on it; the next batch opens another.
     pub(super) connection: Option<Connection>,
     pub(super) changes_kept: i64,
+    pub(super) files: Arc<Files>,
+    pub(super) health: Arc<Health>,
 }
 
 impl Writer {
@@ -49,11 +53,17 @@ impl Writer {
             Some(connection) => connection,
             None => match self.place.connect_to_write() {
                 Ok(connection) => connection,
-                Err(failure) => return answer_all(batch, Some(failure)),
+                Err(failure) => {
+                    self.health.note(Part::Writer, Some(&failure));
+                    return answer_all(batch, Some(failure));
+                }
             },
         };
         match self.transaction(&connection, &mut batch) {
             Ok(()) => {
+                if !batch.is_empty() {
+                    self.health.note(Part::Writer, None);
+                }
                 let told = self.feed.advance(&connection);
                 if let Err(failure) = &told {
                     // It is durable, and so it is said. The feeder sees that the database changed
@@ -67,6 +77,10 @@ impl Writer {
             }
             Err(failure) => {
                 tracing::warn!(%failure, calls = batch.len(), "rolled back");
+                match &failure {
+                    Failure::Gone(_) => self.health.note(Part::Files, Some(&failure)),
+                    _ => self.health.note(Part::Writer, Some(&failure)),
+                }
                 let is_rolled_back =
                     connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
                 if is_rolled_back && failure.spares_connection() {
@@ -86,6 +100,7 @@ impl Writer {
         if !self.begin(connection, batch)? {
             return Ok(());
         }
+        self.files.check()?;
         batch.retain(|job| job.take());
         operations::trim_changes(connection, self.changes_kept)?;
         match &mut batch[..] {
@@ -134,8 +149,13 @@ impl Writer {
                 tracing::warn!(calls = done_waiting.len(), "another process keeps the lock");
             }
             for job in done_waiting {
+                let locked = Failure::Locked(self.place.busy_timeout);
+                // A caller that gave up earlier does not say how long the lock is held.
+                if !job.is_taken() {
+                    self.health.note(Part::Writer, Some(&locked));
+                }
                 job.take();
-                job.answer(Some(Failure::Locked(self.place.busy_timeout)));
+                job.answer(Some(locked));
             }
             fill(batch, &mut self.jobs);
         }

@@ -1,0 +1,291 @@
+//! The two tables of subscriptions, the statements made to them, and how they differ from a set.
+
+use std::cmp::Ordering;
+use std::sync::LazyLock;
+
+use httppubsub_proto::subscription::{Interest, SubscriptionSet};
+use httppubsub_proto::url::SubscriberUrl;
+use rusqlite::Connection;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+
+use super::failure::Failure;
+use super::row::{Kind, Unreadable, blob, recovery, text};
+
+/// One of the two tables and the statements that are made to it.
+pub(super) struct Table {
+    pub(super) kind: Kind,
+    pub(super) name: &'static str,
+    pub(super) insert: String,
+    pub(super) delete: String,
+    pub(super) of_url: String,
+    pub(super) id_of: String,
+    pub(super) delete_id: String,
+    pub(super) move_id: String,
+    pub(super) move_id_nowhere: String,
+    pub(super) owe: String,
+    pub(super) due: String,
+    pub(super) hold: String,
+    pub(super) owe_nothing: String,
+    pub(super) owe_nothing_id: String,
+    pub(super) owe_again: String,
+    pub(super) next_free: String,
+    pub(super) next_held: String,
+}
+
+pub(super) static EXACTS: LazyLock<Table> = LazyLock::new(|| Table::new(Kind::Exact));
+
+pub(super) static GLOBS: LazyLock<Table> = LazyLock::new(|| Table::new(Kind::Glob));
+
+impl Table {
+    pub(super) fn of(kind: Kind) -> &'static Self {
+        match kind {
+            Kind::Exact => &EXACTS,
+            Kind::Glob => &GLOBS,
+        }
+    }
+
+    fn new(kind: Kind) -> Self {
+        // The columns of the interest and of the topic that a notice announces, and what happens
+        // to the latter when one is owed and when none is any more.
+        let (name, key, topic, announce, forget) = match kind {
+            Kind::Exact => ("httppubsub_subscription_exacts", "exact", "exact", "", ""),
+            Kind::Glob => (
+                "httppubsub_subscription_globs",
+                "glob",
+                "missed_topic",
+                ", missed_topic = ?4",
+                ", missed_topic = NULL",
+            ),
+        };
+        let unlock = "missed_lock_id = NULL, missed_lock_expires_at = NULL";
+        let nothing =
+            format!("{unlock}, missed_attempts = NULL, missed_next_retry_at = NULL{forget}");
+        let recoverable = "missed_url IS NOT NULL AND missed_url <> ''";
+        Self {
+            kind,
+            name,
+            insert: format!(
+                "INSERT INTO {name} (url, {key}, missed_url) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT ({key}, url) DO NOTHING"
+            ),
+            delete: format!("DELETE FROM {name} WHERE url = ?1 AND {key} = ?2"),
+            of_url: format!(
+                "SELECT id, {key}, missed_url FROM {name} WHERE url = ?1 ORDER BY {key}"
+            ),
+            id_of: format!("SELECT id, missed_url FROM {name} WHERE url = ?1 AND {key} = ?2"),
+            delete_id: format!("DELETE FROM {name} WHERE id = ?1"),
+            move_id: format!("UPDATE {name} SET missed_url = ?2 WHERE id = ?1"),
+            // Nobody can be told any more of what may have been missed.
+            move_id_nowhere: format!(
+                "UPDATE {name} SET missed_url = NULL, {nothing} WHERE id = ?1"
+            ),
+            owe: format!(
+                "UPDATE {name} SET missed_next_retry_at = CASE WHEN missed_lock_id IS NULL \
+                 THEN min(?3, coalesce(missed_next_retry_at, ?3)) ELSE ?3 END, \
+                 {unlock}, missed_attempts = 0{announce} \
+                 WHERE url = ?1 AND {key} = ?2 AND {recoverable}"
+            ),
+            due: format!(
+                "SELECT id, missed_next_retry_at, missed_attempts, url, {key}, missed_url, {topic} \
+                 FROM {name} WHERE missed_next_retry_at <= ?1 \
+                 AND (missed_lock_expires_at IS NULL OR missed_lock_expires_at <= ?1) \
+                 AND {recoverable} ORDER BY missed_next_retry_at LIMIT ?2"
+            ),
+            hold: format!(
+                "UPDATE {name} SET missed_lock_id = ?2, missed_lock_expires_at = ?3 WHERE id = ?1"
+            ),
+            owe_nothing: format!(
+                "UPDATE {name} SET {nothing} WHERE url = ?1 AND {key} = ?2 AND missed_lock_id = ?3"
+            ),
+            owe_nothing_id: format!("UPDATE {name} SET {nothing} WHERE id = ?1"),
+            owe_again: format!(
+                "UPDATE {name} SET {unlock}, missed_attempts = ?4, missed_next_retry_at = ?5 \
+                 WHERE url = ?1 AND {key} = ?2 AND missed_lock_id = ?3"
+            ),
+            next_free: format!(
+                "SELECT missed_next_retry_at FROM {name} WHERE missed_next_retry_at IS NOT NULL \
+                 AND missed_lock_expires_at IS NULL AND {recoverable} \
+                 ORDER BY missed_next_retry_at LIMIT 1"
+            ),
+            next_held: format!(
+                "SELECT min(max(missed_next_retry_at, missed_lock_expires_at)) FROM {name} \
+                 WHERE missed_next_retry_at IS NOT NULL AND missed_lock_expires_at IS NOT NULL \
+                 AND {recoverable}"
+            ),
+        }
+    }
+
+    /// Topics are bound as blobs and globs as text: the other would compare unequal.
+    pub(super) fn key<'a>(&self, interest: &'a [u8]) -> ToSqlOutput<'a> {
+        ToSqlOutput::Borrowed(match self.kind {
+            Kind::Exact => ValueRef::Blob(interest),
+            Kind::Glob => ValueRef::Text(interest),
+        })
+    }
+
+    pub(super) fn interest_bytes<'a>(&self, value: ValueRef<'a>) -> Result<&'a [u8], Unreadable> {
+        match self.kind {
+            Kind::Exact => blob(value, "the topic"),
+            Kind::Glob => text(value, "the glob").map(str::as_bytes),
+        }
+    }
+}
+
+pub(super) fn table_and_key(interest: &Interest) -> (&'static Table, ToSqlOutput<'_>) {
+    let table = match interest {
+        Interest::Exact(_) => &EXACTS,
+        Interest::Glob(_) => &GLOBS,
+    };
+    (table, table.key(interest.as_bytes()))
+}
+
+/// An empty recovery url is none (`docs/protocol/subscriptions.md` §1).
+pub(super) fn recovery_column(recovery: Option<&SubscriberUrl>) -> Option<&str> {
+    recovery
+        .map(SubscriberUrl::as_str)
+        .filter(|url| !url.is_empty())
+}
+
+/// A subscription that a set lists.
+pub(super) struct Entry<'a> {
+    pub(super) interest: &'a [u8],
+    pub(super) recovery: Option<&'a str>,
+}
+
+/// What a set lists, by table and in the order of interests.
+pub(super) fn tables_and_entries(set: &SubscriptionSet) -> [(&'static Table, Vec<Entry<'_>>); 2] {
+    let exacts = set.exacts().iter().map(|(topic, recovery)| Entry {
+        interest: topic.as_bytes(),
+        recovery: recovery_column(recovery.as_ref()),
+    });
+    let globs = set.globs().iter().map(|(glob, recovery)| Entry {
+        interest: glob.as_str().as_bytes(),
+        recovery: recovery_column(recovery.as_ref()),
+    });
+    [(&EXACTS, exacts.collect()), (&GLOBS, globs.collect())]
+}
+
+/// How the rows of a url differ from what is wanted.
+pub(super) struct Differences<'a> {
+    pub(super) missing: Vec<Entry<'a>>,
+    /// Rows, by number, that have another recovery url.
+    pub(super) moved: Vec<(i64, Entry<'a>)>,
+    /// Rows, by number, that are not wanted, and the interests of those that a list can name.
+    pub(super) surplus: Vec<(i64, Option<Vec<u8>>)>,
+}
+
+/// Walks the wanted entries and the rows side by side, both ascending by bytes. `None` if there are more
+/// than `rows_max` rows.
+pub(super) fn differences<'a>(
+    connection: &Connection,
+    table: &Table,
+    url: &SubscriberUrl,
+    wanted: Vec<Entry<'a>>,
+    rows_max: usize,
+) -> Result<Option<Differences<'a>>, Failure> {
+    let mut missing = Vec::new();
+    let mut moved = Vec::new();
+    let mut surplus = Vec::new();
+    let mut wanted = wanted.into_iter().peekable();
+    let mut statement = connection.prepare_cached(&table.of_url)?;
+    let mut rows = statement.query([url.as_str()])?;
+    let mut looked_at = 0;
+    while let Some(row) = rows.next()? {
+        looked_at += 1;
+        if looked_at > rows_max {
+            return Ok(None);
+        }
+        let id: i64 = row.get(0)?;
+        let Ok(interest) = table.interest_bytes(row.get_ref(1)?) else {
+            // No list can name it.
+            surplus.push((id, None));
+            continue;
+        };
+        let is_wanted = loop {
+            match wanted.peek().map(|entry| entry.interest.cmp(interest)) {
+                Some(Ordering::Less) => missing.extend(wanted.next()),
+                Some(Ordering::Equal) => break wanted.next(),
+                Some(Ordering::Greater) | None => break None,
+            }
+        };
+        match is_wanted {
+            Some(entry) if recovery(row.get_ref(2)?) == Ok(entry.recovery) => {}
+            Some(entry) => moved.push((id, entry)),
+            None => surplus.push((id, Some(interest.to_vec()))),
+        }
+    }
+    drop(rows);
+    missing.extend(wanted);
+    Ok(Some(Differences {
+        missing,
+        moved,
+        surplus,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::schema;
+
+    /// No statement may get slower with the subscriptions of others or with notices not due yet.
+    #[test]
+    fn every_statement_finds_its_rows_by_an_index() {
+        let connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&connection).unwrap();
+        for (table, [key, of_url, due, held]) in [
+            (
+                &EXACTS,
+                [
+                    "exact_url",
+                    "exacts_of_url",
+                    "exacts_next_retry_at",
+                    "exacts_held",
+                ],
+            ),
+            (
+                &GLOBS,
+                [
+                    "glob_url",
+                    "globs_of_url",
+                    "globs_next_retry_at",
+                    "globs_held",
+                ],
+            ),
+        ] {
+            for (sql, index) in [
+                (&table.delete, key),
+                (&table.of_url, of_url),
+                (&table.delete_id, "PRIMARY KEY"),
+                (&table.move_id, "PRIMARY KEY"),
+                (&table.move_id_nowhere, "PRIMARY KEY"),
+                (&table.owe, key),
+                (&table.due, due),
+                (&table.hold, "PRIMARY KEY"),
+                (&table.owe_nothing, key),
+                (&table.owe_nothing_id, "PRIMARY KEY"),
+                (&table.owe_again, key),
+                (&table.next_free, due),
+                (&table.next_held, held),
+            ] {
+                let plan = plan(&connection, sql);
+                assert!(plan.contains(index), "{sql}: {plan}");
+                assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+            }
+        }
+    }
+
+    fn plan(connection: &Connection, sql: &str) -> String {
+        let mut statement = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+            .unwrap();
+        // Parameters that are not bound are NULL; the plan does not depend on them.
+        let mut rows = statement.raw_query();
+        let mut plan = String::new();
+        while let Some(row) = rows.next().unwrap() {
+            plan += &row.get::<_, String>(3).unwrap();
+            plan.push('\n');
+        }
+        plan
+    }
+}
