@@ -161,6 +161,11 @@ impl AddressKey {
         })
     }
 
+    /// The address, or of IPv6 the network.
+    pub(crate) fn network(self) -> IpAddr {
+        self.0
+    }
+
     pub(crate) fn is_loopback(self) -> bool {
         self.0.is_loopback()
     }

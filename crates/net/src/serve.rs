@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::party::Party;
+use crate::party::{AddressKey, Party};
 
 /// Bounds on connections.
 #[derive(Clone, Debug)]
@@ -72,6 +72,15 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The connection, to count for what is taken in its name.
     pub party: Party,
+}
+
+impl Peer {
+    /// By what it is told from other addresses: of IPv6 the network. `None` for this machine, where a
+    /// proxy may speak for all.
+    pub fn network(&self) -> Option<IpAddr> {
+        let key = AddressKey::of(self.address.ip());
+        (!key.is_loopback()).then(|| key.network())
+    }
 }
 
 /// Serves `service` to all who connect to `listener`, until `shutdown` is cancelled and then until
