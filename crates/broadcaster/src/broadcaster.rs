@@ -1,7 +1,7 @@
 //! A broadcaster, from start to stop.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::Router;
@@ -16,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::busy_poll::BusyPoll;
+use crate::cluster::{self, JoinError};
 use crate::config::{Authorizations, Config, Preset};
 use crate::core::Core;
 use crate::forbidden::ForbiddenPeers;
+use crate::heartbeat::Heartbeat;
 use crate::hub::Hub;
 use crate::in_flight::InFlight;
 use crate::index::Index;
@@ -26,9 +28,11 @@ use crate::load::Load;
 use crate::measures::{self, Levels};
 use crate::others::Others;
 use crate::quarantine::Quarantine;
+use crate::readiness;
 use crate::session::PLAIN_LEVEL;
+use crate::spending::Spenders;
 use crate::training::SampleRoom;
-use crate::{cluster, http, missed, unfinished};
+use crate::{http, missed, unfinished};
 
 /// A running broadcaster. Clones are the same one.
 ///
@@ -62,6 +66,30 @@ pub enum StartError {
     /// Used authorizations cannot be remembered.
     #[error("cannot open the replay guard")]
     ReplayGuard(#[from] ReplayGuardError),
+    /// The identity of this broadcaster cannot be read or kept.
+    #[error("cannot keep an identity in {}", folder.display())]
+    Identity {
+        /// Where.
+        folder: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another broadcaster that lives has the url of this one.
+    #[error("another broadcaster on this database lives at {url}: give each its own (--advertise)")]
+    UrlTaken {
+        /// Which.
+        url: String,
+    },
+    /// The folder of temporary files cannot be used.
+    #[error("cannot use the folder of temporary files {}", folder.display())]
+    Spool {
+        /// Which.
+        folder: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// A url of its own cannot be subscribed.
     #[error("the url at which it receives for its websockets cannot be subscribed")]
     Url(#[from] UrlTooLong),
@@ -82,6 +110,19 @@ impl Broadcaster {
             Some(folder) => ReplayGuard::open(folder, config.replay_codes_max, now)?,
             None => ReplayGuard::in_memory(config.replay_codes_max),
         };
+        // Behind the guard, which sees to it that nobody else uses the folder.
+        let identity = match &config.replay_folder {
+            Some(folder) => httppubsub_net::identity(folder).map_err(|source| {
+                let folder = folder.clone();
+                StartError::Identity { folder, source }
+            })?,
+            None => httppubsub_net::random_bytes(),
+        };
+        let spool = Spool::new(config.spool.clone());
+        if let Err(source) = spool.check_folder().await {
+            let folder = config.spool.folder.clone();
+            return Err(StartError::Spool { folder, source });
+        }
         let poster = Poster::new(config.post.clone());
         let index = Arc::new(Index::new(poster.clone()));
         store.watch(index.clone()).await?;
@@ -110,7 +151,7 @@ impl Broadcaster {
             index,
             hub: Hub::default(),
             in_flight: InFlight::default(),
-            others: Others::default(),
+            others: Others::new(identity),
             load: Load::new(config.load),
             busy_poll: BusyPoll::new(config.busy_poll),
             quarantine: config.quarantine.map(Quarantine::new),
@@ -125,8 +166,9 @@ impl Broadcaster {
             missed_url: SubscriberUrl::new(config.missed_url.as_str())?,
             poster,
             forbidden: ForbiddenPeers::default(),
-            spool: Spool::new(config.spool.clone()),
+            spool,
             guard,
+            spenders: Spenders::default(),
             to_broadcaster: authorizations.to_broadcaster,
             to_subscriber: authorizations.to_subscriber,
             clock: config.clock.clone(),
@@ -134,14 +176,22 @@ impl Broadcaster {
             withdrawn: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             missed_recorded: tokio::sync::Notify::new(),
-            swept_at: AtomicU64::new(now.unix_seconds()),
+            swept: Heartbeat::new(),
             config,
         });
-        cluster::join(&core).await?;
+        match cluster::join(&core).await {
+            Ok(()) => {}
+            Err(JoinError::Store(error)) => return Err(error.into()),
+            Err(JoinError::Taken) => {
+                let url = core.receiver_url.to_string();
+                return Err(StartError::UrlTaken { url });
+            }
+        }
         unfinished::recover(&core).await?;
         core.tasks.spawn(cluster::stay(core.clone()));
         core.tasks.spawn(unfinished::look_after(core.clone()));
         core.tasks.spawn(missed::sweep(core.clone()));
+        core.tasks.spawn(readiness::probe(core.clone()));
         core.tasks.spawn({
             let core = core.clone();
             async move {
@@ -194,6 +244,7 @@ impl Broadcaster {
             broadcasters: core.others.alive(),
         };
         levels.record();
+        readiness::measure(core);
     }
 
     /// Says at `/readyz` that no further requests are wished for, and goes on to serve them: for

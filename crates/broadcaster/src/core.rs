@@ -1,7 +1,6 @@
 //! What every use case of a broadcaster works with.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use httppubsub_net::{Clock, Poster, ReplayGuard, Spool, Zstd};
 use httppubsub_proto::auth::Authorization;
@@ -15,12 +14,14 @@ use tokio_util::task::TaskTracker;
 use crate::busy_poll::BusyPoll;
 use crate::config::{Config, Preset};
 use crate::forbidden::ForbiddenPeers;
+use crate::heartbeat::Heartbeat;
 use crate::hub::Hub;
 use crate::in_flight::InFlight;
 use crate::index::Index;
 use crate::load::Load;
 use crate::others::Others;
 use crate::quarantine::Quarantine;
+use crate::spending::Spenders;
 use crate::training::SampleRoom;
 
 /// The parts of a running broadcaster.
@@ -55,6 +56,7 @@ pub(crate) struct Core {
     pub(crate) forbidden: ForbiddenPeers,
     pub(crate) spool: Spool,
     pub(crate) guard: ReplayGuard,
+    pub(crate) spenders: Spenders,
     pub(crate) to_broadcaster: Arc<dyn Authorization>,
     pub(crate) to_subscriber: Arc<dyn Authorization>,
     pub(crate) clock: Clock,
@@ -66,6 +68,6 @@ pub(crate) struct Core {
     pub(crate) shutdown: CancellationToken,
     /// Woken when a notice was recorded that may be due before those known so far.
     pub(crate) missed_recorded: Notify,
-    /// When the sweep for notices last came around, in seconds since the epoch.
-    pub(crate) swept_at: AtomicU64,
+    /// When the sweep for notices last came around.
+    pub(crate) swept: Heartbeat,
 }

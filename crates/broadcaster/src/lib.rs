@@ -9,6 +9,7 @@ mod load;
 
 mod busy_poll;
 
+mod heartbeat;
 mod quarantine;
 
 mod in_flight;
@@ -34,6 +35,7 @@ mod others;
 mod core;
 
 mod cluster;
+mod readiness;
 
 mod webhook;
 

@@ -18,6 +18,7 @@ const OPEN_BREAKERS: &str = "httppubsub_open_circuit_breakers";
 const NO_PLACE: &str = "httppubsub_deliveries_without_place_total";
 const SENT_AGAIN: &str = "httppubsub_requests_sent_again_total";
 const BROADCASTERS: &str = "httppubsub_other_broadcasters";
+const NOT_READY: &str = "httppubsub_not_ready";
 const SPOOL: &str = "httppubsub_spool_bytes";
 
 /// Says what each name means, to the recorder that is there.
@@ -76,6 +77,10 @@ pub(crate) fn describe() {
         "Other broadcasters on the same database that say that they live"
     );
     describe_gauge!(
+        NOT_READY,
+        "1 while this speaks against sending requests here (see GET /readyz)"
+    );
+    describe_gauge!(
         SPOOL,
         Unit::Bytes,
         "What messages that are being taken or delivered need: memory, or disk"
@@ -115,6 +120,11 @@ pub(crate) fn notice_given_up() {
 
 pub(crate) fn websocket_cut_off() {
     counter!(WEBSOCKETS_CUT_OFF).increment(1);
+}
+
+/// Whether `reason` speaks against sending requests here.
+pub(crate) fn not_ready(reason: &'static str, is_so: bool) {
+    gauge!(NOT_READY, "reason" => reason).set(u8::from(is_so));
 }
 
 /// What there is at a moment.

@@ -72,8 +72,7 @@ pub(crate) async fn sweep(core: Arc<Core>) {
                 AFTER_FAILURE
             }
         };
-        core.swept_at
-            .store(core.clock.now().unix_seconds(), Ordering::Relaxed);
+        core.swept.beat();
         tokio::select! {
             () = core.shutdown.cancelled() => return,
             () = core.missed_recorded.notified() => {}

@@ -15,6 +15,7 @@ use httppubsub_store::Heard;
 /// What is known of the others.
 #[derive(Debug)]
 pub(crate) struct Others {
+    identity: [u8; 16],
     instance: i64,
     /// How far the clock of the database is ahead, in nanoseconds.
     ahead: AtomicI64,
@@ -23,6 +24,8 @@ pub(crate) struct Others {
     anybody_is_silent: AtomicBool,
     /// How many others live.
     alive: AtomicU64,
+    /// Another has the url of this one.
+    is_displaced: AtomicBool,
     /// Whether this one has said that it lives.
     is_known: AtomicBool,
     /// When it did so first, as the others have it.
@@ -36,25 +39,26 @@ pub(crate) enum Known {
     AsItIs,
     /// Others have forgotten it, and what its websockets wanted.
     Forgotten,
-    /// Another one says that it has this url.
+    /// Another one lives at this url.
     ByAnother,
 }
 
-impl Default for Others {
-    fn default() -> Self {
+impl Others {
+    /// Nothing is known yet to the broadcaster `identity`.
+    pub(crate) fn new(identity: [u8; 16]) -> Self {
         Self {
+            identity,
             instance: i64::from_be_bytes(random_bytes()),
             ahead: AtomicI64::new(0),
             silent: RwLock::default(),
             anybody_is_silent: AtomicBool::new(false),
             alive: AtomicU64::new(0),
+            is_displaced: AtomicBool::new(false),
             is_known: AtomicBool::new(false),
             started: Mutex::default(),
         }
     }
-}
 
-impl Others {
     /// Whether a broadcaster received there that fell silent.
     pub(crate) fn is_silent(&self, url: &SubscriberUrl) -> bool {
         self.anybody_is_silent.load(Ordering::Relaxed)
@@ -65,9 +69,23 @@ impl Others {
                 .contains(url)
     }
 
+    /// That another broadcaster has the url of this one, if it has.
+    pub(crate) fn displaced(&self) -> Option<String> {
+        let is_displaced = self.is_displaced.load(Ordering::Relaxed);
+        is_displaced.then(|| {
+            "another broadcaster has the url of this one: give each its own (--advertise)"
+                .to_owned()
+        })
+    }
+
     /// How many others live.
     pub(crate) fn alive(&self) -> u64 {
         self.alive.load(Ordering::Relaxed)
+    }
+
+    /// Tells this broadcaster from others, also after it was started again.
+    pub(crate) fn identity(&self) -> [u8; 16] {
+        self.identity
     }
 
     /// A random number that tells this broadcaster from its earlier lives.
@@ -108,6 +126,11 @@ impl Others {
         }
         self.alive.store(alive, Ordering::Relaxed);
         self.replace_silent(silent);
+        self.is_displaced
+            .store(heard.holder.is_some(), Ordering::Relaxed);
+        if heard.holder.is_some() {
+            return Known::ByAnother;
+        }
         let was_known = self.is_known.swap(true, Ordering::Relaxed);
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         match heard.before {

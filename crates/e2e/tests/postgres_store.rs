@@ -334,6 +334,7 @@ async fn a_broadcaster_that_says_nothing_any_more_is_forgotten_with_its_subscrip
     let (other, _) = open(&database, 20_000).await;
     let alive = |of: &str| Alive {
         url: url(of),
+        identity: [7; 16],
         instance: 7,
         version: "1".to_owned(),
         websockets: 3,
@@ -363,7 +364,7 @@ async fn a_broadcaster_that_says_nothing_any_more_is_forgotten_with_its_subscrip
     assert_eq!(mirror.subscriptions(), [of_both]);
     let left = other.unsubscribe(url("http://other/"), exact("t")).await;
     assert_eq!(left.unwrap(), Unsubscribed::Absent);
-    one.gone(url("http://one/")).await.unwrap();
+    one.gone(url("http://one/"), [7; 16]).await.unwrap();
     assert_eq!(one.census().await.unwrap().broadcasters, []);
 }
 

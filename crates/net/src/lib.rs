@@ -6,6 +6,7 @@ mod breaker;
 mod clock;
 mod egress;
 mod http1;
+mod identity;
 mod nonce;
 mod party;
 mod payload;
@@ -29,6 +30,7 @@ pub use egress::{
     Allowed, Egress, EgressAction, EgressConfig, EgressPattern, EgressProfile, EgressRule,
     Forbidden, NotAPattern,
 };
+pub use identity::identity;
 pub use nonce::{random_bytes, stamp};
 pub use party::Party;
 pub use payload::{FillError, Payload, PayloadReader, PayloadWriter};

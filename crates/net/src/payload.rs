@@ -401,6 +401,9 @@ impl Filling {
         self.disk.write(self.on_disk_with(part.len()))?;
         if self.file.is_none() {
             let written = self.unwritten().write();
+            if written.is_err() {
+                self.room.spool().note(&written);
+            }
             self.written(written?);
         }
         self.hasher.update(part);
@@ -422,6 +425,9 @@ impl Filling {
     async fn write_waiting(&mut self) -> io::Result<()> {
         let unwritten = self.unwritten();
         let written = blocking(move || unwritten.write()).await;
+        if written.is_err() {
+            self.room.spool().note(&written);
+        }
         self.written(written?);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +24,8 @@ struct Inner {
     tail: Option<Tail>,
     /// Why the last write to the files failed, if it did.
     trouble: Option<String>,
+    /// That the file which is written has lost its name, and none could be made in its place.
+    gone: Option<String>,
 }
 
 impl Inner {
@@ -75,6 +77,7 @@ impl ReplayGuard {
                 spent: SpentCodes::new(codes_max),
                 tail: None,
                 trouble: None,
+                gone: None,
             }),
         }
     }
@@ -88,6 +91,7 @@ impl ReplayGuard {
                 spent,
                 tail: Some(tail),
                 trouble: None,
+                gone: None,
             }),
         })
     }
@@ -140,12 +144,32 @@ impl ReplayGuard {
     /// The reason why authorizations cannot be written down, as the last attempt found it; `None` if
     /// it succeeded.
     pub fn trouble(&self) -> Option<String> {
-        self.lock().trouble.clone()
+        let inner = self.lock();
+        inner.gone.clone().or_else(|| inner.trouble.clone())
     }
 
-    /// Tries again to write after a failure, so that [`ReplayGuard::trouble`] ends without traffic.
+    /// Tries again to write after a failure, so that [`ReplayGuard::trouble`] ends without traffic. A
+    /// file that was removed is written anew with all that is remembered.
     pub fn probe(&self, now: Now) {
         let mut inner = self.lock();
+        let Inner {
+            spent, tail, gone, ..
+        } = &mut *inner;
+        *gone = None;
+        if let Some(tail) = tail
+            && tail.is_gone()
+        {
+            let records = spent.remembered().map(|(code, at)| Record {
+                kind: SPENT,
+                code: *code,
+                at,
+            });
+            let path = tail.paths[tail.current].display().to_string();
+            match tail.write_anew(&records.collect::<Vec<_>>(), now) {
+                Ok(()) => tracing::warn!("{path} was removed while it was in use: written anew"),
+                Err(error) => *gone = Some(format!("{path} was removed: {error}")),
+            }
+        }
         if inner.trouble.is_some() {
             let record = Record {
                 kind: PROBE,
@@ -316,6 +340,22 @@ impl Tail {
         })
     }
 
+    /// Whether the file that is written is not the one that the next start will find.
+    fn is_gone(&self) -> bool {
+        let named = std::fs::metadata(&self.paths[self.current]);
+        match (named, self.file.metadata()) {
+            (Ok(named), Ok(open)) => (named.dev(), named.ino()) != (open.dev(), open.ino()),
+            _ => true,
+        }
+    }
+
+    /// Goes on in a file that begins with `records`, in place of the one that is gone.
+    fn write_anew(&mut self, records: &[Record], now: Now) -> io::Result<()> {
+        self.file = replace(&self.paths[self.current], records)?;
+        self.began = now;
+        Ok(())
+    }
+
     fn write(&mut self, record: &Record, now: Now) -> io::Result<()> {
         if self.began + REPLAY_MEMORY < now {
             let next = 1 - self.current;
@@ -466,5 +506,22 @@ mod tests {
         guard.probe(later);
         assert_eq!(guard.trouble(), None);
         assert!(guard.spend(once(1), later).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_removed_is_written_anew_with_all_that_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let guard = ReplayGuard::open(folder.path(), 10, at(0)).unwrap();
+        let _ = guard.spend(once(1), at(0)).await.unwrap();
+        std::fs::remove_file(folder.path().join("replay-guard.0")).unwrap();
+        let _ = guard.spend(once(2), at(0)).await.unwrap();
+        guard.probe(at(1));
+        let _ = guard.spend(once(3), at(1)).await.unwrap();
+        drop(guard);
+        let guard = ReplayGuard::open(folder.path(), 10, at(2)).unwrap();
+        for byte in [1, 2, 3] {
+            let again = guard.spend(once(byte), at(2)).await;
+            assert_eq!(again.err(), Some(AuthError::Replayed), "{byte}");
+        }
     }
 }

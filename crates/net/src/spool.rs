@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::party::{self, Party, Shared};
 
@@ -54,6 +54,8 @@ struct Total {
     /// What is taken of the disk or promised, and what of that is not written yet.
     disk_taken: AtomicU64,
     disk_unwritten: AtomicU64,
+    /// Why a file could not be made or written last, if that failed.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Spool {
@@ -64,6 +66,7 @@ impl Spool {
             memory_used: AtomicU64::new(0),
             disk_taken: AtomicU64::new(0),
             disk_unwritten: AtomicU64::new(0),
+            trouble: Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -78,6 +81,42 @@ impl Spool {
             shared: self.shared.clone(),
             party: Some(party.clone()),
         }
+    }
+
+    /// Makes a temporary file in the folder and writes a byte to it: an error says that no large body
+    /// could be taken.
+    pub async fn check_folder(&self) -> io::Result<()> {
+        let folder = self.config().folder.clone();
+        let checked = tokio::task::spawn_blocking(move || {
+            io::Write::write_all(&mut tempfile::tempfile_in(folder)?, &[0])
+        });
+        checked.await.map_err(io::Error::other)?
+    }
+
+    /// Why no large body can be taken, as the last attempt found it; `None` if it succeeded.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.trouble().clone()
+    }
+
+    /// Looks whether the folder is there and has the room that stays free, and after a failure whether
+    /// files can be written again, so that [`Spool::trouble`] is true without traffic.
+    pub async fn probe(&self) {
+        let spool = self.clone();
+        let looked = tokio::task::spawn_blocking(move || spool.shared.free()).await;
+        let is_troubled = self.trouble().is_some();
+        let found = match looked.map_err(io::Error::other).and_then(|free| free) {
+            Ok(free) if free < self.config().disk_free_min => Err(self.shared.too_little(free)),
+            Ok(_) if is_troubled => self.check_folder().await,
+            found => found.map(drop),
+        };
+        self.note(&found);
+    }
+
+    /// Keeps in mind what became of an attempt to use the folder.
+    pub(crate) fn note<T>(&self, attempt: &io::Result<T>) {
+        let folder = self.config().folder.display();
+        let why = attempt.as_ref().err();
+        *self.shared.trouble() = why.map(|why| format!("{why} (folder {folder})"));
     }
 
     /// Memory taken of all, in bytes.
@@ -140,6 +179,24 @@ impl Spool {
         if let Some(party) = &self.party {
             party.give_back(Shared::Memory, bytes);
         }
+    }
+}
+
+impl Total {
+    /// Free bytes of the file system of the temporary files.
+    fn free(&self) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.config.folder)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    fn too_little(&self, free: u64) -> io::Error {
+        let min = self.config.disk_free_min;
+        let problem = format!("{free} bytes are free for temporary files, {min} have to stay free");
+        io::Error::new(io::ErrorKind::StorageFull, problem)
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -242,8 +299,11 @@ impl DiskRoom {
         } = &*self.spool.shared;
         let full = |problem: String| Err(io::Error::new(io::ErrorKind::StorageFull, problem));
         let (relaxed, max) = (Ordering::Relaxed, config.disk_total_max);
-        let disk = rustix::fs::statvfs(&config.folder)?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let free = self.spool.shared.free();
+        if free.is_err() {
+            self.spool.note(&free);
+        }
+        let free = free?;
         if let Some(party) = &self.spool.party {
             // What is there, whether it is taken or not.
             let written = disk_taken
@@ -276,6 +336,10 @@ impl DiskRoom {
         let unwritten = disk_unwritten.fetch_add(more, relaxed) + more;
         self.unwritten += more;
         if unwritten.saturating_add(config.disk_free_min) > free {
+            if free < config.disk_free_min {
+                self.spool
+                    .note::<()>(&Err(self.spool.shared.too_little(free)));
+            }
             return full(format!(
                 "no room for {more} bytes: {free} are free in the folder of temporary files, and {} \
                  have to stay free",

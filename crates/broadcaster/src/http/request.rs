@@ -3,7 +3,7 @@
 use axum::body::Body;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use httppubsub_net::{BodyReader, Spent};
+use httppubsub_net::{BodyReader, Peer, Spent};
 use httppubsub_proto::auth::Claim;
 use httppubsub_proto::time::Now;
 
@@ -57,7 +57,9 @@ impl<'a> Incoming<'a> {
         let verdict = core
             .to_broadcaster
             .verify(claim, tracing, self.authorization(), self.now);
-        Ok(cluster::spend(core, verdict?, self.now).await?)
+        let peer = self.parts.extensions.get::<Peer>();
+        let address = peer.and_then(Peer::network);
+        Ok(cluster::spend_from(core, address, verdict?, self.now).await?)
     }
 
     /// Takes back that the authorization was spent if `failure` lets the peer send the very same

@@ -100,6 +100,15 @@ impl SpentCodes {
         self.codes_max.saturating_sub(self.oldest_first.len())
     }
 
+    /// All codes that are remembered, and when each was spent.
+    pub fn remembered(&self) -> impl Iterator<Item = (&Code, Now)> {
+        let codes = self.expiry.iter();
+        codes.map(|(code, expiry)| {
+            let spent = expiry.since_unix().saturating_sub(REPLAY_MEMORY);
+            (code, Now::from_unix(spent))
+        })
+    }
+
     /// How many codes are remembered.
     pub fn len(&self) -> usize {
         self.expiry.len()
