@@ -182,13 +182,13 @@ pub(crate) struct Serve {
 
     /// How much may wait to be sent to one websocket, in bytes; whoever notifies waits for room, as
     /// for the answers of other subscribers. A longer message goes when nothing else waits.
-    #[arg(long, value_name = "BYTES", default_value = "4194304")]
+    #[arg(long, value_name = "BYTES", default_value = "4MiB", value_parser = units::some_bytes)]
     websocket_queue_bytes_max: NonZeroU32,
 
     /// A websocket for which something waits is cut off when it has neither taken nor acknowledged
     /// anything for so long, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
-    websocket_stall_timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = units::positive_seconds)]
+    websocket_stall_timeout: Duration,
 
     /// Do not compress what is sent over websockets.
     #[arg(long)]
@@ -492,7 +492,7 @@ impl Serve {
             websockets: WebSocketConfig {
                 sessions_max: connections.websockets,
                 queue_bytes_max: self.websocket_queue_bytes_max,
-                stall_timeout: Duration::from_secs(self.websocket_stall_timeout),
+                stall_timeout: self.websocket_stall_timeout,
                 compression: !self.no_compression,
                 training: !self.no_training,
                 presets,

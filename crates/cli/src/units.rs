@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use httppubsub_proto::time::FOREVER;
@@ -125,6 +126,12 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         false if bytes >= u64::MAX as f64 => Err(too_many()),
         false => Err("not a whole number of bytes".to_owned()),
     }
+}
+
+/// The same, at least 1 and less than 4 GiB.
+pub(crate) fn some_bytes(text: &str) -> Result<NonZeroU32, String> {
+    let bytes = u32::try_from(bytes(text)?).map_err(|_| "must be less than 4 GiB".to_owned())?;
+    NonZeroU32::new(bytes).ok_or_else(|| "must be at least 1".to_owned())
 }
 
 /// How many of something there may be: at least 1, and no more than can be counted with.
@@ -258,6 +265,12 @@ mod tests {
         ] {
             assert!(bytes(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn units_of_some_bytes_have_bounds() {
+        assert_eq!(some_bytes("4MiB").map(NonZeroU32::get), Ok(4 << 20));
+        assert!(some_bytes("0").is_err() && some_bytes("4GiB").is_err());
     }
 
     #[test]

@@ -22,6 +22,7 @@
 //! | huge-timeouts | huge_timeouts_and_counts_of_flags_are_refused_or_work |
 //! | huge-timeouts | huge_timeouts_of_the_libraries_are_for_ever |
 //! | units | units_of_durations_and_sizes_and_names_of_hosts_are_taken |
+//! | units | units_are_taken_by_every_flag_that_has_one |
 //! | units | crates/cli/src/units.rs | units_of_durations_are_those_that_people_write |
 //! | docs-say-other | docs_say_other_things_than_check_url_no_longer |
 
@@ -882,6 +883,36 @@ fn units_of_durations_and_sizes_and_names_of_hosts_are_taken() {
     }
     server.process.terminate();
     server.process.end_well();
+}
+
+#[test]
+fn units_are_taken_by_every_flag_that_has_one() {
+    let home = Home::new();
+    let mut seen = 0;
+    for (flag, of) in flags(&["serve"]) {
+        let values = match of.as_str() {
+            // The default of --answer-timeout has to fit into it.
+            "SECONDS" if flag == "--notify-timeout" => ["1min", "60000ms"],
+            "SECONDS" => ["5s", "5000ms"],
+            "MICROSECONDS" => ["50us", "1ms"],
+            "BYTES" => ["2MiB", "2000kB"],
+            "ADDR:PORT" => ["localhost:0", "127.0.0.1:0"],
+            _ => continue,
+        };
+        for value in values {
+            let process = home.spawn(&["--db", "memory", "--threads", "1", &flag, value]);
+            assert!(
+                process.line().starts_with("listening on "),
+                "{flag} {value}"
+            );
+        }
+        seen += 1;
+    }
+    assert!(seen >= 14, "{seen}");
+    let mut command = httppubsub();
+    command.args(["listen", "--exact", "t", "--timeout", "500ms"]);
+    command.args(["--broadcaster", "not a url"]);
+    assert!(said(command).contains("cannot be used"));
 }
 
 #[test]
