@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Sink as _, Stream as _};
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use httppubsub_proto::session::{Outgoing, OutgoingBody};
 use httppubsub_proto::time;
 use httppubsub_proto::url::{Endpoint, Scheme};
@@ -135,6 +135,9 @@ pub enum ConnectError {
     /// The peer does not speak websocket here.
     #[error("the websocket handshake failed: {0}")]
     Handshake(String),
+    /// The peer answers as one that does not open a websocket.
+    #[error("the websocket handshake failed: the answer is {0}")]
+    Refused(StatusCode),
     /// It took too long.
     #[error("no websocket within {0:?}")]
     TooLate(Duration),
@@ -599,10 +602,7 @@ async fn open(endpoint: &Endpoint, config: SocketConfig) -> Result<Socket, Conne
     request.headers_mut().insert(header::USER_AGENT, agent);
     match tokio_tungstenite::client_async_with_config(request, stream, settings).await {
         Ok((stream, _)) => Ok(Socket::new(stream, config)),
-        Err(Error::Http(response)) => {
-            let status = response.status();
-            Err(ConnectError::Handshake(format!("the answer is {status}")))
-        }
+        Err(Error::Http(response)) => Err(ConnectError::Refused(response.status())),
         Err(error) => Err(failed(error)),
     }
 }

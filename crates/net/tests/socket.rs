@@ -318,7 +318,7 @@ async fn an_answer_that_is_no_websocket_is_told_with_its_status() {
     let connecting = Socket::connect(&url, PATIENCE, SocketConfig::default());
     let (_, connected) = tokio::join!(answering, connecting);
     let error = connected.unwrap_err();
-    assert!(matches!(error, ConnectError::Handshake(_)), "{error}");
+    assert!(matches!(error, ConnectError::Refused(_)), "{error}");
     assert_eq!(
         error.to_string(),
         "the websocket handshake failed: the answer is 503 Service Unavailable"

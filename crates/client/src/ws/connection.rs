@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
+use http::StatusCode;
 use httppubsub_net::{
-    Clock, DecompressError, DecompressLimits, FillError, Payload, PayloadWriter, ReplayGuard,
-    Socket, SocketConfig, SocketError, SocketEvent, Spool, Zstd, chain, random_bytes,
+    Clock, ConnectError, DecompressError, DecompressLimits, FillError, Payload, PayloadWriter,
+    ReplayGuard, Socket, SocketConfig, SocketError, SocketEvent, Spool, Zstd, chain, random_bytes,
 };
 use httppubsub_proto::session::{
     Nonces, Notification as ToSend, OutgoingBody, Output, ReceivePart, SessionError,
@@ -28,6 +29,7 @@ use crate::config::{ClientConfig, PresetDictionary, WebSocketOptions};
 use crate::dispatch::Dispatch;
 use crate::message::{ConnectionStatus, Message};
 use crate::ws::closing::Closing;
+use crate::ws::passes::Attempt;
 use crate::ws::pending::{Command, Pending};
 
 /// What one connection after the other needs.
@@ -63,8 +65,8 @@ pub(crate) fn bounded(time: Duration) -> Duration {
 /// How a connection ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// How long requests could be made.
-    pub(crate) open_for: Option<Duration>,
+    /// Whether, and for how long, requests could be made.
+    pub(crate) attempt: Attempt,
     /// What was wrong; `None` if this client closed it.
     pub(crate) why: Option<String>,
 }
@@ -149,17 +151,21 @@ impl Connection {
                     () = closing.change() => {}
                 }
                 if closing.is_over(pending.is_notifying()) {
-                    let (open_for, why) = (None, None);
-                    return Ended { open_for, why };
+                    let (attempt, why) = (Attempt::Failed, None);
+                    return Ended { attempt, why };
                 }
             }
         };
         let socket = match socket {
             Ok(socket) => socket,
             Err(error) => {
-                let (open_for, why) = (None, Some(chain(&error)));
+                let attempt = match &error {
+                    ConnectError::Refused(status) if is_final(*status) => Attempt::Refused,
+                    _ => Attempt::Failed,
+                };
+                let why = Some(chain(&error));
                 self.tell_failure(broadcaster, why.as_deref());
-                return Ended { open_for, why };
+                return Ended { attempt, why };
             }
         };
         let now = self.clock.now();
@@ -183,13 +189,19 @@ impl Connection {
         while let Some(message) = running.arriving.next().await {
             running.hand(message);
         }
-        let open_for = running.opened_at.map(|at| at.elapsed());
+        let attempt = match (running.opened_at, &over) {
+            (Some(at), _) => Attempt::Open(at.elapsed()),
+            // The others say that the broadcaster is going away.
+            (None, Over::Closed(code)) if !matches!(code, Some(1001 | 1012)) => Attempt::Refused,
+            (None, Over::Here(SessionError::Auth { .. })) => Attempt::Refused,
+            (None, Over::Closed(_) | Over::Lost(_) | Over::Here(_)) => Attempt::Failed,
+        };
         let (code, why) = match over {
             Over::Closed(code) => {
                 let code = code.map_or_else(String::new, |code| format!(" with code {code}"));
-                let why = match open_for {
-                    Some(_) => "the broadcaster closed the websocket",
-                    None => {
+                let why = match attempt {
+                    Attempt::Open(_) => "the broadcaster closed the websocket",
+                    Attempt::Refused | Attempt::Failed => {
                         "the broadcaster closed the websocket instead of confirming CONFIGURE \
                         (are the secrets the same?)"
                     }
@@ -211,11 +223,20 @@ impl Connection {
         if let Some(code) = code {
             running.socket.close(code, self.close_timeout).await;
         }
-        Ended { open_for, why }
+        Ended { attempt, why }
     }
 }
 
 const NORMAL_CLOSURE: u16 = 1000;
+
+/// `true` if another attempt would be answered the same.
+fn is_final(status: StatusCode) -> bool {
+    let is_for_now = matches!(
+        status,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+    );
+    status.is_client_error() && !is_for_now
+}
 
 /// Why a connection is over.
 enum Over {

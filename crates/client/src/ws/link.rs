@@ -234,10 +234,10 @@ impl Keeper {
                 &mut self.pending,
                 &mut self.closing,
             );
-            let Ended { open_for, why } = connection.await;
+            let Ended { attempt, why } = connection.await;
             self.pending.connection_lost();
             let why = why?;
-            if self.passes.ended(open_for) {
+            if self.passes.ended(attempt) {
                 tracing::info!(broadcaster, why, "the websocket was lost; connecting anew");
             } else {
                 tracing::debug!(broadcaster, why, "no websocket");

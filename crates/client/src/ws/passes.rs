@@ -23,6 +23,21 @@ pub(crate) struct Passes {
     /// Who was not tried in it yet.
     left: VecDeque<usize>,
     attempts: u32,
+    /// Whether there ever was a connection.
+    was_open: bool,
+    /// How many attempts in a row were refused until then.
+    refusals: usize,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Attempt {
+    /// There was a connection, for so long.
+    Open(Duration),
+    /// A broadcaster was there, and refuses this client.
+    Refused,
+    /// There was no connection.
+    Failed,
 }
 
 /// What to do next.
@@ -38,6 +53,10 @@ pub(crate) enum Next {
 
 /// The longest pause between two passes.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// A client that never had a connection, and that all broadcasters refused in this many passes, gives
+/// up however many more there may be: other secrets, or another url, do not come by waiting.
+const REFUSED_PASSES_MAX: usize = 3;
 
 impl Passes {
     /// Over broadcasters of these priorities.
@@ -55,6 +74,8 @@ impl Passes {
             number: 0,
             left: VecDeque::new(),
             attempts: 0,
+            was_open: false,
+            refusals: 0,
         };
         passes.begin(0);
         passes
@@ -70,7 +91,7 @@ impl Passes {
         if let Some(at) = self.left.pop_front() {
             return Next::Connect(at);
         }
-        if self.number >= self.retries {
+        if self.number >= self.retries || self.is_refused() {
             return Next::GiveUp {
                 attempts: self.attempts,
             };
@@ -79,10 +100,28 @@ impl Passes {
         Next::Pause(before_pass(self.number, (self.random)()).min(PAUSE_MAX))
     }
 
-    /// The last attempt is over, and was open for so long if it came to that. Whether all begins
-    /// anew, because it was a success.
-    pub(crate) fn ended(&mut self, open_for: Option<Duration>) -> bool {
-        let was_stable = open_for.is_some_and(|it| it >= self.stable_after);
+    /// `true` if all broadcasters refuse a client that never had a connection.
+    fn is_refused(&self) -> bool {
+        !self.was_open && self.refusals >= REFUSED_PASSES_MAX * self.priorities.len()
+    }
+
+    /// Takes note of how the last attempt ended. Returns `true` if all begins anew, because it was a
+    /// success.
+    pub(crate) fn ended(&mut self, attempt: Attempt) -> bool {
+        let was_stable = match attempt {
+            Attempt::Open(open_for) => {
+                self.was_open = true;
+                open_for >= self.stable_after
+            }
+            Attempt::Refused => {
+                self.refusals = self.refusals.saturating_add(1);
+                false
+            }
+            Attempt::Failed => {
+                self.refusals = 0;
+                false
+            }
+        };
         if was_stable {
             self.attempts = 0;
             self.begin(0);
@@ -97,8 +136,8 @@ impl Passes {
 mod tests {
     use super::*;
 
-    const TENTATIVE: Option<Duration> = Some(Duration::from_millis(999));
-    const STABLE: Option<Duration> = Some(Duration::from_secs(1));
+    const TENTATIVE: Attempt = Attempt::Open(Duration::from_millis(999));
+    const STABLE: Attempt = Attempt::Open(Duration::from_secs(1));
 
     fn passes(broadcasters: u32, retries: u32) -> Passes {
         let priorities = (0..broadcasters).map(Some).collect();
@@ -106,14 +145,14 @@ mod tests {
     }
 
     /// All that is done while every attempt ends like this.
-    fn all(passes: &mut Passes, open_for: Option<Duration>) -> Vec<Next> {
+    fn all(passes: &mut Passes, attempt: Attempt) -> Vec<Next> {
         let mut all = Vec::new();
         loop {
             let next = passes.next();
             all.push(next);
             match next {
                 Next::Connect(_) => {
-                    passes.ended(open_for);
+                    passes.ended(attempt);
                 }
                 Next::Pause(_) => {}
                 Next::GiveUp { .. } => return all,
@@ -139,7 +178,7 @@ mod tests {
             Connect(1),
             Next::GiveUp { attempts: 6 },
         ];
-        assert_eq!(all(&mut passes(2, 2), None), want);
+        assert_eq!(all(&mut passes(2, 2), Attempt::Failed), want);
         // A connection that did not last is as good as none.
         assert_eq!(all(&mut passes(2, 2), TENTATIVE), want);
     }
@@ -152,16 +191,16 @@ mod tests {
         assert_eq!(passes.next(), Next::Connect(1));
         assert!(passes.ended(STABLE));
         assert_eq!(passes.next(), Next::Connect(0));
-        assert!(!passes.ended(None));
+        assert!(!passes.ended(Attempt::Failed));
         assert_eq!(passes.next(), Next::Connect(1));
-        passes.ended(None);
+        passes.ended(Attempt::Failed);
         passes.next();
-        passes.ended(None);
+        passes.ended(Attempt::Failed);
         assert_eq!(passes.next(), pause(1.25));
         // In a later pass, too, there is no pause after a success, and all passes are left again.
         assert_eq!(passes.next(), Next::Connect(0));
         assert!(passes.ended(STABLE));
-        let again = all(&mut passes, None);
+        let again = all(&mut passes, Attempt::Failed);
         assert_eq!(again[0], Next::Connect(0));
         assert_eq!(again.last(), Some(&Next::GiveUp { attempts: 6 }));
     }
@@ -169,7 +208,30 @@ mod tests {
     #[test]
     fn without_retries_there_is_one_pass() {
         let want = [Next::Connect(0), Next::GiveUp { attempts: 1 }];
-        assert_eq!(all(&mut passes(1, 0), None), want);
+        assert_eq!(all(&mut passes(1, 0), Attempt::Failed), want);
+    }
+
+    #[test]
+    fn wrong_secrets_over_ws_are_not_tried_for_ever_before_the_first_connection() {
+        let mut passes = passes(2, u32::MAX);
+        let refused = all(&mut passes, Attempt::Refused);
+        assert_eq!(refused.last(), Some(&Next::GiveUp { attempts: 6 }));
+        // One that cannot be reached may come back and take the client.
+        let mut passes = self::passes(2, u32::MAX);
+        for _ in 0..10 {
+            for attempt in [Attempt::Refused, Attempt::Failed] {
+                assert!(matches!(passes.next(), Next::Connect(_)));
+                passes.ended(attempt);
+            }
+            assert!(matches!(passes.next(), Next::Pause(_)));
+        }
+        // So may one that had it before: while its secrets are changed, say.
+        assert!(matches!(passes.next(), Next::Connect(_)));
+        passes.ended(TENTATIVE);
+        for _ in 0..10 * REFUSED_PASSES_MAX {
+            assert!(!matches!(passes.next(), Next::GiveUp { .. }));
+            passes.ended(Attempt::Refused);
+        }
     }
 
     #[test]
@@ -178,7 +240,7 @@ mod tests {
         let mut longest = Duration::ZERO;
         for _ in 0..1_000 {
             match passes.next() {
-                Next::Connect(_) => assert!(!passes.ended(None)),
+                Next::Connect(_) => assert!(!passes.ended(Attempt::Failed)),
                 Next::Pause(pause) => longest = longest.max(pause),
                 Next::GiveUp { .. } => panic!("there are retries left"),
             }
