@@ -461,6 +461,7 @@ impl ClientConfigBuilder {
             self.0.bind = Bind::Nothing;
             return Ok(self.0);
         }
+        self.0.host = self.0.host.as_deref().map(without_slash);
         match (&self.0.host, self.0.bind) {
             (Some(host), _) => check_host(host)?,
             (None, Bind::Mounted) => return Err(ConfigError::HostNeeded),
@@ -533,6 +534,14 @@ fn check_broadcaster(url: &str) -> Result<(), ConfigError> {
     }
 }
 
+/// A client's own url as the paths are appended to, which begin with a slash; published subscribers
+/// append them as it is.
+fn without_slash(host: &str) -> String {
+    let split = host.find('#').unwrap_or(host.len());
+    let (path, fragment) = host.split_at(split);
+    format!("{}{fragment}", path.trim_end_matches('/'))
+}
+
 fn check_host(host: &str) -> Result<(), ConfigError> {
     let urls = ClientUrls::of_host(host)?;
     if host.split('#').next().is_some_and(|it| it.contains('?')) {
@@ -599,6 +608,23 @@ mod tests {
     #[test]
     fn paths_are_appended_without_a_second_slash() {
         check_url("http://b:1/prefix/", "http://b:1/prefix");
+    }
+
+    #[test]
+    fn host_slash_is_not_doubled_in_the_urls_of_a_client() {
+        for (host, receive) in [
+            ("http://h:1", "http://h:1/v1/receive"),
+            ("http://h:1/", "http://h:1/v1/receive"),
+            ("http://h/pre/fix//", "http://h/pre/fix/v1/receive"),
+            ("http://h/#part", "http://h/v1/receive#part"),
+            ("http://h#part/", "http://h/v1/receive#part/"),
+        ] {
+            let config = builder().host(host).build().unwrap();
+            let urls = ClientUrls::of_host(&config.host.unwrap()).unwrap();
+            assert_eq!(urls.receive.as_str(), receive);
+            let recovery = receive.replace("receive", "recover");
+            assert_eq!(urls.recovery.as_str(), recovery);
+        }
     }
 
     #[test]
