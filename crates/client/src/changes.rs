@@ -184,7 +184,7 @@ async fn subscribe_each(
     for interest in interests {
         match core.requests.subscribe(urls, interest).await {
             Ok(Told::Done) => {}
-            Ok(Told::WasSo) => core.doubt.notify_one(),
+            Ok(Told::WasSo | Told::BecameSo) => core.doubt.notify_one(),
             Err(error) => {
                 if let Err(undone) = unsubscribe_each(core, urls, &done).await {
                     wanted.unsure = true;
@@ -209,7 +209,7 @@ async fn unsubscribe_each(
     for interest in interests {
         match core.requests.unsubscribe(urls, interest).await {
             Ok(Told::Done) => {}
-            Ok(Told::WasSo) => core.doubt.notify_one(),
+            Ok(Told::WasSo | Told::BecameSo) => core.doubt.notify_one(),
             Err(error) => {
                 let refused = matches!(error, RequestError::Refused { .. });
                 first_error.get_or_insert(error);

@@ -175,7 +175,7 @@ impl Client {
         let network = Network::new(Poster::new(config.post.clone()), &config.broadcasters);
         let network = network.expect("the urls can be posted to: `build` checks it");
         let core = Arc::new(Core {
-            requests: Requests::new(network, &config, guard, rand::random),
+            requests: Requests::new(network, &config, guard, rand::random).until(closing.clone()),
             urls,
             link,
             spool,

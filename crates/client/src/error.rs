@@ -105,6 +105,9 @@ pub enum AttemptError {
     /// There is no websocket, or it was lost.
     #[error("{0}")]
     WebSocket(String),
+    /// The client was closed before anything was sent.
+    #[error("the client was closed")]
+    Closed,
     /// Nothing vouches for what it says.
     #[error("the answer cannot be trusted")]
     Auth(#[from] AuthError),

@@ -8,7 +8,7 @@ use httppubsub_proto::url::{ClientUrls, SubscriberUrl};
 
 use crate::config::ClientConfig;
 use crate::error::RequestError;
-use crate::http::{Network, Requests};
+use crate::http::{Network, Requests, Told};
 
 /// What broadcasters hold for one url, asked and changed directly.
 #[derive(Debug)]
@@ -52,15 +52,25 @@ impl SubscriptionsOf {
         self.requests.set(&self.urls, set).await
     }
 
-    /// Adds one, unless it is there.
-    pub async fn add(&self, interest: &Interest) -> Result<(), RequestError> {
-        self.requests.subscribe(&self.urls, interest).await?;
-        Ok(())
+    /// Adds one. Returns `true` if it was added, and `false` if a broadcaster says that it was there
+    /// already: then nothing was changed, and its recovery url may be another.
+    pub async fn add(&self, interest: &Interest) -> Result<bool, RequestError> {
+        let told = self.requests.subscribe(&self.urls, interest).await?;
+        Ok(is_new(told))
     }
 
-    /// Removes one, if it is there.
-    pub async fn remove(&self, interest: &Interest) -> Result<(), RequestError> {
-        self.requests.unsubscribe(&self.urls, interest).await?;
-        Ok(())
+    /// Removes one. Returns `true` if it was removed, and `false` if a broadcaster says that it was
+    /// not there.
+    pub async fn remove(&self, interest: &Interest) -> Result<bool, RequestError> {
+        let told = self.requests.unsubscribe(&self.urls, interest).await?;
+        Ok(is_new(told))
+    }
+}
+
+/// `true` if the request changed something, or if an attempt whose answer was lost did.
+fn is_new(told: Told) -> bool {
+    match told {
+        Told::Done | Told::BecameSo => true,
+        Told::WasSo => false,
     }
 }

@@ -28,8 +28,10 @@ pub(crate) trait Ask: Sync {
 
     fn path(&self) -> &'static str;
 
-    /// What it tells when the broadcaster had it so already.
-    fn was_so(&self) -> Option<Self::Output> {
+    /// What it tells when the broadcaster had it so already; `unclear` is why it is not known what
+    /// came of an earlier attempt, which may have made it so.
+    fn was_so(&self, unclear: Option<&AttemptError>) -> Option<Self::Output> {
+        let _ = unclear;
         None
     }
 
@@ -67,6 +69,17 @@ pub(crate) enum Told {
     Done,
     /// It is said to be so already, which nothing vouches for.
     WasSo,
+    /// The same after an attempt whose answer was lost, which may have made it so.
+    BecameSo,
+}
+
+impl Told {
+    fn was_so(unclear: Option<&AttemptError>) -> Self {
+        match unclear {
+            None => Self::WasSo,
+            Some(_) => Self::BecameSo,
+        }
+    }
 }
 
 fn post(authorization: Option<String>, head: impl Into<Bytes>) -> Post {
@@ -114,8 +127,8 @@ impl Ask for Subscribe<'_> {
         }
     }
 
-    fn was_so(&self) -> Option<Told> {
-        Some(Told::WasSo)
+    fn was_so(&self, unclear: Option<&AttemptError>) -> Option<Told> {
+        Some(Told::was_so(unclear))
     }
 
     fn draw(&self) {}
@@ -179,8 +192,8 @@ impl Ask for Unsubscribe<'_> {
         }
     }
 
-    fn was_so(&self) -> Option<Told> {
-        Some(Told::WasSo)
+    fn was_so(&self, unclear: Option<&AttemptError>) -> Option<Told> {
+        Some(Told::was_so(unclear))
     }
 
     fn draw(&self) {}

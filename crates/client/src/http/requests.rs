@@ -1,7 +1,7 @@
 //! Asks broadcasters until one has done it, within the rules of `docs/protocol/stateless.md` §9.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http::StatusCode;
 use httppubsub_net::{Answer, Clock, Payload, PostError, ReplayGuard};
@@ -10,6 +10,7 @@ use httppubsub_proto::backoff::before_pass;
 use httppubsub_proto::subscription::{Interest, StrongEtag, SubscriptionSet};
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::ClientUrls;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{BroadcasterAddress, ClientConfig};
 use crate::error::{AttemptError, RequestError};
@@ -32,14 +33,24 @@ pub(crate) struct Requests<P = Network> {
     clock: Clock,
     /// Draws from [0, 1).
     random: fn() -> f64,
+    /// Cancelled when the client begins to close.
+    closing: CancellationToken,
 }
 
 /// What one attempt came to.
 enum Tried<T> {
     Done(T),
+    /// The broadcaster had it so already.
+    WasSo {
+        status: StatusCode,
+        reason: String,
+    },
     Later(AttemptError),
     Ambiguous(AttemptError),
-    Refused { status: StatusCode, reason: String },
+    Refused {
+        status: StatusCode,
+        reason: String,
+    },
     NotSent(PostError),
 }
 
@@ -60,7 +71,16 @@ impl<P: Posts> Requests<P> {
             guard,
             clock: config.clock.clone(),
             random,
+            closing: CancellationToken::new(),
         }
+    }
+
+    /// Changes and checks that began before `closing` is cancelled are tried no further then, and an
+    /// attempt of which nothing was sent yet is dropped: a name that does not resolve, or an address
+    /// that does not answer, does not hold up the end of a client.
+    pub(crate) fn until(mut self, closing: CancellationToken) -> Self {
+        self.closing = closing;
+        self
     }
 
     pub(crate) async fn subscribe(
@@ -109,15 +129,32 @@ impl<P: Posts> Requests<P> {
         let mut attempts = 0;
         let mut last = None;
         let mut ambiguous = None;
-        for pass in 0..self.passes {
+        // What is asked while the client closes is how it closes, and a notification is its caller's.
+        let closing =
+            (ask.operation().may_be_done_twice() && !self.closing.is_cancelled()).then_some(&self.closing);
+        'passes: for pass in 0..self.passes {
             if pass > 0 {
-                tokio::time::sleep(before_pass(pass, (self.random)())).await;
+                tokio::select! {
+                    () = tokio::time::sleep(before_pass(pass, (self.random)())) => {}
+                    () = cancelled(closing) => break,
+                }
             }
             for at in order::pass(&priorities, self.random) {
+                if attempts > 0 && closing.is_some_and(CancellationToken::is_cancelled) {
+                    break 'passes;
+                }
                 attempts += 1;
                 let broadcaster = self.broadcasters[at].url.clone();
-                match self.attempt(ask, at, sent).await {
+                match self.attempt(ask, at, sent, closing).await {
                     Tried::Done(output) => return Ok(output),
+                    Tried::WasSo { status, reason } => {
+                        let unclear = ambiguous.as_ref().map(|(_, cause)| cause);
+                        return ask.was_so(unclear).ok_or(RequestError::Refused {
+                            broadcaster,
+                            status,
+                            reason,
+                        });
+                    }
                     Tried::Later(error) => {
                         tracing::debug!(broadcaster, %error, "asking the next broadcaster");
                         last = Some((broadcaster, error));
@@ -162,23 +199,43 @@ impl<P: Posts> Requests<P> {
         }
     }
 
-    async fn attempt<A: Ask>(&self, ask: &A, at: usize, sent: &Arc<AtomicU64>) -> Tried<A::Output> {
+    async fn attempt<A: Ask>(
+        &self,
+        ask: &A,
+        at: usize,
+        sent: &Arc<AtomicU64>,
+        closing: Option<&CancellationToken>,
+    ) -> Tried<A::Output> {
         let compared = ask.draw();
-        let make = || ask.make(&compared, &*self.to_broadcaster, self.clock.now());
+        let was_made = AtomicBool::new(false);
+        let make = || {
+            was_made.store(true, Ordering::Relaxed);
+            ask.make(&compared, &*self.to_broadcaster, self.clock.now())
+        };
         let path = ask.path();
-        let answer = self
-            .posts
-            .post(at, path, ask.message_bytes(), sent, make)
-            .await;
+        let posting = self.posts.post(at, path, ask.message_bytes(), sent, make);
+        let mut posting = Box::pin(posting);
+        let answer = tokio::select! {
+            biased;
+            answer = &mut posting => answer,
+            () = cancelled(closing) => {
+                // A request is made when there is a connection to send it over.
+                if !was_made.load(Ordering::Relaxed) {
+                    return Tried::Later(AttemptError::Closed);
+                }
+                posting.as_mut().await
+            }
+        };
+        drop(posting);
         let status = answer.as_ref().map(|answer| answer.status);
         match (outcome(ask.operation(), status), answer) {
             (Outcome::Done, Ok(answer)) => match self.read(ask, &compared, &answer).await {
                 Ok(output) => Tried::Done(output),
                 Err(error) => Tried::Ambiguous(error),
             },
-            (Outcome::WasSo, Ok(answer)) => match ask.was_so() {
-                Some(output) => Tried::Done(output),
-                None => refused(&answer),
+            (Outcome::WasSo, Ok(answer)) => Tried::WasSo {
+                status: answer.status,
+                reason: reason(&answer),
             },
             (Outcome::Later, Ok(answer)) => Tried::Later(AttemptError::Status {
                 status: answer.status,
@@ -201,6 +258,13 @@ impl<P: Posts> Requests<P> {
         let (output, unspent) = ask.read(compared, &answer.body, &*self.to_subscriber, now)?;
         let _spent = self.guard.spend(unspent, now).await?;
         Ok(output)
+    }
+}
+
+async fn cancelled(token: Option<&CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -235,7 +299,7 @@ mod tests {
     use httppubsub_proto::topic::Identifier;
     use std::time::Duration;
 
-    use crate::http::script::{Act, Asked, Script, scripted};
+    use crate::http::script::{Act, Asked, SILENCE, Script, scripted};
 
     const SECRET: [u8; 64] = [7; 64];
 
@@ -319,6 +383,63 @@ mod tests {
         let etag = SubscriptionSet::default().etag(&urls().receive);
         let (requests, _) = signed([generic(sign(&Claim::SetResponse { etag: &etag }, 1))]);
         assert!(requests.subscribe(&urls(), &interest()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn timeout_of_names_nothing_is_waited_for_that_was_not_sent_when_a_client_closes() {
+        let ask = async |acts: Vec<Act>, closed_after: Duration| {
+            let (requests, asked) = signed(acts);
+            let closing = CancellationToken::new();
+            let requests = requests.until(closing.clone());
+            let began = tokio::time::Instant::now();
+            let (urls, interest) = (urls(), interest());
+            let close = async {
+                tokio::time::sleep(closed_after).await;
+                closing.cancel();
+            };
+            let (told, ()) = tokio::join!(requests.subscribe(&urls, &interest), close);
+            (
+                told.unwrap_err(),
+                began.elapsed(),
+                asked.lock().unwrap().len(),
+            )
+        };
+        let second = Duration::from_secs(1);
+        let (error, took, asked) = ask(vec![Act::Silent], second).await;
+        assert!(!error.is_ambiguous(), "{error:?}");
+        assert_eq!((took, asked), (second, 0));
+        // Between two attempts, too.
+        let moment = Duration::from_millis(1);
+        let (error, took, asked) = ask(vec![Act::Absent], moment).await;
+        assert!(!error.is_ambiguous(), "{error:?}");
+        assert_eq!((took, asked), (moment, 1));
+        // What may have been done stays so.
+        let (error, took, asked) = ask(vec![Act::Break], moment).await;
+        assert!(error.is_ambiguous(), "{error:?}");
+        assert_eq!((took, asked), (moment, 1));
+
+        // What is asked while it closes is how it closes.
+        let (requests, _) = signed([Act::Silent]);
+        let closing = CancellationToken::new();
+        closing.cancel();
+        let began = tokio::time::Instant::now();
+        let requests = requests.until(closing);
+        let told = requests.unsubscribe(&urls(), &interest()).await;
+        assert!(told.is_err() && began.elapsed() >= SILENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn subscriptions_truth_needs_to_know_who_made_it_so() {
+        let (requests, _) = signed([Act::Status(409)]);
+        let told = requests.subscribe(&urls(), &interest()).await;
+        assert_eq!(told.unwrap(), Told::WasSo);
+        // The attempt before may have done it.
+        let (requests, _) = signed([Act::Break, Act::Status(409)]);
+        let told = requests.subscribe(&urls(), &interest()).await;
+        assert_eq!(told.unwrap(), Told::BecameSo);
+        let (requests, _) = signed([Act::Absent, Act::Status(409)]);
+        let told = requests.unsubscribe(&urls(), &interest()).await;
+        assert_eq!(told.unwrap(), Told::WasSo);
     }
 
     #[tokio::test(start_paused = true)]

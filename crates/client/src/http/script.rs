@@ -28,6 +28,9 @@ pub(super) enum Act {
     CutShort,
     /// Nobody is there.
     Absent,
+    /// The name does not resolve, or nobody answers the attempt to connect; not for ever, but longer
+    /// than anything else takes.
+    Silent,
 }
 
 type Say = Box<dyn Fn(&Asked) -> Vec<u8> + Send + Sync>;
@@ -80,6 +83,10 @@ impl Posts for Script {
         _sent: &Arc<AtomicU64>,
         mut make: impl FnMut() -> Result<Post, CannotAuthorize> + Send,
     ) -> Result<Answer, PostError> {
+        let is_silent = matches!(self.acts.lock().unwrap().front(), Some(Act::Silent));
+        if is_silent {
+            tokio::time::sleep(SILENCE).await;
+        }
         let post = make()?;
         let message = post
             .payload
@@ -116,7 +123,7 @@ impl Posts for Script {
                 source: std::io::ErrorKind::ConnectionReset.into(),
                 is_whole: false,
             }),
-            Act::Absent => Err(PostError::Connect {
+            Act::Absent | Act::Silent => Err(PostError::Connect {
                 origin: origin(),
                 source: std::io::ErrorKind::ConnectionRefused.into(),
             }),
@@ -127,6 +134,8 @@ impl Posts for Script {
         answer
     }
 }
+
+pub(super) const SILENCE: Duration = Duration::from_secs(3_600);
 
 fn origin() -> Origin {
     Origin {
