@@ -1,13 +1,16 @@
 //! Flags that say which broadcasters are asked, and how.
 
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use httppubsub_client::{
     BroadcasterAddress, ClientConfig, ClientConfigBuilder, PresetDictionary, WebSocketOptions,
 };
+use httppubsub_proto::url::Endpoint;
 
-use crate::{secrets, units};
+use crate::hints::{self, Hinted, Receiver, SecretsFile};
+use crate::{console, secrets, units};
 
 /// Flags of every verb that speaks with a broadcaster.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,7 +27,8 @@ pub(crate) struct Connection {
     broadcaster: Vec<String>,
 
     /// Secrets file, as `httppubsub setup` or the first start of `httppubsub serve` writes it.
-    /// [default: no authorization]
+    /// [default: httppubsub-data/subscriber-secrets.json if that is there and the broadcaster is on
+    /// loopback, otherwise no authorization]
     #[arg(long, value_name = "FILE", env = "HTTPPUBSUB_SECRETS")]
     secrets: Option<PathBuf>,
 }
@@ -86,13 +90,80 @@ impl WebSocket {
     }
 }
 
+/// What the first start of `httppubsub serve` in the same folder leaves for its subscribers.
+const SECRETS: &str = "httppubsub-data/subscriber-secrets.json";
+
 impl Connection {
     /// A client's configuration that says this much.
     pub(crate) fn builder(&self) -> anyhow::Result<ClientConfigBuilder> {
-        let secrets = secrets::read(self.secrets.as_deref())?;
+        let secrets = secrets::read(self.secrets().path())?;
         let broadcasters = self.broadcaster.iter().zip(0..);
         let broadcasters =
             broadcasters.map(|(url, at)| BroadcasterAddress::new(url.as_str()).priority(at));
         Ok(ClientConfig::builder(broadcasters).secrets(&secrets))
+    }
+
+    /// Which secrets are gone by. Those that nobody named are used for a broadcaster on loopback only:
+    /// they are of one that was started in this folder, and others should not be shown a token.
+    fn secrets(&self) -> SecretsFile {
+        if let Some(path) = &self.secrets {
+            return SecretsFile::Named(path.clone());
+        }
+        let there = Some(Path::new(SECRETS)).filter(|path| path.is_file());
+        let there = there.map(Path::to_owned);
+        match there {
+            Some(path) if self.broadcaster.iter().all(|url| is_on_loopback(url)) => {
+                SecretsFile::Found(path)
+            }
+            passed_over => SecretsFile::None { passed_over },
+        }
+    }
+
+    /// Says on stderr which secrets are gone by, if nobody named them.
+    pub(crate) fn say_what_was_found(&self) {
+        if let SecretsFile::Found(path) = self.secrets() {
+            let path = path.display();
+            console::say(format_args!("with the secrets found in {path}"));
+        }
+    }
+
+    /// `error`, with a hint if one is known.
+    pub(crate) fn explain(&self, error: anyhow::Error, receiver: Receiver<'_>) -> anyhow::Error {
+        match hints::of(&error, &self.secrets(), receiver) {
+            Some(hint) => Hinted::error(error, hint),
+            None => error,
+        }
+    }
+}
+
+fn is_on_loopback(broadcaster: &str) -> bool {
+    // It may be named by its websocket as well.
+    let (_, rest) = broadcaster.split_once("://").unwrap_or(("", broadcaster));
+    let endpoint = Endpoint::parse_str(&format!("http://{rest}"));
+    endpoint.is_ok_and(|endpoint| {
+        let host = &endpoint.origin().host;
+        let address = host.parse::<IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_secrets_for_a_broadcaster_on_this_machine() {
+        for (url, want) in [
+            ("http://127.0.0.1:3003", true),
+            ("ws://127.8.9.10:1/prefix/", true),
+            ("http://LOCALHOST", true),
+            ("https://[::1]:3003", true),
+            ("http://10.0.0.7:3003", false),
+            ("http://localhost.example.com", false),
+            ("http://127.0.0.1@example.com", false),
+            ("", false),
+        ] {
+            assert_eq!(is_on_loopback(url), want, "{url}");
+        }
     }
 }

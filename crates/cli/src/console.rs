@@ -17,9 +17,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::lines::{Lines, write_all};
+use crate::shown;
 
-/// Writes a line for people to standard error, when its reader takes it.
+/// Writes a line for people to standard error, when its reader takes it. What it quotes of others does
+/// not act on a terminal.
 pub(crate) fn say(text: impl Display) {
+    let text = shown::harmless(&text.to_string());
     STDERR.push(format!("{text}\n").as_bytes());
 }
 

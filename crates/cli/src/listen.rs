@@ -1,6 +1,10 @@
 //! `httppubsub listen`.
 
+use std::cell::Cell;
+use std::fs::Permissions;
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,20 +12,24 @@ use std::time::Duration;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use httppubsub_client::{Bind, Client, ConnectionStatus, Interest, Message, Receiving};
+use httppubsub_client::{
+    Bind, Client, ConnectionStatus, Interest, Message, Receiving, Subscription,
+};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use crate::connection::{Connection, WebSocket};
-use crate::console;
+use crate::hints::Receiver;
 use crate::misbehave::{Misbehaving, Misbehaviours};
-use crate::output;
+use crate::output::Printer;
 use crate::signals::Stop;
 use crate::topic::{Interests, to_json, to_text};
-use crate::{units, usage};
+use crate::{console, shown, units, usage};
 
 /// Subscribe, and print what arrives.
 ///
+/// Prints a line for each message: its topic, a tab, and what it says, in which a newline is `\n`, a
+/// backslash is doubled, and what else acts on a terminal is an escape; for programs there is --json.
 /// Unsubscribes when it ends: after --count messages, after --timeout seconds (status 4), or by
 /// SIGTERM, SIGINT or, unless it runs under `nohup`, SIGHUP.
 #[derive(Debug, clap::Args)]
@@ -80,33 +88,108 @@ pub(crate) struct Listen {
     #[arg(long)]
     json: bool,
 
-    /// Save each message as a file in this folder, which is made if need be. Files that are there
-    /// already stay as they are.
-    #[arg(long, value_name = "DIR")]
+    /// Save each message as a file in this folder, which is made if need be. A file has its name when
+    /// it is whole; until then it is one that begins with a dot and ends in `.part`. Files that are
+    /// there already stay as they are.
+    #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
     save: Option<PathBuf>,
 }
 
 /// Why listening ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
     Counted,
     TimedOut,
     Stopped,
 }
 
+/// What ends listening from outside.
+struct End {
+    deadline: Option<Instant>,
+    stop: Stop,
+    is_stopped: bool,
+}
+
+impl End {
+    /// `timeout` from now, if there is one, or by a signal: from here on none ends the program before
+    /// it has unsubscribed.
+    fn new(timeout: Option<Duration>) -> io::Result<Self> {
+        Ok(Self {
+            // One that is too far off to be written down is none.
+            deadline: timeout.and_then(|it| Instant::now().checked_add(it)),
+            stop: Stop::with_hangup()?,
+            is_stopped: false,
+        })
+    }
+
+    /// Waits for it; returns at once when it has come before. May be dropped at any time.
+    async fn comes(&mut self) -> Ended {
+        if self.is_stopped {
+            return Ended::Stopped;
+        }
+        let time_is_up = async {
+            match self.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = time_is_up => Ended::TimedOut,
+            () = self.stop.signalled() => {
+                self.is_stopped = true;
+                Ended::Stopped
+            }
+        }
+    }
+
+    /// What comes of `work`, which has a moment more if the end comes before; then it is dropped.
+    async fn or<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Ended> {
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => Ok(done),
+            ended = self.comes() => {
+                let done = tokio::time::timeout(MOMENT, work).await;
+                done.map_err(|_| ended)
+            }
+        }
+    }
+}
+
+/// Far more than a reader needs that reads.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// How long all that was received and not printed yet may take at the end.
+const REST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long broadcasters have to unsubscribe at the end: longer than closing a websocket takes, and
+/// than they take for an answer if they answer at all.
+const UNSUBSCRIBE_PATIENCE: Duration = Duration::from_secs(15);
+
 impl Listen {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        let interests = self.interests.clone().into_vec();
+        let interests = self.interests.clone().of("listen");
         if interests.is_empty() {
             usage::wrong("listen", "nothing to listen for: give --exact or --glob");
+        }
+        if self.bind.ip().is_unspecified() && self.host.is_none() && !self.websocket.ws {
+            let problem = format!(
+                "--bind {} is all addresses of this machine: give by --host URL how the broadcaster \
+                 reaches this program",
+                self.bind
+            );
+            usage::wrong("listen", &problem);
         }
         if let Some(folder) = &self.save {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
+        let printer = Printer::start().context("cannot start a thread")?;
         let misbehaving = match &self.misbehave {
             Some(how) => {
                 let (how, seed) = (how.clone(), self.misbehave_seed);
-                Some(Misbehaving::listen(self.bind, how, seed, self.json).await?)
+                let printer = self.json.then(|| printer.clone());
+                Some(Misbehaving::listen(self.bind, how, seed, printer).await?)
             }
             None => None,
         };
@@ -123,23 +206,58 @@ impl Listen {
             config = config.host(host);
         }
         // It outlasts its broadcaster, as one that is reached by HTTP does.
-        let config = self.websocket.on(config, u32::MAX)?;
-        // From here on a signal does not end the program before it has unsubscribed.
-        let mut stop = Stop::with_hangup()?;
-        let client = Client::start(config.build()?).await?;
+        let config = self.websocket.on(config, u32::MAX)?.build()?;
+        let mut end = End::new(self.timeout)?;
+        let client = Client::start(config).await?;
         if let Some(front) = misbehaving {
             tokio::spawn(front.serve(client.router()));
         }
-        let ended = self.listen(&client, interests, &mut stop).await;
+        self.connection.say_what_was_found();
+        let listening = Listening {
+            own: &self,
+            client: &client,
+            printer,
+            received: Cell::new(0),
+            file_number: Cell::new(0),
+            is_stuck: Cell::new(false),
+        };
+        let mut subscription = None;
+        let ended = listening.listen(interests, &mut subscription, &mut end);
+        let ended = ended.await;
         // Unsubscribing comes before any complaint about what was received.
         let closed = tokio::select! {
             closed = client.close() => closed,
-            () = stop.signalled() => {
+            () = end.stop.signalled() => {
                 anyhow::bail!("stopped at once by a signal; subscriptions may be left");
             }
+            () = tokio::time::sleep(UNSUBSCRIBE_PATIENCE) => {
+                let seconds = UNSUBSCRIBE_PATIENCE.as_secs();
+                anyhow::bail!("not unsubscribed within {seconds} s; subscriptions may be left");
+            }
         };
-        let ended = ended?;
+        let receiver = client.receive_url().map_or(Receiver::None, Receiver::This);
+        let ended = ended.map_err(|error| self.connection.explain(error, receiver))?;
+        let rest = async {
+            match (ended, &mut subscription) {
+                (Ended::TimedOut | Ended::Stopped, Some(rest)) => listening.print_rest(rest).await,
+                _ => Ok(true),
+            }
+        };
+        let is_all_printed = tokio::select! {
+            printed = rest => printed?,
+            () = end.stop.signalled() => false,
+        };
         closed?;
+        if !is_all_printed {
+            let problem = match &self.save {
+                Some(_) => "not all that was received is saved and printed",
+                None => "not all that was received is printed: nobody reads stdout",
+            };
+            if ended == Ended::Stopped {
+                anyhow::bail!(problem);
+            }
+            console::say(format_args!("httppubsub: {problem}"));
+        }
         Ok(match ended {
             Ended::Counted | Ended::Stopped => ExitCode::SUCCESS,
             Ended::TimedOut => {
@@ -148,122 +266,171 @@ impl Listen {
             }
         })
     }
+}
 
+/// A client that listens, and where it says what it hears.
+struct Listening<'a> {
+    own: &'a Listen,
+    client: &'a Client,
+    printer: Printer,
+    received: Cell<u64>,
+    /// That of the last file.
+    file_number: Cell<u64>,
+    /// The end came while a message was printed or saved, and that took too long.
+    is_stuck: Cell<bool>,
+}
+
+impl Listening<'_> {
+    /// Listens until the end comes. The subscription is left in `kept`.
     async fn listen(
         &self,
-        client: &Client,
         interests: Vec<Interest>,
-        stop: &mut Stop,
+        kept: &mut Option<Subscription>,
+        end: &mut End,
     ) -> anyhow::Result<Ended> {
-        // One that is too far off to be written down is none.
-        let deadline = self.timeout.and_then(|it| Instant::now().checked_add(it));
-        let time_is_up = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        let mut time_is_up = std::pin::pin!(time_is_up);
-        let mut subscribing = std::pin::pin!(client.subscribe(interests));
+        let mut subscribing = std::pin::pin!(self.client.subscribe(interests));
         let mut still_trying = std::pin::pin!(tokio::time::sleep(STILL_TRYING_AFTER));
-        let mut told = !self.websocket.ws;
+        let mut told = !self.own.websocket.ws;
         let mut subscription = loop {
             tokio::select! {
                 subscription = &mut subscribing => break subscription?,
-                () = &mut time_is_up => return Ok(Ended::TimedOut),
-                () = stop.signalled() => return Ok(Ended::Stopped),
+                ended = end.comes() => return Ok(ended),
                 () = &mut still_trying, if !told => {
                     told = true;
-                    if let Some(reason) = client.connection_failure() {
+                    if let Some(reason) = self.client.connection_failure() {
                         let text = "no connection yet; trying on";
-                        self.tell_connection("disconnected", text, Some(reason))?;
+                        let telling = self.tell_connection("disconnected", text, Some(reason));
+                        if let Err(ended) = end.or(telling).await {
+                            return Ok(ended);
+                        }
                     }
                 }
             }
         };
-        self.tell_listening(client)?;
-        let json = self.json;
-        subscription.on_receiving(move |receiving| async move {
-            if receiving == Receiving::AfterGap {
-                tell_missed(json);
+        if let Err(ended) = end.or(self.tell_listening()).await {
+            return Ok(ended);
+        }
+        let printer = self.own.json.then(|| self.printer.clone());
+        subscription.on_receiving(move |receiving| {
+            let printer = printer.clone();
+            async move {
+                if receiving == Receiving::AfterGap {
+                    tell_missed(printer).await;
+                }
             }
         });
-        let mut statuses = client.statuses();
+        let subscription = kept.insert(subscription);
+        let mut statuses = self.client.statuses();
         let mut shown = ConnectionStatus::Ok;
-        let (mut received, mut file_number) = (0, 0);
-        while self.count.is_none_or(|count| received < count) {
+        while self.is_wanted() {
             let message = tokio::select! {
-                message = subscription.next() => message,
-                Some(status) = statuses.next(), if self.websocket.ws => {
-                    if shown != status && self.tell_status(client, status)? {
-                        shown = status;
+                biased;
+                ended = end.comes() => return Ok(ended),
+                Some(status) = statuses.next(), if self.own.websocket.ws => {
+                    if shown != status {
+                        match end.or(self.tell_status(status)).await {
+                            Ok(is_told) => if is_told? { shown = status },
+                            Err(ended) => return Ok(ended),
+                        }
                     }
                     continue;
                 }
-                () = &mut time_is_up => return Ok(Ended::TimedOut),
-                () = stop.signalled() => return Ok(Ended::Stopped),
+                message = subscription.next() => message,
             };
             let Some(message) = message else {
-                return Ok(Ended::Stopped);
+                let why = self.client.connection_failure();
+                anyhow::bail!("the connection is given up ({})", why.unwrap_or_default());
             };
-            received += 1;
-            self.tell(&message, &mut file_number).await?;
+            match end.or(self.tell(&message)).await {
+                Ok(told) => told?,
+                Err(ended) => {
+                    self.is_stuck.set(true);
+                    return Ok(ended);
+                }
+            }
         }
         Ok(Ended::Counted)
     }
 
-    fn tell_listening(&self, client: &Client) -> std::io::Result<()> {
-        let url = client.receive_url();
-        if self.json {
-            output::json([("event", "listening".into()), ("receive_url", url.into())])
-        } else {
-            match url {
-                Some(url) => console::say(format_args!("listening at {url}")),
-                None => console::say("listening over a websocket"),
+    /// `true` if a further message is wanted.
+    fn is_wanted(&self) -> bool {
+        let count = self.own.count;
+        count.is_none_or(|count| self.received.get() < count)
+    }
+
+    /// Prints what was received before the client was closed. Returns `false` if it could not.
+    async fn print_rest(&self, subscription: &mut Subscription) -> anyhow::Result<bool> {
+        let print = async {
+            while self.is_wanted()
+                && let Some(message) = subscription.next().await
+            {
+                self.tell(&message).await?;
             }
-            Ok(())
+            anyhow::Ok(())
+        };
+        if self.is_stuck.get() {
+            return Ok(false);
+        }
+        match tokio::time::timeout(REST_PATIENCE, print).await {
+            Ok(printed) => printed.map(|()| true),
+            Err(_) => Ok(false),
         }
     }
 
-    /// Whether it was worth telling.
-    fn tell_status(&self, client: &Client, status: ConnectionStatus) -> std::io::Result<bool> {
-        let reason = client.connection_failure();
+    async fn tell_listening(&self) -> io::Result<()> {
+        let url = self.client.receive_url();
+        if self.own.json {
+            let event = [("event", "listening".into()), ("receive_url", url.into())];
+            return self.printer.json(event).await;
+        }
+        match url {
+            Some(url) => console::say(format_args!("listening at {url}")),
+            None => console::say("listening over a websocket"),
+        }
+        Ok(())
+    }
+
+    /// Returns `true` if it was worth telling.
+    async fn tell_status(&self, status: ConnectionStatus) -> io::Result<bool> {
+        let reason = self.client.connection_failure();
         match (status, reason) {
             (ConnectionStatus::Ok, _) => {
-                self.tell_connection("connected", "connected again", None)?;
+                let text = "connected again";
+                self.tell_connection("connected", text, None).await?;
             }
             // Over in a moment: what it means for messages is told with the messages.
             (ConnectionStatus::Lost, None) => return Ok(false),
             (ConnectionStatus::Lost, reason) => {
                 let text = "the connection is lost; connecting anew";
-                self.tell_connection("disconnected", text, reason)?;
+                self.tell_connection("disconnected", text, reason).await?;
             }
-            (ConnectionStatus::Abandoned, reason) => {
-                self.tell_connection("abandoned", "the connection is given up", reason)?;
-            }
+            // It is what this ends with.
+            (ConnectionStatus::Abandoned, _) => return Ok(false),
         }
         Ok(true)
     }
 
-    fn tell_connection(
+    async fn tell_connection(
         &self,
         event: &str,
         text: &str,
         reason: Option<String>,
-    ) -> std::io::Result<()> {
-        if self.json {
-            return output::json([("event", event.into()), ("reason", reason.into())]);
+    ) -> io::Result<()> {
+        if self.own.json {
+            let event = [("event", event.into()), ("reason", reason.into())];
+            return self.printer.json(event).await;
         }
         match reason {
-            None => console::say(format_args!("{text}")),
+            None => console::say(text),
             Some(reason) => console::say(format_args!("{text} ({reason})")),
         }
         Ok(())
     }
 
-    async fn tell(&self, message: &Message, file_number: &mut u64) -> anyhow::Result<()> {
-        let file = match &self.save {
-            Some(folder) => Some(save(folder, message, file_number).await?),
+    async fn tell(&self, message: &Message) -> anyhow::Result<()> {
+        self.received.update(|received| received + 1);
+        let file = match &self.own.save {
+            Some(folder) => Some(save(folder, message, &self.file_number).await?),
             None => None,
         };
         let shown = match message.payload.len() {
@@ -273,11 +440,11 @@ impl Listen {
         let text = shown
             .as_ref()
             .and_then(|bytes| std::str::from_utf8(bytes).ok());
-        if self.json {
+        if self.own.json {
             let [topic, topic_base64] = to_json(&message.topic);
             let base64 = shown.as_ref().map(|bytes| BASE64_STANDARD.encode(bytes));
             let file = file.map(|file| file.display().to_string());
-            return Ok(output::json([
+            let event = [
                 ("event", "message".into()),
                 topic,
                 topic_base64,
@@ -286,12 +453,13 @@ impl Listen {
                 ("body", text.into()),
                 ("body_base64", base64.into()),
                 ("file", file.into()),
-            ])?);
+            ];
+            return Ok(self.printer.json(event).await?);
         }
         let topic = to_text(&message.topic);
         let body = match (file, text) {
             (Some(file), _) => format!("saved as {}", file.display()),
-            (None, Some(text)) => text.trim_end_matches('\n').to_owned(),
+            (None, Some(text)) => shown::one_line(text.trim_end_matches('\n')),
             (None, None) => {
                 format!(
                     "({} bytes, sha512 {})",
@@ -300,21 +468,18 @@ impl Listen {
                 )
             }
         };
-        Ok(output::line(&format!("{topic}\t{body}"))?)
+        Ok(self.printer.line(format!("{topic}\t{body}")).await?)
     }
 }
 
 /// When a person wonders whether a websocket is being opened at all.
 const STILL_TRYING_AFTER: Duration = Duration::from_secs(2);
 
-fn tell_missed(json: bool) {
-    let told = if json {
-        output::json([("event", "missed".into())])
-    } else {
-        console::say("some messages may have been missed");
-        Ok(())
+async fn tell_missed(printer: Option<Printer>) {
+    let Some(printer) = printer else {
+        return console::say("some messages may have been missed");
     };
-    if let Err(error) = told {
+    if let Err(error) = printer.json([("event", "missed".into())]).await {
         console::say(format_args!("httppubsub: cannot write: {error}"));
     }
 }
@@ -323,8 +488,8 @@ fn tell_missed(json: bool) {
 const SHOWN_BYTES_MAX: u64 = 64 * 1024;
 
 /// Writes a message to a file of its own, named by the next free number and its topic; nothing in
-/// the folder is overwritten.
-async fn save(folder: &Path, message: &Message, number: &mut u64) -> anyhow::Result<PathBuf> {
+/// the folder is overwritten, and no file has such a name before it is whole.
+async fn save(folder: &Path, message: &Message, number: &Cell<u64>) -> anyhow::Result<PathBuf> {
     let topic = String::from_utf8_lossy(message.topic.as_bytes());
     let harmless = |c: char| {
         if c.is_ascii_alphanumeric() || "-_.".contains(c) {
@@ -334,22 +499,29 @@ async fn save(folder: &Path, message: &Message, number: &mut u64) -> anyhow::Res
         }
     };
     let topic: String = topic.chars().map(harmless).take(100).collect();
+    let cannot = || format!("cannot save a message in {}", folder.display());
+    let write = async {
+        let mut part = tempfile::Builder::new();
+        part.prefix(".").suffix(".part");
+        // As other files are made, and not for their owner's eyes only.
+        part.permissions(Permissions::from_mode(0o666));
+        let part = part.tempfile_in(folder)?;
+        let mut file = tokio::fs::File::from_std(part.as_file().try_clone()?);
+        tokio::io::copy(&mut message.reader(), &mut file).await?;
+        file.flush().await?;
+        io::Result::Ok(part)
+    };
+    let mut part = write.await.with_context(cannot)?;
     loop {
-        *number += 1;
-        let path = folder.join(format!("{number:06}-{topic}"));
-        let write = async {
-            let mut file = tokio::fs::File::create_new(&path).await?;
-            tokio::io::copy(&mut message.reader(), &mut file).await?;
-            file.flush().await
-        };
-        match write.await {
-            Ok(()) => return Ok(path),
+        number.update(|number| number + 1);
+        let path = folder.join(format!("{:06}-{topic}", number.get()));
+        match part.persist_noclobber(&path) {
+            Ok(_) => return Ok(path),
             // From an earlier run.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => {
-                let text = format!("cannot save a message as {}", path.display());
-                return Err(anyhow::Error::from(error).context(text));
+            Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => {
+                part = failed.file
             }
+            Err(failed) => return Err(failed.error).with_context(cannot),
         }
     }
 }

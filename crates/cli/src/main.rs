@@ -9,6 +9,7 @@ mod demo;
 mod descriptors;
 mod egress;
 mod files;
+mod hints;
 mod lines;
 mod listen;
 mod logs;
@@ -19,6 +20,7 @@ mod output;
 mod secrets;
 mod serve;
 mod setup;
+mod shown;
 mod signals;
 mod subscriptions;
 mod topic;
@@ -33,6 +35,8 @@ use clap::{Parser, Subcommand};
 use httppubsub_client::RequestError;
 use httppubsub_net::chain;
 use tokio::runtime::{Builder, Runtime};
+
+use crate::hints::Hinted;
 
 /// Publish/subscribe over HTTP, for programs that should not have to hold a connection open.
 ///
@@ -67,12 +71,13 @@ fn main() -> ExitCode {
     logs::begin_with_panics();
     let verb = usage::parse().verb;
     match runtime(verb.threads()) {
-        // Written before the runtime ends, which may have to wait for a lookup without a purpose.
-        Ok(runtime) => runtime.block_on(async {
-            let code = verb.run().await.unwrap_or_else(failed);
+        Ok(runtime) => {
+            let code = runtime.block_on(async { verb.run().await.unwrap_or_else(failed) });
             console::flush();
+            // A lookup of a name takes its time even if nobody needs it.
+            runtime.shutdown_background();
             code
-        }),
+        }
         Err(error) => failed(error),
     }
 }
@@ -81,7 +86,11 @@ fn failed(error: anyhow::Error) -> ExitCode {
     if error.chain().any(console::is_reader_gone) {
         return ExitCode::from(NOBODY_READS);
     }
+    let (error, hint) = Hinted::split(error);
     console::say(format_args!("httppubsub: {}", chain(error.as_ref())));
+    if let Some(hint) = hint {
+        console::say(format_args!("hint: {hint}"));
+    }
     console::flush();
     match is_ambiguous(&error) {
         true => ExitCode::from(AMBIGUOUS),

@@ -27,7 +27,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::console;
-use crate::output;
+use crate::output::Printer;
 use crate::topic::{to_json, to_text};
 
 /// What may be done to a delivery instead of taking and confirming it, and how often.
@@ -158,7 +158,8 @@ pub(crate) struct Misbehaving {
 struct How {
     misbehaviours: Misbehaviours,
     random: Mutex<StdRng>,
-    json: bool,
+    /// Where events are printed as JSON; `None` if they are told on stderr.
+    printer: Option<Printer>,
     /// The confirmation that the last delivery should have got which got another one.
     confirmed: Mutex<Option<Bytes>>,
 }
@@ -176,21 +177,11 @@ impl How {
     }
 
     /// Says what is done to the delivery that begins so; nothing is known of one that is not read.
-    fn tell(&self, misbehaviour: &Misbehaviour, head: Option<&ReceiveHead>) {
+    async fn tell(&self, misbehaviour: &Misbehaviour, head: Option<&ReceiveHead>) {
         let how = misbehaviour.to_string();
         let identifier = head.map(|head| hex(head.identifier.as_bytes()));
-        let told = if self.json {
-            let unknown = ["topic", "topic_base64"].map(|name| (name, serde_json::Value::Null));
-            let [topic, topic_base64] = head.map_or(unknown, |head| to_json(&head.topic));
-            output::json([
-                ("event", "misbehaved".into()),
-                ("how", how.into()),
-                topic,
-                topic_base64,
-                ("identifier", identifier.into()),
-            ])
-        } else {
-            match (head, identifier) {
+        let Some(printer) = &self.printer else {
+            return match (head, identifier) {
                 (Some(head), Some(identifier)) => {
                     let topic = to_text(&head.topic);
                     console::say(format_args!(
@@ -198,10 +189,18 @@ impl How {
                     ));
                 }
                 _ => console::say(format_args!("misbehaved: {how}")),
-            }
-            Ok(())
+            };
         };
-        if let Err(error) = told {
+        let unknown = ["topic", "topic_base64"].map(|name| (name, serde_json::Value::Null));
+        let [topic, topic_base64] = head.map_or(unknown, |head| to_json(&head.topic));
+        let event = [
+            ("event", "misbehaved".into()),
+            ("how", how.into()),
+            topic,
+            topic_base64,
+            ("identifier", identifier.into()),
+        ];
+        if let Err(error) = printer.json(event).await {
             console::say(format_args!("httppubsub: cannot write: {error}"));
         }
     }
@@ -212,7 +211,7 @@ impl Misbehaving {
         address: SocketAddr,
         misbehaviours: Misbehaviours,
         seed: Option<u64>,
-        json: bool,
+        printer: Option<Printer>,
     ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address)
             .await
@@ -224,7 +223,7 @@ impl Misbehaving {
             how: Arc::new(How {
                 misbehaviours,
                 random: Mutex::new(StdRng::seed_from_u64(seed)),
-                json,
+                printer,
                 confirmed: Mutex::default(),
             }),
         })
@@ -265,7 +264,7 @@ async fn connection(stream: TcpStream, router: Router, how: Arc<How>) -> anyhow:
                 Misbehaviour::NoRead => (None, request),
                 _ => beginning(request).await,
             };
-            how.tell(&misbehaviour, head.as_ref());
+            how.tell(&misbehaviour, head.as_ref()).await;
             answer(misbehaviour, how, request, inner, other).await
         }
     });
@@ -470,7 +469,7 @@ mod tests {
             let how = How {
                 misbehaviours: "hang@0.4,garbage@0.4".parse().expect("it is a list"),
                 random: Mutex::new(StdRng::seed_from_u64(seed)),
-                json: false,
+                printer: None,
                 confirmed: Mutex::default(),
             };
             (0..100).map(|_| how.draw()).collect::<Vec<_>>()

@@ -9,9 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::connection::{Connection, WebSocket};
 use crate::console;
+use crate::hints::Receiver;
 use crate::output;
 use crate::topic::{parse_hex, parse_topic, to_json};
-use crate::usage;
+use crate::{shown, usage};
 
 /// Notify all subscribers of a topic.
 ///
@@ -35,11 +36,16 @@ pub(crate) struct Notify {
     topic_hex: Option<Topic>,
 
     /// The message; may be empty.
-    #[arg(long, value_name = "TEXT", conflicts_with = "file")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        conflicts_with = "file",
+        allow_hyphen_values = true
+    )]
     data: Option<String>,
 
     /// The message is what this file holds.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     file: Option<PathBuf>,
 
     #[command(flatten)]
@@ -65,6 +71,11 @@ impl Notify {
         let (topic, source) = self
             .understand()
             .unwrap_or_else(|problem| usage::wrong("notify", &problem));
+        let notified = self.notify(topic, source).await;
+        notified.map_err(|error| self.connection.explain(error, Receiver::None))
+    }
+
+    async fn notify(&self, topic: Topic, source: Source) -> anyhow::Result<ExitCode> {
         let builder = self.connection.builder()?.bind(Bind::Nothing);
         // As often as published subscribers try.
         let config = self.websocket.on(builder, 2)?.build()?;
@@ -105,7 +116,8 @@ impl Notify {
             (Some("-"), None) => true,
             (Some(word), _) => {
                 return Err(format!(
-                    "{word:?} makes no sense here: give the message by --data"
+                    "'{}' belongs to no flag: give the message by --data",
+                    shown::one_line(word)
                 ));
             }
         };

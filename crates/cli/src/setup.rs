@@ -21,7 +21,12 @@ use crate::{console, output, secrets};
     httppubsub setup --to-broadcasters-auth token --to-subscribers-auth none")]
 pub(crate) struct Setup {
     /// Folder for the files; it is made if need be.
-    #[arg(long, value_name = "DIR", default_value = ".")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = ".",
+        allow_hyphen_values = true
+    )]
     dir: PathBuf,
 
     /// How subscribers show the broadcaster who they are.
@@ -30,7 +35,7 @@ pub(crate) struct Setup {
 
     /// Their secret: for hmac the base64url of 64 bytes, for token any text. Drawn at random if
     /// not given.
-    #[arg(long, value_name = "SECRET")]
+    #[arg(long, value_name = "SECRET", allow_hyphen_values = true)]
     to_broadcasters_secret: Option<String>,
 
     /// How the broadcaster shows subscribers who it is.
@@ -38,7 +43,7 @@ pub(crate) struct Setup {
     to_subscribers_auth: SchemeName,
 
     /// Its secret, likewise.
-    #[arg(long, value_name = "SECRET")]
+    #[arg(long, value_name = "SECRET", allow_hyphen_values = true)]
     to_subscribers_secret: Option<String>,
 }
 

@@ -8,6 +8,7 @@ use httppubsub_proto::subscription::SubscriptionSet;
 use httppubsub_proto::url::SubscriberUrl;
 
 use crate::connection::Connection;
+use crate::hints::{Hinted, Receiver};
 use crate::output;
 use crate::topic::Interests;
 use crate::usage;
@@ -28,9 +29,10 @@ enum Verb {
     Check(What),
     /// Give the url exactly these subscriptions; with none, it has none.
     Set(What),
-    /// Add these subscriptions.
+    /// Add these subscriptions. Status 1 if one was there already, perhaps with another recovery url:
+    /// it stays as it is.
     Add(What),
-    /// Remove these subscriptions.
+    /// Remove these subscriptions. Status 1 if one was not there.
     Remove(What),
 }
 
@@ -55,57 +57,52 @@ struct What {
     json: bool,
 }
 
+/// What is done to each of several subscriptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Add,
+    Remove,
+}
+
+/// What became of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Changed {
+    done: usize,
+    /// Of these a broadcaster says that they were so already.
+    were_so: usize,
+}
+
 impl Subscriptions {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        match self.verb {
+        let what = match &self.verb {
+            Verb::Check(what) | Verb::Set(what) | Verb::Add(what) | Verb::Remove(what) => what,
+        };
+        let ran = match &self.verb {
             Verb::Check(what) => what.check().await,
-            Verb::Set(what) => {
-                let (of, set) = what.of()?;
-                of.set(&set).await?;
-                what.tell("subscriptions", set.len())
-            }
-            Verb::Add(what) => {
-                let (of, set) = what.of()?;
-                what.some("add", &set);
-                for (interest, _) in set.iter() {
-                    of.add(&interest).await?;
-                }
-                what.tell("added", set.len())
-            }
-            Verb::Remove(what) => {
-                let (of, set) = what.of()?;
-                what.some("remove", &set);
-                for (interest, _) in set.iter() {
-                    of.remove(&interest).await?;
-                }
-                what.tell("removed", set.len())
-            }
-        }
+            Verb::Set(what) => what.set().await,
+            Verb::Add(what) => what.change(Change::Add).await,
+            Verb::Remove(what) => what.change(Change::Remove).await,
+        };
+        ran.map_err(|error| what.connection.explain(error, Receiver::Other(&what.url)))
     }
 }
 
 impl What {
-    fn of(&self) -> anyhow::Result<(SubscriptionsOf, SubscriptionSet)> {
+    fn of(&self, verb: &str) -> anyhow::Result<(SubscriptionsOf, SubscriptionSet)> {
         let url = SubscriberUrl::new(self.url.as_str())?;
         let recovery = self.recovery.as_deref().filter(|url| !url.is_empty());
         let recovery = recovery.map(SubscriberUrl::new).transpose()?;
-        let interests = self.interests.clone().into_vec().into_iter();
+        let interests = self.interests.clone().of(&format!("subscriptions {verb}"));
         let set = interests
+            .into_iter()
             .map(|interest| (interest, recovery.clone()))
             .collect();
         let config = self.connection.builder()?.bind(Bind::Nothing).build()?;
         Ok((SubscriptionsOf::new(&config, url, recovery), set))
     }
 
-    fn some(&self, verb: &str, set: &SubscriptionSet) {
-        if set.is_empty() {
-            let verb = format!("subscriptions {verb}");
-            usage::wrong(&verb, "nothing to do: give --exact or --glob");
-        }
-    }
-
     async fn check(&self) -> anyhow::Result<ExitCode> {
-        let (of, set) = self.of()?;
+        let (of, set) = self.of("check")?;
         let etag = of.etag().await?;
         let matches = etag == set.etag(of.url());
         if self.json {
@@ -129,12 +126,89 @@ impl What {
         })
     }
 
-    fn tell(&self, what: &'static str, count: usize) -> anyhow::Result<ExitCode> {
+    async fn set(&self) -> anyhow::Result<ExitCode> {
+        let (of, set) = self.of("set")?;
+        of.set(&set).await?;
         if self.json {
-            output::json([("url", self.url.as_str().into()), (what, count.into())])?;
+            output::json([
+                ("url", self.url.as_str().into()),
+                ("subscriptions", set.len().into()),
+            ])?;
         } else {
-            output::line(&format!("{}: {what}: {count}", self.url))?;
+            output::line(&format!("{}: subscriptions: {}", self.url, set.len()))?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Changes one after the other, and stops at the first that fails; what was done until then is said
+    /// all the same.
+    async fn change(&self, change: Change) -> anyhow::Result<ExitCode> {
+        let verb = match change {
+            Change::Add => "add",
+            Change::Remove => "remove",
+        };
+        let (of, set) = self.of(verb)?;
+        if set.is_empty() {
+            let verb = format!("subscriptions {verb}");
+            usage::wrong(&verb, "nothing to do: give --exact or --glob");
+        }
+        let mut changed = Changed::default();
+        let mut failure = None;
+        for (interest, _) in set.iter() {
+            let told = match change {
+                Change::Add => of.add(&interest).await,
+                Change::Remove => of.remove(&interest).await,
+            };
+            match told {
+                Ok(true) => changed.done += 1,
+                Ok(false) => changed.were_so += 1,
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        let Changed { done, were_so } = changed;
+        if failure.is_none() || done + were_so > 0 {
+            self.tell(change, changed)?;
+        }
+        match (failure, change) {
+            (Some(error), _) => Err(error.into()),
+            (None, _) if were_so == 0 => Ok(ExitCode::SUCCESS),
+            (None, Change::Add) => Err(Hinted::error(
+                anyhow::anyhow!(
+                    "{were_so} of {} there already: nothing was changed about it",
+                    set.len()
+                ),
+                "its recovery url may be another, which a broadcaster does not tell: \
+                 `subscriptions set` says all subscriptions of a url at once",
+            )),
+            (None, Change::Remove) => anyhow::bail!("{were_so} of {} not there", set.len()),
+        }
+    }
+
+    fn tell(&self, change: Change, changed: Changed) -> anyhow::Result<()> {
+        let Changed { done, were_so } = changed;
+        if self.json {
+            let (done_is, were_so_is) = match change {
+                Change::Add => ("added", "existed"),
+                Change::Remove => ("removed", "absent"),
+            };
+            output::json([
+                ("url", self.url.as_str().into()),
+                (done_is, done.into()),
+                (were_so_is, were_so.into()),
+            ])?;
+            return Ok(());
+        }
+        let (done_is, were_so_is) = match change {
+            Change::Add => ("added", "there already"),
+            Change::Remove => ("removed", "not there"),
+        };
+        let mut text = format!("{}: {done_is}: {done}", self.url);
+        if were_so > 0 {
+            text.push_str(&format!(", {were_so_is}: {were_so}"));
+        }
+        Ok(output::line(&text)?)
     }
 }

@@ -6,6 +6,8 @@ use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::topic::Topic;
 
+use crate::{shown, usage};
+
 /// A topic given as text.
 pub(crate) fn parse_topic(text: &str) -> Result<Topic, String> {
     Topic::new(text).map_err(|error| error.to_string())
@@ -38,7 +40,12 @@ fn parse_glob(text: &str) -> Result<GlobPattern, String> {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Interests {
     /// Exactly this topic. May be given more than once.
-    #[arg(long, value_name = "TOPIC", value_parser = parse_topic)]
+    #[arg(
+        long,
+        value_name = "TOPIC",
+        value_parser = parse_topic,
+        allow_hyphen_values = true
+    )]
     exact: Vec<Topic>,
 
     /// Exactly the topic with these bytes, in hexadecimal. May be given more than once.
@@ -47,13 +54,25 @@ pub(crate) struct Interests {
 
     /// All topics that match this glob: `*` is any run of characters, also across `/`, `?` one
     /// character, `[a-z]` one of a set. May be given more than once.
-    #[arg(long, value_name = "PATTERN", value_parser = parse_glob)]
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        value_parser = parse_glob,
+        allow_hyphen_values = true
+    )]
     glob: Vec<GlobPattern>,
+
+    /// What stands alone, which may be meant as either of them.
+    #[arg(value_name = "TOPIC", hide = true)]
+    words: Vec<String>,
 }
 
 impl Interests {
-    /// All that was given, topics first.
-    pub(crate) fn into_vec(self) -> Vec<Interest> {
+    /// All that was given to `verb`, topics first. Ends the program if it cannot be told what is meant.
+    pub(crate) fn of(self, verb: &str) -> Vec<Interest> {
+        if let Some(word) = self.words.first() {
+            usage::wrong(verb, &what_is(word));
+        }
         let exacts = self
             .exact
             .into_iter()
@@ -65,11 +84,20 @@ impl Interests {
     }
 }
 
-/// A topic as a person reads it: as it stands, unless that could upset a terminal.
+/// What to say about a word that belongs to no flag.
+fn what_is(word: &str) -> String {
+    let word = shown::one_line(word);
+    let [exact, glob] = ["--exact", "--glob"].map(|flag| format!("{flag} '{word}'"));
+    match word.contains(['*', '?', '[']) {
+        true => format!("'{word}' belongs to no flag: give {glob}, or {exact} if it is no pattern"),
+        false => format!("'{word}' belongs to no flag: give {exact}, or {glob} for a pattern"),
+    }
+}
+
+/// A topic as a person reads it, on one line.
 pub(crate) fn to_text(topic: &Topic) -> String {
     match topic.as_str() {
-        Some(text) if !text.chars().any(char::is_control) => text.to_owned(),
-        Some(text) => text.escape_debug().to_string(),
+        Some(text) => shown::one_line(text),
         None => topic.as_bytes().escape_ascii().to_string(),
     }
 }

@@ -695,7 +695,7 @@ fn subscriptions_of_others_can_be_looked_after() {
     let both = ["--exact", "a", "--glob", "b*"];
     assert_eq!(ask("check", &[]).status.code(), Some(0));
     assert_eq!(stdout(&ask("add", &both)), "http://other/hook: added: 2\n");
-    assert_eq!(ask("add", &["--exact", "a"]).status.code(), Some(0));
+    assert_eq!(ask("add", &["--exact", "a"]).status.code(), Some(1));
     assert_eq!(ask("check", &both).status.code(), Some(0));
     assert_eq!(ask("check", &["--exact", "a"]).status.code(), Some(1));
     assert!(ask("remove", &["--glob", "b*"]).status.success());
@@ -715,20 +715,24 @@ fn subscriptions_of_others_can_be_looked_after() {
         "http://other/hook: subscriptions: 0\n"
     );
     assert_eq!(ask("add", &[]).status.code(), Some(2));
-    for (verb, field) in [
-        ("add", "added"),
-        ("remove", "removed"),
-        ("set", "subscriptions"),
+    let url = "http://other/hook";
+    for (verb, want) in [
+        (
+            "add",
+            serde_json::json!({"url": url, "added": 3, "existed": 0}),
+        ),
+        (
+            "remove",
+            serde_json::json!({"url": url, "removed": 3, "absent": 0}),
+        ),
+        ("set", serde_json::json!({"url": url, "subscriptions": 3})),
     ] {
         let told = ask(
             verb,
             &[&both[..], &["--exact-hex", "ff", "--json"]].concat(),
         );
         let told: Value = serde_json::from_str(&stdout(&told)).unwrap();
-        assert_eq!(
-            told,
-            serde_json::json!({"url": "http://other/hook", field: 3})
-        );
+        assert_eq!(told, want);
     }
     // A recovery url is a part of what is held.
     let recovery = ["--exact", "a", "--recovery", "http://other/missed"];
