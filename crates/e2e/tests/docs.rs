@@ -288,6 +288,56 @@ fn what_is_said_of_several_broadcasters_has_a_test() {
 }
 
 #[test]
+fn the_command_line_is_used_as_its_document_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let mut terminals = BTreeMap::new();
+    for (terminal, script) in blocks("docs/cli.md") {
+        let terminal = terminal.unwrap_or_else(|| panic!("in which terminal? {script}"));
+        let printed: Vec<_> = script
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .collect();
+        let mut process = shell(&terminal, &script, folder.path(), &address);
+        match terminal.as_str() {
+            "shell" => assert_eq!(process.end_well(), printed, "{script}"),
+            "broadcaster" => assert_eq!(process.line(), format!("listening on http://{address}")),
+            _ => drop(process.log_line("listening ")),
+        }
+        terminals.insert(terminal, process);
+    }
+    for (terminal, printed) in [
+        ("waiting", vec!["build 1208"]),
+        (
+            "reacting",
+            vec!["dropping 7 of cache/user", "dropping 8 of cache/user"],
+        ),
+        ("websocket", vec!["cache/page\t7"]),
+        ("saving", vec!["reports\tsaved as inbox/000001-reports"]),
+    ] {
+        let process = terminals.get_mut(terminal).unwrap();
+        assert_eq!(process.end_well(), printed, "{terminal}");
+    }
+    for (terminal, said) in [
+        ("misbehaving", "misbehaved: garbage upon jobs"),
+        ("broadcaster", ""),
+    ] {
+        let process = terminals.get_mut(terminal).unwrap();
+        process.log_line(said);
+        process.terminate();
+        process.end_well();
+    }
+    assert_eq!(terminals.len(), 7, "{:?}", terminals.keys());
+    let text = read("docs/cli.md");
+    let long = text.lines().find(|line| line.chars().count() > 100);
+    assert_eq!(long, None);
+}
+
+#[test]
 fn every_other_command_in_the_documents_works_or_names_what_there_is() {
     let mut checked = 0;
     for document in documents() {
