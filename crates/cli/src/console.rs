@@ -26,6 +26,11 @@ pub(crate) fn say(text: impl Display) {
     STDERR.push(format!("{text}\n").as_bytes());
 }
 
+/// The same with text in colors, which quotes nobody but who called the program.
+pub(crate) fn say_colored(text: &str) {
+    STDERR.push(format!("{text}\n").as_bytes());
+}
+
 /// Writes a line to standard output, when its reader takes it: for who goes on without one.
 pub(crate) fn announce(text: impl Display) {
     STDOUT.push(format!("{text}\n").as_bytes());

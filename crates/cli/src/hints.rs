@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use httppubsub_client::{AttemptError, RequestError};
 use httppubsub_net::PostError;
+use httppubsub_proto::url::redacted;
 
 /// An error with a hint, which is said on a line of its own behind it.
 #[derive(Debug)]
@@ -145,11 +146,13 @@ fn about_url(receiver: Receiver<'_>) -> Option<String> {
     match receiver {
         Receiver::None => None,
         Receiver::This(url) => Some(format!(
-            "the broadcaster must not post to {url}: give by --host URL how it reaches this program, \
-             or use --ws, which needs no url; `httppubsub check-url` says what is allowed"
+            "the broadcaster must not post to {}: give by --host URL how it reaches this program, \
+             or use --ws, which needs no url; `httppubsub check-url` says what is allowed",
+            redacted(url)
         )),
         Receiver::Other(url) => Some(format!(
-            "the broadcaster must not post to {url}; `httppubsub check-url` says what is allowed"
+            "the broadcaster must not post to {}; `httppubsub check-url` says what is allowed",
+            redacted(url)
         )),
     }
 }

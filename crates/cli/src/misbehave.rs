@@ -29,6 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::console;
 use crate::output::Printer;
 use crate::topic::{to_json, to_text};
+use crate::units;
 
 /// What may be done to a delivery instead of taking and confirming it, and how often.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,13 +92,8 @@ impl FromStr for Misbehaviour {
         let needed = |example| value.ok_or_else(|| format!("{what:?} needs a value: {example}"));
         let misbehaviour = match what {
             "slow" => {
-                let value = needed("slow=2.5 for seconds")?;
-                let seconds = value.strip_suffix('s').unwrap_or(value);
-                let seconds = seconds.parse().ok().map(Duration::try_from_secs_f64);
-                match seconds {
-                    Some(Ok(duration)) => Self::Slow(duration),
-                    _ => return Err(format!("{text:?}: not a number of seconds, as in slow=2.5")),
-                }
+                let duration = units::seconds(needed("slow=2.5 for seconds")?);
+                Self::Slow(duration.map_err(|problem| format!("{text:?}: {problem}"))?)
             }
             "status" => match needed("status=503")?.parse() {
                 Ok(status @ 200..=599) => Self::Status(status),
@@ -428,7 +424,7 @@ mod tests {
         let list = "slow=1.5@0.25,status=503@0.25,redirect=http://u@host/,hang@0";
         let error = list.parse::<Misbehaviours>().expect_err("it is too much");
         assert!(error.contains("sum up to 1.5"), "{error}");
-        let list = "slow=1.5s@0.25,status=503@0.25,redirect=http://u@host/@0.5,hang@0";
+        let list = "slow=1500ms@0.25,status=503@0.25,redirect=http://u@host/@0.5,hang@0";
         let parsed: Misbehaviours = list.parse().expect("it is a list");
         let slow = Misbehaviour::Slow(Duration::from_millis(1_500));
         let redirect = Misbehaviour::Redirect("http://u@host/".to_owned());
@@ -446,7 +442,7 @@ mod tests {
             ("slow", "needs a value: slow=2.5"),
             ("slow=-1", "not a number of seconds"),
             ("status=99", "from 200 to 599"),
-            ("slow=200ms", "not a number of seconds, as in slow=2.5"),
+            ("slow=soon", "not a number of seconds"),
             ("status=1000", "from 200 to 599"),
             ("status=", "from 200 to 599"),
             ("redirect", "needs a value: redirect=http"),

@@ -41,7 +41,7 @@ fn exit(error: &Error) -> ! {
     };
     if error.use_stderr() {
         let text = without_secrets(&shown(console::stderr_has_colors()));
-        console::say(text.trim_end_matches('\n'));
+        console::say_colored(text.trim_end_matches('\n'));
     } else {
         // A reader that leaves early has read what it wanted of the help.
         let _ = console::write(shown(console::stdout_has_colors()).as_bytes());

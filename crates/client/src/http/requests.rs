@@ -130,8 +130,8 @@ impl<P: Posts> Requests<P> {
         let mut last = None;
         let mut ambiguous = None;
         // What is asked while the client closes is how it closes, and a notification is its caller's.
-        let closing =
-            (ask.operation().may_be_done_twice() && !self.closing.is_cancelled()).then_some(&self.closing);
+        let closing = (ask.operation().may_be_done_twice() && !self.closing.is_cancelled())
+            .then_some(&self.closing);
         'passes: for pass in 0..self.passes {
             if pass > 0 {
                 tokio::select! {
