@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use httppubsub_net::{Poster, ReplayGuard, ReplayGuardError, ServeConfig, Spool, Zstd};
+use httppubsub_net::{
+    Poster, ReplayGuard, ReplayGuardError, ServeConfig, Spool, SteadyClock, Zstd,
+};
 use httppubsub_proto::session::BroadcasterConfig;
 use httppubsub_proto::url::{SubscriberUrl, UrlTooLong};
 use httppubsub_store::{Store, StoreError};
@@ -171,6 +173,7 @@ impl Broadcaster {
             spenders: Spenders::default(),
             to_broadcaster: authorizations.to_broadcaster,
             to_subscriber: authorizations.to_subscriber,
+            steady: SteadyClock::new(config.clock.clone()),
             clock: config.clock.clone(),
             tasks: TaskTracker::new(),
             withdrawn: CancellationToken::new(),

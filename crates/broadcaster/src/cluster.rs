@@ -17,7 +17,7 @@ use crate::others::Known;
 /// What time it is for all who share the store: leases and what is due go by it, whatever the clocks
 /// of their machines say.
 pub(crate) fn shared_now(core: &Core) -> Now {
-    core.others.at(core.clock.now())
+    core.others.at(core.steady.now())
 }
 
 /// Why a broadcaster cannot join the others.
@@ -138,7 +138,7 @@ async fn say(core: &Core, cluster: &dyn Cluster) -> Result<Option<Seen>, StoreEr
     let heard = cluster.alive(alive, core.config.cluster.lease).await?;
     // One that has not joined yet has no sessions.
     let was_displaced = others.displaced().is_some();
-    match others.learn(&core.receiver_url, core.clock.now(), &heard) {
+    match others.learn(&core.receiver_url, core.steady.now(), &heard) {
         Known::AsItIs => {}
         Known::Forgotten => {
             tracing::warn!(

@@ -332,14 +332,11 @@ impl Config {
     /// Those of a notification of `message_bytes` that begins `now`.
     pub(crate) fn deadlines(&self, message_bytes: u64, now: Instant) -> Deadlines {
         Deadlines {
-            deliveries: now + self.deliveries_timeout(message_bytes).min(LONGEST),
-            answer: now + self.notify_timeout(message_bytes).min(LONGEST),
+            deliveries: now + self.deliveries_timeout(message_bytes).min(time::FOREVER),
+            answer: now + self.notify_timeout(message_bytes).min(time::FOREVER),
         }
     }
 }
-
-/// A year: sums of it cannot overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 impl Default for Config {
     fn default() -> Self {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use httppubsub_net::{Clock, Poster, ReplayGuard, Spool, Zstd};
+use httppubsub_net::{Clock, Poster, ReplayGuard, Spool, SteadyClock, Zstd};
 use httppubsub_proto::auth::Authorization;
 use httppubsub_proto::session::BroadcasterConfig;
 use httppubsub_proto::url::SubscriberUrl;
@@ -60,6 +60,8 @@ pub(crate) struct Core {
     pub(crate) to_broadcaster: Arc<dyn Authorization>,
     pub(crate) to_subscriber: Arc<dyn Authorization>,
     pub(crate) clock: Clock,
+    /// For what is due some time from now.
+    pub(crate) steady: SteadyClock,
     /// Everything that runs on behalf of this broadcaster.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when no further requests are wished for, though they are still served.

@@ -25,7 +25,7 @@ mod zstd;
 
 pub use body::{BodyError, BodyLimits, BodyReader, HeadError};
 pub use breaker::{BreakerConfig, NotTried, TrialBy, UnprovenLimits};
-pub use clock::Clock;
+pub use clock::{Clock, SteadyClock};
 pub use egress::{
     Allowed, Egress, EgressAction, EgressConfig, EgressPattern, EgressProfile, EgressRule,
     Forbidden, NotAPattern,

@@ -115,12 +115,12 @@ impl Default for PostConfig {
 
 impl PostConfig {
     /// Longest time from the first byte to the end of the answer for a message of this length, at
-    /// most a year.
+    /// most [`time::FOREVER`].
     pub fn timeout(&self, message_bytes: u64) -> Duration {
         let timeout = self.answer_timeout;
         timeout
             .saturating_add(self.allowance(message_bytes))
-            .min(LONGEST)
+            .min(time::FOREVER)
     }
 
     /// By how much a message of this length lengthens that time, in whole seconds.
@@ -128,9 +128,6 @@ impl PostConfig {
         Duration::from_secs(message_bytes.checked_div(self.rate_min).unwrap_or(0))
     }
 }
-
-/// A year: sums of it cannot overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// What is posted.
 #[derive(Debug)]
@@ -330,10 +327,10 @@ impl Poster {
         sent: &Arc<AtomicU64>,
         mut make: impl FnMut() -> Result<Post, CannotAuthorize>,
     ) -> Result<Answer, PostError> {
-        let wait = self.0.config.answer_timeout.min(LONGEST);
+        let wait = self.0.config.answer_timeout.min(time::FOREVER);
         let _turn = self.0.turn(&target.peer, message_bytes, wait).await?;
         let now = Instant::now();
-        let deadline = now + LONGEST;
+        let deadline = now + time::FOREVER;
         self.post_now(target, message_bytes, sent, now, deadline, &mut make)
             .await
     }

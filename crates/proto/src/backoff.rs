@@ -52,6 +52,17 @@ impl MissedSchedule {
     }
 }
 
+impl MissedSchedule {
+    /// The longest delay that there can be.
+    pub fn delay_max(&self) -> Duration {
+        let last = self.max_retries.saturating_sub(1);
+        let delays = [0, last]
+            .into_iter()
+            .filter_map(|attempts| self.delay(attempts, 1.0));
+        delays.max().unwrap_or(Duration::ZERO)
+    }
+}
+
 /// A day: no useful schedule waits longer, and sums of it cannot overflow.
 const LONGEST_DELAY: Duration = Duration::from_secs(86_400);
 
