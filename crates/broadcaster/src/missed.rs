@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use httppubsub_net::{Post, PostError, chain, stamp};
 use httppubsub_proto::auth::{AuthError, Claim};
 use httppubsub_proto::http::{ConfirmMissed, MissedHead, UNSUBSCRIBE_IMMEDIATE};
@@ -57,7 +58,7 @@ pub(crate) async fn record(
 /// Sends what is due, as it falls due, until the broadcaster stops. Whatever happens to one look,
 /// the next one comes.
 pub(crate) async fn sweep(core: Arc<Core>) {
-    let under_way = Arc::new(UnderWay::default());
+    let under_way = Arc::new(UnderWay::new(&core));
     loop {
         // A task of its own, so that a panic ends this look and not all looks.
         let look = core.tasks.spawn(look(core.clone(), under_way.clone()));
@@ -87,46 +88,107 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Notices are due at whole seconds, so there is no use in looking more often.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 
+/// How many notices may be held at once: those under way, and those that wait for their turn.
+const HELD_MAX: usize = 1_024;
+
+/// One peer has this fraction of them: others have their turn whatever is due there.
+const PEER_SHARE: usize = 4;
+
+/// How many are written back at once.
+const AT_ONCE: usize = 256;
+
 /// Starts what is due and returns how long to wait for the next.
 async fn look(core: Arc<Core>, under_way: Arc<UnderWay>) -> Result<Duration, StoreError> {
     tokio::time::sleep(BETWEEN_LOOKS).await;
-    let now = shared_now(&core);
-    let room = core
-        .config
-        .missed_in_flight_max
-        .saturating_sub(under_way.count());
-    if room == 0 {
-        return Ok(core.config.sweep_interval);
-    }
     let lease = core.config.post.connect_timeout + 2 * core.config.post.answer_timeout;
-    for notice in core.store.claim_missed(now, lease, room).await? {
-        let target = core.poster.target(&notice.recovery).ok();
-        let peer = target.map(|target| target.origin().clone());
-        let turns = under_way.turns(peer, core.config.missed_in_flight_per_peer_max);
-        let place = Place::take(&under_way);
-        core.tasks
-            .spawn(announce_in_turn(core.clone(), notice, turns, place));
+    loop {
+        let room = HELD_MAX.saturating_sub(under_way.count());
+        if room == 0 {
+            return Ok(core.config.sweep_interval);
+        }
+        let now = shared_now(&core);
+        let due = core.store.claim_missed(now, lease, room).await?;
+        let is_all = due.len() < room;
+        let mut postponed = Vec::new();
+        for notice in due {
+            let target = core.poster.target(&notice.recovery).ok();
+            let peer = under_way.peer(target.map(|target| target.origin().clone()));
+            match Place::take(&under_way, &peer) {
+                Some(place) => {
+                    core.tasks
+                        .spawn(announce_in_turn(core.clone(), notice, place));
+                }
+                None => postponed.push((notice, now + peer.postpone(Instant::now()))),
+            }
+        }
+        settle(&core, postponed).await?;
+        if is_all {
+            break;
+        }
     }
-    let next = core.store.next_missed().await?;
-    Ok(next.map_or(core.config.sweep_interval, |next| {
-        next.since_unix()
-            .saturating_sub(shared_now(&core).since_unix())
-    }))
+    let Some(next) = core.store.next_missed().await? else {
+        return Ok(core.config.sweep_interval);
+    };
+    let now = shared_now(&core);
+    if next > now + core.config.missed.delay_max().max(POSTPONED_MAX) + lease {
+        make_due(&core, next, lease).await?;
+        return Ok(Duration::ZERO);
+    }
+    Ok(next.since_unix().saturating_sub(now.since_unix()))
+}
+
+/// Makes notices due that are due later than any schedule has it: what wrote them down had a clock that
+/// was ahead.
+async fn make_due(core: &Core, until: Now, lease: Duration) -> Result<(), StoreError> {
+    let now = shared_now(core);
+    let ahead = core.store.claim_missed(until, lease, HELD_MAX).await?;
+    let notices = ahead.len();
+    tracing::warn!(
+        notices,
+        "notices are due later than they can be: the clock was set back; they are due now"
+    );
+    settle(core, ahead.into_iter().map(|notice| (notice, now))).await
+}
+
+/// Writes down when notices are due that were not sent.
+async fn settle(
+    core: &Core,
+    notices: impl IntoIterator<Item = (ClaimedNotice, Now)>,
+) -> Result<(), StoreError> {
+    stream::iter(notices)
+        .map(|(notice, due)| async move {
+            let attempts = notice.attempts;
+            let outcome = NoticeOutcome::Retry { attempts, due };
+            core.store.settle_missed(&notice, outcome).await
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await
 }
 
 /// Sends a notice, unless its peer has no turn for it: it has to wait then, but not to lose its turn.
-async fn announce_in_turn(
-    core: Arc<Core>,
-    notice: ClaimedNotice,
-    turns: Arc<Semaphore>,
-    place: Place,
-) {
-    let outcome = match tokio::time::timeout(PEER_PATIENCE, turns.acquire()).await {
-        Ok(_turn) => announce(&core, &notice).await,
-        Err(_) => NoticeOutcome::Retry {
-            attempts: notice.attempts,
-            due: shared_now(&core) + PEER_BUSY_DELAY,
-        },
+async fn announce_in_turn(core: Arc<Core>, notice: ClaimedNotice, place: Place) {
+    let Place { under_way, peer } = &place;
+    let both = async {
+        (
+            peer.turns.acquire().await,
+            under_way.sending.acquire().await,
+        )
+    };
+    let outcome = match tokio::time::timeout(PEER_PATIENCE, both).await {
+        Ok(_turns) => {
+            let began = Instant::now();
+            let outcome = announce(&core, &notice).await;
+            peer.took(began.elapsed());
+            outcome
+        }
+        Err(_) => {
+            peer.took_at_least(PEER_PATIENCE);
+            NoticeOutcome::Retry {
+                attempts: notice.attempts,
+                due: shared_now(&core) + peer.postpone(Instant::now()),
+            }
+        }
     };
     if let Err(error) = core.store.settle_missed(&notice, outcome).await {
         // Its lease ends, and it is sent once more than needed.
@@ -138,8 +200,8 @@ async fn announce_in_turn(
 /// For how long a notice keeps its place while it waits for a turn at its peer.
 const PEER_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long it waits then before it is claimed again.
-const PEER_BUSY_DELAY: Duration = Duration::from_secs(3);
+/// Longest time by which a notice is put off that found no place.
+const POSTPONED_MAX: Duration = Duration::from_secs(600);
 
 /// Sends one notice and says what is to become of it.
 async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
@@ -265,44 +327,216 @@ async fn send(core: &Core, notice: &ClaimedNotice) -> Result<(), NotTaken> {
     Ok(())
 }
 
-/// The notices being sent, and the turns they take at each peer: one that hangs holds no more than its
-/// share.
-#[derive(Debug, Default)]
+/// The notices that are held, and the turns they take at each peer: one that hangs holds no more than
+/// its share.
+#[derive(Debug)]
 struct UnderWay {
     count: AtomicUsize,
-    turns: Mutex<HashMap<Option<Origin>, Arc<Semaphore>>>,
+    sending: Semaphore,
+    per_peer_max: usize,
+    peers: Mutex<HashMap<Option<Origin>, Arc<PeerNotices>>>,
     ended: tokio::sync::Notify,
 }
 
+/// The notices of one peer.
+#[derive(Debug)]
+struct PeerNotices {
+    turns: Semaphore,
+    turns_max: usize,
+    /// Those that have a turn or wait for one.
+    held: AtomicUsize,
+    pace: Mutex<Pace>,
+}
+
+/// How fast a peer takes notices.
+#[derive(Debug)]
+struct Pace {
+    /// How long one takes, about.
+    each: Duration,
+    /// When there will be a turn for the next that finds no place.
+    next: Instant,
+}
+
+/// What is assumed of a peer before its first.
+const EACH_FIRST: Duration = Duration::from_millis(5);
+
 impl UnderWay {
+    fn new(core: &Core) -> Self {
+        let sending = core.config.missed_in_flight_max;
+        Self {
+            count: AtomicUsize::new(0),
+            sending: Semaphore::new(sending.clamp(1, Semaphore::MAX_PERMITS)),
+            per_peer_max: core
+                .config
+                .missed_in_flight_per_peer_max
+                .clamp(1, Semaphore::MAX_PERMITS),
+            peers: Mutex::default(),
+            ended: tokio::sync::Notify::new(),
+        }
+    }
+
     fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    fn turns(&self, peer: Option<Origin>, max: usize) -> Arc<Semaphore> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody waits at the others.
-        turns.retain(|_, turns| Arc::strong_count(turns) > 1);
-        let of_peer = turns.entry(peer);
-        of_peer
-            .or_insert_with(|| Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS))))
-            .clone()
+    fn peer(&self, peer: Option<Origin>) -> Arc<PeerNotices> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some(known) = peers.get(&peer) {
+            return known.clone();
+        }
+        // Nobody waits at these, and nothing is put off.
+        peers.retain(|_, it| Arc::strong_count(it) > 1 || it.pace().next > now);
+        let new = Arc::new(PeerNotices {
+            turns: Semaphore::new(self.per_peer_max),
+            turns_max: self.per_peer_max,
+            held: AtomicUsize::new(0),
+            pace: Mutex::new(Pace {
+                each: EACH_FIRST,
+                next: now,
+            }),
+        });
+        peers.insert(peer, new.clone());
+        new
+    }
+}
+
+impl PeerNotices {
+    /// How many may be held: what the peer takes before patience ends.
+    fn held_max(&self) -> usize {
+        let each = self.pace().each.max(Duration::from_millis(1));
+        let rounds = PEER_PATIENCE.as_millis() / each.as_millis().max(1);
+        let rounds = usize::try_from(rounds).unwrap_or(usize::MAX);
+        let most = HELD_MAX / PEER_SHARE;
+        self.turns_max.saturating_mul(rounds + 1).min(most)
+    }
+
+    /// After what time a notice that finds no place will have a turn, at the pace of its peer.
+    fn postpone(&self, now: Instant) -> Duration {
+        let turns = u32::try_from(self.turns_max).unwrap_or(u32::MAX);
+        let mut pace = self.pace();
+        let next = pace.next.max(now + PEER_PATIENCE);
+        let next = next.min(now + POSTPONED_MAX);
+        pace.next = next + pace.each / turns;
+        next - now
+    }
+
+    fn took(&self, time: Duration) {
+        let mut pace = self.pace();
+        pace.each = (pace.each * 3 + time) / 4;
+    }
+
+    fn took_at_least(&self, time: Duration) {
+        let mut pace = self.pace();
+        pace.each = pace.each.max(time);
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Given back when it is dropped.
-struct Place(Arc<UnderWay>);
+struct Place {
+    under_way: Arc<UnderWay>,
+    peer: Arc<PeerNotices>,
+}
 
 impl Place {
-    fn take(under_way: &Arc<UnderWay>) -> Self {
+    /// `None` if the peer has its share.
+    fn take(under_way: &Arc<UnderWay>, peer: &Arc<PeerNotices>) -> Option<Self> {
+        // Only one look at a time takes places.
+        if peer.held.load(Ordering::Relaxed) >= peer.held_max() {
+            return None;
+        }
+        peer.held.fetch_add(1, Ordering::Relaxed);
         under_way.count.fetch_add(1, Ordering::Relaxed);
-        Self(under_way.clone())
+        Some(Self {
+            under_way: under_way.clone(),
+            peer: peer.clone(),
+        })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
-        self.0.ended.notify_one();
+        self.peer.held.fetch_sub(1, Ordering::Relaxed);
+        self.under_way.count.fetch_sub(1, Ordering::Relaxed);
+        self.under_way.ended.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+    use crate::broadcaster::Broadcaster;
+    use crate::config::{Authorizations, Config};
+    use httppubsub_net::Clock;
+    use httppubsub_proto::auth::Secrets;
+    use httppubsub_proto::subscription::{Interest, Subscription};
+    use httppubsub_proto::url::SubscriberUrl;
+    use httppubsub_store::{MemoryStore, Store as _};
+
+    #[test]
+    fn what_finds_no_place_is_put_off_at_the_pace_of_its_peer() {
+        let now = Instant::now();
+        let peer = PeerNotices {
+            turns: Semaphore::new(8),
+            turns_max: 8,
+            held: AtomicUsize::new(0),
+            pace: Mutex::new(Pace {
+                each: EACH_FIRST,
+                next: now,
+            }),
+        };
+        assert_eq!(peer.held_max(), HELD_MAX / PEER_SHARE);
+        let last = |peer: &PeerNotices, count: usize| {
+            let all = (0..count).map(|_| peer.postpone(now));
+            all.last().unwrap().as_secs()
+        };
+        assert_eq!(last(&peer, 16_000), 10, "a quick one is soon through");
+        for _ in 0..100 {
+            peer.took(Duration::from_secs(10));
+        }
+        assert_eq!(peer.held_max(), 8);
+        assert!((100..115).contains(&last(&peer, 80)));
+        assert_eq!(last(&peer, 20_000), 600, "and no later than this");
+    }
+
+    #[tokio::test]
+    async fn clock_back_while_it_was_down_puts_off_no_notice() {
+        let now = Now::from_unix(Duration::from_secs(1_000_000));
+        let store = Arc::new(MemoryStore::new());
+        let url = |text: &str| SubscriberUrl::new(text).unwrap();
+        let interest = Interest::Exact(Topic::new("t").unwrap());
+        let subscription = Subscription {
+            url: url("http://127.0.0.1:9/"),
+            interest: interest.clone(),
+            recovery: Some(url("http://127.0.0.1:9/recover")),
+        };
+        store.subscribe(subscription).await.unwrap();
+        let missed = Missed {
+            url: url("http://127.0.0.1:9/"),
+            interest,
+            topic: Topic::new("t").unwrap(),
+            due: now + Duration::from_secs(3_600),
+        };
+        store.record_missed(missed).await.unwrap();
+        let config = Config {
+            clock: Clock::standing_at(now),
+            ..Config::default()
+        };
+        let authorizations = Authorizations::from(&Secrets::NONE);
+        let started = Broadcaster::start(config, store.clone(), authorizations);
+        let _broadcaster = started.await.unwrap();
+        let is_due_soon = async || {
+            let next = store.next_missed().await.unwrap().unwrap();
+            next < now + Duration::from_secs(60)
+        };
+        while !is_due_soon().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }

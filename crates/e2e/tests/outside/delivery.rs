@@ -9,6 +9,9 @@
 //! | resend | resend_is_not_what_follows_a_request_that_was_read |
 //! | resend | crates/net/tests/post.rs | resend_only_where_the_peer_closed_before_it_can_have_read |
 //! | all-places | all_places_are_never_those_of_one_peer |
+//! | sweep-starved | sweep_starved_by_nobody_who_is_owed_thousands_of_notices |
+//! | clock-back | clock_back_by_an_hour_puts_off_no_notice |
+//! | clock-back | crates/broadcaster/src/missed.rs | clock_back_while_it_was_down_puts_off_no_notice |
 //! | no-agent | no_agent_is_named_by_no_request |
 //! | no-webhook | no_webhook_without_a_hint |
 
@@ -22,11 +25,12 @@ use std::time::Duration;
 use httppubsub_broadcaster::Config;
 use httppubsub_client::{ClientConfig, WebSocketOptions};
 use httppubsub_e2e::{
-    Act, Home, Metrics, PATIENCE, Process, Server, Subscriber, eventually, exact, glob,
-    http_answer, httppubsub,
+    Act, Deaf, Home, InProcess, Metrics, PATIENCE, Process, Server, Subscriber, eventually, exact,
+    glob, http_answer, httppubsub, url,
 };
-use httppubsub_net::{BodyLimits, PostConfig, ServeConfig, SocketConfig};
+use httppubsub_net::{BodyLimits, Clock, PostConfig, ServeConfig, SocketConfig};
 use httppubsub_proto::subscription::SubscriptionSet;
+use httppubsub_proto::time::Now;
 
 /// `httppubsub` with these words, for the broadcaster at `url`.
 fn client(home: &Home, url: &str, words: &[&str]) -> Command {
@@ -249,6 +253,60 @@ fn all_places_are_never_those_of_one_peer() {
     );
     assert_eq!(metrics.deliveries("dropped"), 2_000);
     assert_eq!(metrics.value("httppubsub_notifications_rejected_total"), 0);
+}
+
+#[test]
+fn sweep_starved_by_nobody_who_is_owed_thousands_of_notices() {
+    let home = Home::new();
+    let server = home.serve(&[]);
+    let hostile = Subscriber::start(home.signer());
+    let recovery = hostile.recovery("/hangs");
+    hostile.on(&recovery, |_| vec![Act::Hang]);
+    let owed = 20_000;
+    let many = (0..owed).map(|number| (glob(&matching(number)), Some(url(&recovery))));
+    let many: SubscriptionSet = many.collect();
+    server.door.set(&Deaf::closed().url("/"), &many);
+    assert_eq!(server.door.notify(TOPIC, b"x"), 0);
+    hostile.await_deliveries(&recovery, 1);
+    let good = Subscriber::start(home.signer());
+    let (receive, recover) = (good.url("/"), good.recovery("/"));
+    good.on(&receive, |_| vec![Act::Say(http_answer(503, "", b""))]);
+    server.door.subscribe(&receive, exact("t"), Some(&recover));
+    assert_eq!(server.door.notify("t", b"x"), 0);
+    good.await_deliveries(&recover, 1);
+    let attempts = hostile.deliveries_to(&recovery).len();
+    assert!(
+        attempts < owed / 10,
+        "{attempts} notices were sent before it"
+    );
+}
+
+#[test]
+fn clock_back_by_an_hour_puts_off_no_notice() {
+    let at = |seconds| {
+        Now::from_unix(Duration::from_secs(
+            1_800_000_000_u64.saturating_add_signed(seconds),
+        ))
+    };
+    let clock = Clock::standing_at(at(0));
+    let config = Config {
+        clock: clock.clone(),
+        ..Config::default()
+    };
+    let own = InProcess::start(config, ServeConfig::default());
+    let subscriber = Subscriber::start(&own.door.signer);
+    let (receive, recover) = (subscriber.url("/"), subscriber.recovery("/"));
+    subscriber.on(&receive, |_| vec![Act::Say(http_answer(503, "", b""))]);
+    own.door.subscribe(&receive, exact("t"), Some(&recover));
+    assert_eq!(own.door.notify("t", b"x"), 0);
+    // Whoever looks next finds an hour that did not pass.
+    clock.step(at(-3_600));
+    clock.set(at(-3_590));
+    assert_eq!(subscriber.await_deliveries(&recover, 1).len(), 1);
+    // What is owed from now on goes by the clock as it is set.
+    assert_eq!(own.door.notify("t", b"x"), 0);
+    clock.set(at(-3_580));
+    subscriber.await_deliveries(&recover, 2);
 }
 
 /// What all of [`matching`] match.
