@@ -34,7 +34,7 @@ use crate::readiness;
 use crate::session::PLAIN_LEVEL;
 use crate::spending::Spenders;
 use crate::training::SampleRoom;
-use crate::{http, missed, unfinished};
+use crate::{http, missed, own_rows, unfinished};
 
 /// A running broadcaster. Clones are the same one.
 ///
@@ -193,6 +193,7 @@ impl Broadcaster {
         unfinished::recover(&core).await?;
         core.tasks.spawn(cluster::stay(core.clone()));
         core.tasks.spawn(unfinished::look_after(core.clone()));
+        core.tasks.spawn(own_rows::look_after(core.clone()));
         core.tasks.spawn(missed::sweep(core.clone()));
         core.tasks.spawn(readiness::probe(core.clone()));
         core.tasks.spawn({

@@ -5,12 +5,13 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::{Interest, Subscription};
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
-use httppubsub_store::{Store, StoreError};
+use httppubsub_store::{Store, StoreError, Subscribed};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -317,6 +318,45 @@ impl Hub {
             self.remove_row(row, store, receiver, &interest).await?;
         }
         Ok(())
+    }
+
+    /// What sessions want, and should have rows in the store.
+    pub(crate) fn wanted_rows(&self) -> Vec<Interest> {
+        let counts = self.counts();
+        let with_rows = counts.iter().filter(|(_, it)| it.sessions > 0);
+        with_rows.map(|(interest, _)| interest).collect()
+    }
+
+    /// Makes the row of something that sessions want, if it is not there although nobody here removed
+    /// it, and tells them that they may have missed something. Says whether that was so.
+    pub(crate) async fn mend(
+        &self,
+        store: &dyn Store,
+        subscription: Subscription,
+    ) -> Result<bool, StoreError> {
+        let interest = subscription.interest.clone();
+        let row = self.counts().get(&interest).map(|it| it.row.clone());
+        let Some(row) = row else { return Ok(false) };
+        let is_there = row.lock().await;
+        let is_wanted = |it: &Counted| it.sessions > 0 && Arc::ptr_eq(&it.row, &row);
+        if !*is_there || !self.counts().get(&interest).is_some_and(is_wanted) {
+            return Ok(false);
+        }
+        if store.subscribe(subscription).await? == Subscribed::Existed {
+            return Ok(false);
+        }
+        // Of a glob it is not known which topics: clients look after all that they want.
+        let topic = match &interest {
+            Interest::Exact(topic) => Some(topic.clone()),
+            Interest::Glob(glob) => {
+                Topic::new(Bytes::copy_from_slice(glob.as_str().as_bytes())).ok()
+            }
+        };
+        let members = self.members().get(&interest).cloned().unwrap_or_default();
+        for member in members {
+            topic.iter().for_each(|topic| member.missed(topic));
+        }
+        Ok(true)
     }
 
     /// Counts one less, and says whose turn to wait for if that was the last.

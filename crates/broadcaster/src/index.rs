@@ -228,6 +228,22 @@ impl Index {
             .unwrap_or_else(PoisonError::into_inner)
             .rows
     }
+
+    /// `true` if a url has a row of this interest.
+    pub(crate) fn has(&self, url: &SubscriberUrl, interest: &Interest) -> bool {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let is_of_url = |rows: &[Arc<Row>]| rows.iter().any(|row| row.subscriber.url == *url);
+        match interest {
+            Interest::Exact(topic) => tables
+                .exacts
+                .get(topic)
+                .is_some_and(|it| is_of_url(it.as_slice())),
+            Interest::Glob(glob) => tables
+                .globs
+                .rows(glob)
+                .is_some_and(|it| is_of_url(it.as_slice())),
+        }
+    }
 }
 
 impl Observer for Index {

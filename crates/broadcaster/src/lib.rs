@@ -35,6 +35,8 @@ mod others;
 mod core;
 
 mod cluster;
+
+mod own_rows;
 mod readiness;
 
 mod webhook;

@@ -8,6 +8,7 @@
 //! | ask-never-read | ask_never_read_is_held_and_cut_off |
 //! | slow-asker | slow_asker_is_read_no_further_than_its_answers_go |
 //! | guard-full | guard_full_of_parts_of_one_notification_it_never_is |
+//! | lost-rows | lost_rows_are_made_again_and_told |
 //! | websocket-counted | websocket_counted_notifications_are_counted_like_others |
 //! | memory-beside | memory_beside_is_room_of_the_spool |
 //! | memory-beside | crates/net/src/socket.rs | memory_beside_a_message_that_comes_is_taken_of_the_spool_and_waited_for |
@@ -598,5 +599,29 @@ fn memory_beside_is_room_of_the_spool() {
         });
         gate.open();
         listening.await.unwrap();
+    });
+}
+
+#[test]
+fn lost_rows_are_made_again_and_told() {
+    let home = Home::with(&Secrets::NONE);
+    let server = home.serve(&[]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut raw = runtime.block_on(Raw::subscribed(server.door.address, "t"));
+    assert_eq!(server.door.notify("t", b"before"), 1);
+    let database = rusqlite::Connection::open(home.database()).unwrap();
+    database.busy_timeout(PATIENCE).unwrap();
+    let lost = database.execute("DELETE FROM httppubsub_subscription_exacts", []);
+    assert_eq!(lost.unwrap(), 1);
+    runtime.block_on(async {
+        assert_eq!(raw.receive().await, "before");
+        match raw.next().await {
+            ToSubscriber::Missed(missed) => assert_eq!(missed.topic, Topic::new("t").unwrap()),
+            other => panic!("{other:?}"),
+        }
+        let door = server.door.clone();
+        let notified = tokio::task::spawn_blocking(move || door.notify("t", b"after"));
+        assert_eq!(raw.receive().await, "after");
+        assert_eq!(notified.await.unwrap(), 1);
     });
 }
