@@ -1,6 +1,6 @@
 //! The identity of a broadcaster: it stays when the address changes.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -30,6 +30,8 @@ pub fn identity(folder: &Path) -> io::Result<[u8; 16]> {
     file.write_all(&drawn)?;
     file.sync_all()?;
     std::fs::rename(&fresh, &path)?;
+    // The name is to outlast a power cut, as the content does.
+    File::open(folder)?.sync_all()?;
     Ok(drawn)
 }
 
