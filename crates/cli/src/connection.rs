@@ -103,8 +103,9 @@ impl Connection {
         Ok(ClientConfig::builder(broadcasters).secrets(&secrets))
     }
 
-    /// Which secrets are gone by. Those that nobody named are used for a broadcaster on loopback only:
-    /// they are of one that was started in this folder, and others should not be shown a token.
+    /// Which secrets are gone by. Those that nobody named are used for a broadcaster on loopback
+    /// only: they are of one that was started in this folder, and others should not be shown a
+    /// token.
     fn secrets(&self) -> SecretsFile {
         if let Some(path) = &self.secrets {
             return SecretsFile::Named(path.clone());

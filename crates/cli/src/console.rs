@@ -19,8 +19,8 @@ use std::time::Duration;
 use crate::lines::{Lines, write_all};
 use crate::shown;
 
-/// Writes a line for people to standard error, when its reader takes it. What it quotes of others does
-/// not act on a terminal.
+/// Writes a line for people to standard error, when its reader takes it. What it quotes of others
+/// does not act on a terminal.
 pub(crate) fn say(text: impl Display) {
     let text = shown::harmless(&text.to_string());
     STDERR.push(format!("{text}\n").as_bytes());

@@ -28,10 +28,10 @@ use crate::{console, shown, units, usage};
 
 /// Subscribe, and print what arrives.
 ///
-/// Prints a line for each message: its topic, a tab, and what it says, in which a newline is `\n`, a
-/// backslash is doubled, and what else acts on a terminal is an escape; for programs there is --json.
-/// Unsubscribes when it ends: after --count messages, after --timeout seconds (status 4), or by
-/// SIGTERM, SIGINT or, unless it runs under `nohup`, SIGHUP.
+/// Prints a line for each message: its topic, a tab, and what it says, in which a newline is `\n`,
+/// a backslash is doubled, and what else acts on a terminal is an escape; for programs there is
+/// --json. Unsubscribes when it ends: after --count messages, after --timeout seconds (status 4),
+/// or by SIGTERM, SIGINT or, unless it runs under `nohup`, SIGHUP.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     httppubsub listen --exact builds/ready\n  \
@@ -88,9 +88,9 @@ pub(crate) struct Listen {
     #[arg(long)]
     json: bool,
 
-    /// Save each message as a file in this folder, which is made if need be. A file has its name when
-    /// it is whole; until then it is one that begins with a dot and ends in `.part`. Files that are
-    /// there already stay as they are.
+    /// Save each message as a file in this folder, which is made if need be. A file has its name
+    /// when it is whole; until then it is one that begins with a dot and ends in `.part`. Files
+    /// that are there already stay as they are.
     #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
     save: Option<PathBuf>,
 }
@@ -111,8 +111,8 @@ struct End {
 }
 
 impl End {
-    /// `timeout` from now, if there is one, or by a signal: from here on none ends the program before
-    /// it has unsubscribed.
+    /// `timeout` from now, if there is one, or by a signal: from here on none ends the program
+    /// before it has unsubscribed.
     fn new(timeout: Option<Duration>) -> io::Result<Self> {
         Ok(Self {
             // One that is too far off to be written down is none.

@@ -8,8 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{console, shown};
 
-/// Writes a line to stdout at once. A reader that is gone is an error like any other.
+/// Writes a line to stdout at once, in which nothing acts on a terminal. A reader that is gone is an
+/// error like any other.
 pub(crate) fn line(text: &str) -> io::Result<()> {
+    let text = shown::harmless(text);
     console::write(format!("{text}\n").as_bytes())
 }
 
@@ -26,8 +28,8 @@ fn object<const N: usize>(fields: [(&str, Value); N]) -> String {
     shown::json(&Value::Object(fields.collect()).to_string())
 }
 
-/// Stdout, written to by a thread of its own: while its reader is stopped, only who waits for a line
-/// waits. Clones are the same.
+/// Stdout, written to by a thread of its own: while its reader is stopped, only who waits for a
+/// line waits. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Printer(mpsc::Sender<Line>);
 

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-/// `text` on one line, with an escape in place of each character that acts on a terminal or hides. A
-/// backslash is doubled, so that nothing written out looks like an escape.
+/// `text` on one line, with an escape in place of each character that acts on a terminal or hides.
+/// A backslash is doubled, so that nothing written out looks like an escape.
 pub(crate) fn one_line(text: &str) -> String {
     let escape = |c| c == '\\' || is_unseen(c);
     escaped(text, escape, |shown, c| shown.extend(c.escape_default()))
@@ -36,8 +36,8 @@ fn escaped(text: &str, is_it: impl Fn(char) -> bool, escape: impl Fn(&mut String
     shown
 }
 
-/// `true` if `c` acts on a terminal (controls, line and paragraph separators, the order of writing) or
-/// takes no room and joins nothing. What joins letters or pictures is text.
+/// `true` if `c` acts on a terminal (controls, line and paragraph separators, the order of writing)
+/// or takes no room and joins nothing. What joins letters or pictures is text.
 fn is_unseen(c: char) -> bool {
     c.is_control()
         || matches!(

@@ -29,8 +29,8 @@ enum Verb {
     Check(What),
     /// Give the url exactly these subscriptions; with none, it has none.
     Set(What),
-    /// Add these subscriptions. Status 1 if one was there already, perhaps with another recovery url:
-    /// it stays as it is.
+    /// Add these subscriptions. Status 1 if one was there already, perhaps with another recovery
+    /// url: it stays as it is.
     Add(What),
     /// Remove these subscriptions. Status 1 if one was not there.
     Remove(What),
@@ -140,8 +140,8 @@ impl What {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Changes one after the other, and stops at the first that fails; what was done until then is said
-    /// all the same.
+    /// Changes one after the other, and stops at the first that fails; what was done until then is
+    /// said all the same.
     async fn change(&self, change: Change) -> anyhow::Result<ExitCode> {
         let verb = match change {
             Change::Add => "add",

@@ -68,7 +68,8 @@ pub(crate) struct Interests {
 }
 
 impl Interests {
-    /// All that was given to `verb`, topics first. Ends the program if it cannot be told what is meant.
+    /// All that was given to `verb`, topics first. Ends the program if it cannot be told what is
+    /// meant.
     pub(crate) fn of(self, verb: &str) -> Vec<Interest> {
         if let Some(word) = self.words.first() {
             usage::wrong(verb, &what_is(word));

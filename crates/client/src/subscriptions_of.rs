@@ -52,8 +52,8 @@ impl SubscriptionsOf {
         self.requests.set(&self.urls, set).await
     }
 
-    /// Adds one. Returns `true` if it was added, and `false` if a broadcaster says that it was there
-    /// already: then nothing was changed, and its recovery url may be another.
+    /// Adds one. Returns `true` if it was added, and `false` if a broadcaster says that it was
+    /// there already: then nothing was changed, and its recovery url may be another.
     pub async fn add(&self, interest: &Interest) -> Result<bool, RequestError> {
         let told = self.requests.subscribe(&self.urls, interest).await?;
         Ok(is_new(told))

@@ -75,9 +75,9 @@ impl<P: Posts> Requests<P> {
         }
     }
 
-    /// Changes and checks that began before `closing` is cancelled are tried no further then, and an
-    /// attempt of which nothing was sent yet is dropped: a name that does not resolve, or an address
-    /// that does not answer, does not hold up the end of a client.
+    /// Changes and checks that began before `closing` is cancelled are tried no further then, and
+    /// an attempt of which nothing was sent yet is dropped: a name that does not resolve, or an
+    /// address that does not answer, does not hold up the end of a client.
     pub(crate) fn until(mut self, closing: CancellationToken) -> Self {
         self.closing = closing;
         self
@@ -129,7 +129,8 @@ impl<P: Posts> Requests<P> {
         let mut attempts = 0;
         let mut last = None;
         let mut ambiguous = None;
-        // What is asked while the client closes is how it closes, and a notification is its caller's.
+        // What is asked while the client closes is how it closes, and a notification is its
+        // caller's.
         let closing = (ask.operation().may_be_done_twice() && !self.closing.is_cancelled())
             .then_some(&self.closing);
         'passes: for pass in 0..self.passes {

@@ -28,8 +28,8 @@ pub(super) enum Act {
     CutShort,
     /// Nobody is there.
     Absent,
-    /// The name does not resolve, or nobody answers the attempt to connect; not for ever, but longer
-    /// than anything else takes.
+    /// The name does not resolve, or nobody answers the attempt to connect; not for ever, but
+    /// longer than anything else takes.
     Silent,
 }
 

@@ -54,8 +54,8 @@ pub(crate) enum Next {
 /// The longest pause between two passes.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// A client that never had a connection, and that all broadcasters refused in this many passes, gives
-/// up however many more there may be: other secrets, or another url, do not come by waiting.
+/// A client that never had a connection, and that all broadcasters refused in this many passes,
+/// gives up however many more there may be: other secrets, or another url, do not come by waiting.
 const REFUSED_PASSES_MAX: usize = 3;
 
 impl Passes {
@@ -105,8 +105,8 @@ impl Passes {
         !self.was_open && self.refusals >= REFUSED_PASSES_MAX * self.priorities.len()
     }
 
-    /// Takes note of how the last attempt ended. Returns `true` if all begins anew, because it was a
-    /// success.
+    /// Takes note of how the last attempt ended. Returns `true` if all begins anew, because it was
+    /// a success.
     pub(crate) fn ended(&mut self, attempt: Attempt) -> bool {
         let was_stable = match attempt {
             Attempt::Open(open_for) => {

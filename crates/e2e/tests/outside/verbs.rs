@@ -4,6 +4,7 @@
 //! |---|---|
 //! | blocked-stdout | blocked_stdout_holds_up_neither_the_time_nor_a_signal |
 //! | timeout-of-names | timeout_of_names_that_nobody_answers_for_is_kept |
+//! | timeout-of-names | timeout_of_names_is_not_put_off_by_a_broadcaster_that_says_nothing |
 //! | timeout-of-names | crates/client/src/http/requests.rs | timeout_of_names_nothing_is_waited_for_that_was_not_sent_when_a_client_closes |
 //! | wrong-secrets-over-ws | wrong_secrets_over_ws_end_listening_as_they_do_over_http |
 //! | wrong-secrets-over-ws | crates/client/src/ws/passes.rs | wrong_secrets_over_ws_are_not_tried_for_ever_before_the_first_connection |
@@ -130,7 +131,7 @@ fn blocked_stdout_holds_up_neither_the_time_nor_a_signal() {
     stopped.log_line("not all that was received is printed");
     assert_eq!(stage.home.rows(), [], "it has unsubscribed");
 
-    let (mut timed, _pipe) = blocked(&stage, &["--timeout=10"]);
+    let (mut timed, _pipe) = blocked(&stage, &["--timeout=20"]);
     let (status, _) = timed.end();
     assert_eq!(status.code(), Some(4), "{}", timed.log());
     timed.log_line("not all that was received is printed");
@@ -189,6 +190,24 @@ fn timeout_of_names_that_nobody_answers_for_is_kept() {
         let (status, _) = stopped.end();
         assert_eq!(status.code(), Some(0), "{flags:?}: {}", stopped.log());
     }
+}
+
+#[test]
+fn timeout_of_names_is_not_put_off_by_a_broadcaster_that_says_nothing() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let mut command = httppubsub();
+    command.args(["listen", "--exact", "t", "--timeout", "1", "--broadcaster"]);
+    let mut listener = Process::spawn("listen", {
+        command.arg(url);
+        command
+    });
+    let asking = silent.accept().unwrap();
+    let (status, _) = listener.end();
+    // It was asked to subscribe, so it may have done it.
+    assert_eq!(status.code(), Some(1), "{}", listener.log());
+    listener.log_line("subscriptions may be left");
+    drop(asking);
 }
 
 #[test]
