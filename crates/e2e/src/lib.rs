@@ -10,6 +10,7 @@
 #[doc = include_str!("../../../README.md")]
 mod readme {}
 
+mod address;
 mod connection;
 mod door;
 mod hex;
@@ -29,6 +30,7 @@ mod signer;
 mod subscriber;
 mod terminal;
 
+pub use address::own_address;
 pub use connection::Connection;
 pub use door::{Door, exact, glob, url};
 pub use hex::unhex;

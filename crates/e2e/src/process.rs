@@ -19,13 +19,22 @@ pub struct Process {
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     log: Arc<Log>,
+    /// Whether it is known to have ended: what it wrote is complete as soon as it was read.
+    has_ended: bool,
 }
 
 /// What a process wrote to standard error.
 #[derive(Debug, Default)]
 struct Log {
-    text: Mutex<String>,
+    text: Mutex<LogText>,
     grew: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct LogText {
+    text: String,
+    /// Nothing more comes.
+    is_complete: bool,
 }
 
 impl Process {
@@ -58,9 +67,12 @@ impl Process {
             while let Ok(read @ 1..) = stderr.read(&mut piece) {
                 let text = String::from_utf8_lossy(&piece[..read]);
                 let mut log = written.text.lock().unwrap_or_else(PoisonError::into_inner);
-                log.push_str(&text);
+                log.text.push_str(&text);
                 written.grew.notify_all();
             }
+            let mut log = written.text.lock().unwrap_or_else(PoisonError::into_inner);
+            log.is_complete = true;
+            written.grew.notify_all();
         });
         Self {
             name,
@@ -68,6 +80,7 @@ impl Process {
             stdin,
             lines,
             log,
+            has_ended: false,
         }
     }
 
@@ -172,6 +185,7 @@ impl Process {
         // Both fail only if it is gone already, which is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.has_ended = true;
     }
 
     /// Waits for its end and returns how it ended with the lines nobody had read.
@@ -196,7 +210,10 @@ impl Process {
         // Its output is closed, so it is gone or about to be.
         while Instant::now() < deadline {
             match self.child.try_wait() {
-                Ok(Some(status)) => return (status, rest),
+                Ok(Some(status)) => {
+                    self.has_ended = true;
+                    return (status, rest);
+                }
                 Ok(None) => thread::sleep(Duration::from_millis(2)),
                 Err(error) => self.fail(&format!("cannot be waited for: {error}")),
             }
@@ -206,7 +223,8 @@ impl Process {
 
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(Some(_)))
+        self.has_ended = matches!(self.child.try_wait(), Ok(Some(_)));
+        self.has_ended
     }
 
     /// Waits for its end, which must be a good one; returns the lines nobody had read.
@@ -229,10 +247,14 @@ impl Process {
         )
     }
 
-    /// What it has written to standard error so far.
+    /// What it has written to standard error: all of it when its end was waited for, otherwise as
+    /// much as was read already. What is not in the log of a process that runs may still come.
     pub fn log(&self) -> String {
-        let log = self.log.text.lock();
-        log.unwrap_or_else(PoisonError::into_inner).clone()
+        let log = self.log.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_missing = |log: &mut LogText| self.has_ended && !log.is_complete;
+        let waited = self.log.grew.wait_timeout_while(log, PATIENCE, is_missing);
+        let (log, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        log.text.clone()
     }
 
     /// The first line on standard error that contains `part`, which may have been written already.
@@ -248,13 +270,13 @@ impl Process {
                 .map(str::to_owned)
         };
         let log = self.log.text.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = |log: &mut String| find(log).is_none();
+        let waiting = |log: &mut LogText| find(&log.text).is_none() && !log.is_complete;
         let (log, _) = self
             .log
             .grew
             .wait_timeout_while(log, PATIENCE, waiting)
             .unwrap_or_else(PoisonError::into_inner);
-        let found = find(&log);
+        let found = find(&log.text);
         drop(log);
         found.unwrap_or_else(|| self.fail(&format!("did not log {part:?}")))
     }

@@ -790,7 +790,8 @@ async fn broadcasters_are_asked_by_priority_and_the_next_when_one_cannot_do_it()
 async fn what_came_of_a_request_is_told_apart() {
     let [_, token, hmac] = secrets();
     let stage = Stage::new(hmac).await;
-    let gone = Deaf::closed().url("");
+    let nobody = Deaf::closed();
+    let gone = nobody.url("");
     let here = stage.url.as_str();
     let client = async |broadcasters: &[&str], secrets: &Secrets| {
         let addresses = broadcasters.iter().zip(1..);

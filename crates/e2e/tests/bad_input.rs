@@ -889,8 +889,8 @@ fn unusable_urls_are_refused_and_can_be_removed_if_others_stored_them() {
 #[test]
 fn odd_urls_that_are_stored_fail_alone() {
     let home = Home::new();
-    let server = home.serve(&[]);
-    let door = &server.door;
+    let mut server = home.serve(&[]);
+    let door = &server.door.clone();
     let closed = Deaf::closed();
     let mut urls = unusable_urls();
     urls.extend([
@@ -924,6 +924,9 @@ fn odd_urls_that_are_stored_fail_alone() {
     }
     // The notices fail as well, and the sweep goes on.
     server.process.log_line("a notice was not taken");
+    assert_eq!(door.get("/readyz").status, 200);
+    server.process.terminate();
+    server.process.end_well();
     assert!(
         !server.process.log().contains("X-Injected"),
         "no url is logged whole"
@@ -932,7 +935,6 @@ fn odd_urls_that_are_stored_fail_alone() {
         !server.process.log().contains("s3cret"),
         "no secret is logged"
     );
-    assert_eq!(door.get("/readyz").status, 200);
 }
 
 #[test]

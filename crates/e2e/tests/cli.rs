@@ -309,7 +309,8 @@ fn no_log_has_a_secret_or_a_whole_url() {
     let subscriber = Subscriber::start(home.signer());
     let refuses = subscriber.url("/refuses/key");
     subscriber.on(&refuses, |_| vec![Act::Say(http_answer(500, "", b"no"))]);
-    let gone = Deaf::closed().url("/gone/key");
+    let nobody = Deaf::closed();
+    let gone = nobody.url("/gone/key");
     let recovery = subscriber.recovery("/key");
     for url in [&subscriber.url("/good/key"), &refuses, &gone] {
         server.door.subscribe(url, exact("t"), Some(&recovery));
@@ -490,7 +491,8 @@ fn a_notification_says_in_its_status_what_came_of_it() {
     });
 
     // Not done: nobody is there.
-    let gone = Deaf::closed().url("");
+    let nobody = Deaf::closed();
+    let gone = nobody.url("");
     thread::scope(|scope| {
         for verb in verbs {
             let arguments = [verb, &["--broadcaster", &gone]].concat();

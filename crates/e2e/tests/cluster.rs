@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -13,7 +13,7 @@ use httppubsub_broadcaster::{Authorizations, Broadcaster, Config};
 use httppubsub_client::{Client, ClientConfig, Subscription as Subscribed, WebSocketOptions};
 use httppubsub_e2e::{
     Act, Asked, Connection, Door, Fault, Gate, Home, Metrics, Namespace, PATIENCE, Postgres, Proxy,
-    Random, Response, Server, Subscriber, eventually, exact, glob, httppubsub, url,
+    Random, Response, Server, Subscriber, eventually, exact, glob, httppubsub, own_address, url,
 };
 use httppubsub_net::Clock;
 use httppubsub_proto::auth::Secrets;
@@ -28,11 +28,6 @@ const MESSAGE: &[u8] = b"a message";
 /// As many as `HTTPPUBSUB_TEST_ROUNDS` in the environment says, otherwise these.
 fn rounds(usual: usize) -> usize {
     std::env::var("HTTPPUBSUB_TEST_ROUNDS").map_or(usual, |it| it.parse().unwrap())
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// A database, and what its broadcasters have in common.
@@ -308,8 +303,7 @@ fn websockets_that_come_and_go_at_one_are_not_unsubscribed_by_the_other() {
 #[test]
 fn f18_websockets_of_a_broadcaster_that_cannot_be_reached_are_told_when_it_can() {
     let cluster = Cluster::new();
-    let port = free_port();
-    let listen = format!("127.0.0.1:{port}");
+    let listen = own_address().to_string();
     let proxy = Proxy::start(listen.parse().unwrap());
     let advertise = format!("http://{}", proxy.address);
     let one = cluster.serve("one", &["--listen", &listen, "--advertise", &advertise]);
@@ -361,7 +355,8 @@ fn f18_a_machine_that_was_cut_off_is_in_time_again_when_it_is_back() {
     cluster.database = cluster.database.replace("127.0.0.1", &namespace.here);
     // What is private is not verified by default elsewhere than on this machine.
     cluster.database += "?sslmode=disable";
-    let listen = format!("{}:{}", namespace.inside, free_port());
+    // Nobody else is in there.
+    let listen = format!("{}:3003", namespace.inside);
     let (listen_here, lease) = (format!("{}:0", namespace.here), ["--lease", "2"]);
     let flags = ["--listen", &listen, lease[0], lease[1]];
     let flags = cluster.flags("inside", &flags, &cluster.database);
@@ -371,7 +366,7 @@ fn f18_a_machine_that_was_cut_off_is_in_time_again_when_it_is_back() {
         "--listen",
         &listen_here,
         "--answer-timeout",
-        "1",
+        "30",
         lease[0],
         lease[1],
     ];
@@ -398,7 +393,8 @@ fn f18_a_machine_that_was_cut_off_is_in_time_again_when_it_is_back() {
     other.process.log_line("a broadcaster fell silent");
     let began = Instant::now();
     assert_eq!(other.door.notify("t", b"lost"), 0);
-    assert!(began.elapsed() < Duration::from_secs(2), "it is not tried");
+    // Whoever tried it would wait for the answer.
+    assert!(began.elapsed() < Duration::from_secs(10), "it is not tried");
     inside.log_line("the database cannot be reached");
     namespace.heal();
     subscriber.event("missed");
@@ -412,7 +408,7 @@ fn f18_a_machine_that_was_cut_off_is_in_time_again_when_it_is_back() {
 #[test]
 fn a_broadcaster_that_was_killed_is_left_in_peace_and_starts_anew() {
     let cluster = Cluster::new();
-    let listen = format!("127.0.0.1:{}", free_port());
+    let listen = own_address().to_string();
     let lease = ["--lease", "2"];
     let flags = [&lease[..], &["--listen", &listen]].concat();
     let mut one = cluster.serve("one", &flags);
@@ -710,13 +706,19 @@ fn a_websocket_that_left_while_the_database_was_away_leaves_no_row() {
     let server = cluster
         .home
         .serve(&cluster.flags("one", &["--lease", "1"], &through));
-    let client = cluster.client(server.door.address);
+    let way = Proxy::start(server.door.address);
+    let client = cluster.client(way.address);
     let subscription = cluster.subscribe(&client, &[exact("t")]);
     assert_eq!(cluster.status()["subscriptions"], 1);
     proxy.freeze();
     proxy.set(Fault::FreezeAfter(0));
+    // It leaves without a word, and does not come back: of what it said last, and whether it was
+    // heard, nothing depends.
+    way.freeze();
+    way.set(Fault::FreezeAfter(0));
     drop(subscription);
     drop(client);
+    way.cut();
     server
         .process
         .log_line("cannot unsubscribe what no websocket wants");
@@ -734,12 +736,12 @@ fn kills_of_either_lose_no_subscription_and_nothing_without_a_notice() {
     const TOPICS: usize = 6;
     const SUBSCRIBERS: usize = 6;
     let cluster = Cluster::new();
-    let ports = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
+    let addresses = [own_address(), own_address()].map(|it| it.to_string());
     let serve = |which: usize| {
         let name = ["one", "other"][which];
         // Few are delivered to at once, so that kills leave some without.
         let few = ["--deliveries-per-peer-max", "1"];
-        let flags = ["--listen", &ports[which], "--lease", "2"];
+        let flags = ["--listen", &addresses[which], "--lease", "2"];
         cluster.serve(name, &[&flags[..], &few].concat())
     };
     let mut servers = [serve(0), serve(1)];
@@ -862,8 +864,7 @@ fn what_cannot_be_a_cluster_is_said_clearly() {
         let mut process = cluster.home.spawn(&flags);
         let (status, lines) = process.end();
         assert!(!status.success() && lines.is_empty(), "{flags:?}");
-        // What it wrote may still be on its way here when it has ended.
-        process.log_line(why);
+        assert!(process.log().contains(why), "{}", process.log());
         assert!(!process.log().contains("panicked"), "{}", process.log());
     };
     let database = cluster.database.as_str();
@@ -950,7 +951,7 @@ fn the_way_to_the_database_is_encrypted_and_its_server_verified() {
     for bad in [url("127.0.0.1", &roots), url("localhost", &others)] {
         let mut process = cluster.home.spawn(&cluster.flags("bad", &[], &bad));
         assert!(!process.end().0.success());
-        process.log_line("certificate");
+        assert!(process.log().contains("certificate"), "{}", process.log());
     }
 }
 
@@ -993,6 +994,7 @@ fn f16_a_broadcaster_whose_clock_is_wrong_does_not_take_what_another_holds() {
         };
         store.record_missed(missed).await.unwrap();
         // All look for what is due several times a second; the first to come holds it.
+        subscriber.await_deliveries(&recovery, 1);
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(store.census().await.unwrap().held, 1);
     });

@@ -214,7 +214,7 @@ fn forbidden_urls_are_refused_and_reach_nothing() {
 #[test]
 fn forbidden_urls_that_others_stored_reach_nothing_and_are_told_once() {
     let home = Home::new();
-    let server = home.serve(&["--egress", "public"]);
+    let mut server = home.serve(&["--egress", "public"]);
     let canary = Canary::new();
     for (odd, status) in refused(&canary) {
         if status == 403 {
@@ -230,6 +230,8 @@ fn forbidden_urls_that_others_stored_reach_nothing_and_are_told_once() {
         let failed = |attempts: Option<u32>| attempts.is_some_and(|it| it > 0);
         rows.iter().all(|row| failed(row.attempts)).then_some(())
     });
+    server.process.terminate();
+    server.process.end_well();
     let warned = |origin: &str| {
         let log = server.process.log();
         let lines = log.lines();

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use httppubsub_client::{
 };
 use httppubsub_e2e::{
     Deaf, Delivery, Gate, Home, InProcess, PATIENCE, Server, Subscriber, eventually, exact,
-    httppubsub,
+    httppubsub, own_address,
 };
 use httppubsub_net::{ServeConfig, Socket, SocketConfig, SocketEvent, SpoolConfig, random_bytes};
 use httppubsub_proto::auth::Secrets;
@@ -251,8 +251,8 @@ async fn missed_surfaces_at_once() {
     assert_eq!(client.status(), ConnectionStatus::Ok);
 }
 
-fn serve_at(home: &Home, port: u16) -> Server {
-    home.serve(&["--listen", &format!("127.0.0.1:{port}")])
+fn serve_at(home: &Home, address: SocketAddr) -> Server {
+    home.serve(&["--listen", &address.to_string()])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,12 +261,8 @@ async fn a_client_outlasts_a_broadcaster_that_is_killed() {
     let secrets =
         Secrets::parse(&std::fs::read_to_string(home.path().join("secrets.json")).unwrap())
             .unwrap();
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let mut server = serve_at(&home, port);
+    let address = own_address();
+    let mut server = serve_at(&home, address);
     let client = start(builder(server.door.address, &secrets)).await;
     let publisher = start(builder(server.door.address, &secrets)).await;
     let mut subscription = client.subscribe([exact("t"), exact("u")]).await.unwrap();
@@ -293,7 +289,7 @@ async fn a_client_outlasts_a_broadcaster_that_is_killed() {
         .into_iter()
         .map(tokio::spawn)
         .collect();
-    let _server = serve_at(&home, port);
+    let _server = serve_at(&home, address);
     comes_to_be(&client, ConnectionStatus::Ok).await;
     for notified in waiting {
         // The publisher may have been there before the subscriber was.
@@ -312,14 +308,13 @@ async fn a_client_outlasts_a_broadcaster_that_is_killed() {
 
 #[tokio::test]
 async fn a_client_that_finds_no_broadcaster_says_so_and_what_came_of_what_was_asked() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let nobody = Deaf::closed();
+    let url = nobody.url("");
     let options = WebSocketOptions {
         connect_retries: 0,
         ..WebSocketOptions::default()
     };
-    let config = ClientConfig::builder([format!("ws://{address}")]).websocket(options);
+    let config = ClientConfig::builder([url]).websocket(options);
     let client = start(config).await;
     let error = client.notify("t", "x").await.unwrap_err();
     let exhausted = matches!(

@@ -8,7 +8,7 @@ use httppubsub_net::{
 };
 use httppubsub_proto::session::{Outgoing, OutgoingBody};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -338,7 +338,10 @@ async fn a_peer_that_is_not_there_and_one_that_speaks_no_tls_are_told_apart() {
     let (_, connected) = tokio::join!(answering, connecting);
     let error = connected.unwrap_err();
     assert!(matches!(error, ConnectError::Connect(_)), "{error}");
-    drop(listener);
+    // A port that is bound belongs to nobody else, and one that is not listened on refuses.
+    let nobody = TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("ws://{}/", nobody.local_addr().unwrap());
     let error = Socket::connect(&url, PATIENCE, SocketConfig::default()).await;
     let error = error.unwrap_err();
     let ConnectError::Connect(source) = error else {
