@@ -32,7 +32,7 @@ pub(crate) struct Broadcaster {
     endpoint: Endpoint,
     folder: TempDir,
     /// Kept open: a process that writes to a closed pipe may die of it.
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Broadcaster {
@@ -64,7 +64,7 @@ impl Broadcaster {
         flags: &[&str],
     ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        let secrets_file = folder.path().join("secrets.json");
+        let secrets_file = folder.path().join(SECRETS_FILE);
         std::fs::write(&secrets_file, secrets.to_text())?;
         let mut command = Command::new(program);
         command
@@ -141,7 +141,7 @@ impl Broadcaster {
             pid,
             endpoint,
             folder,
-            _stdout: stdout,
+            stdout,
         })
     }
 
@@ -151,6 +151,19 @@ impl Broadcaster {
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// What it says next on its stdout.
+    pub(crate) async fn line(&mut self) -> anyhow::Result<String> {
+        let mut line = String::new();
+        let read = tokio::time::timeout(READY_TIMEOUT, self.stdout.read_line(&mut line)).await;
+        read.context("the broadcaster says nothing")??;
+        Ok(line.trim().to_owned())
+    }
+
+    /// The file of the secrets that it was started with.
+    pub(crate) fn secrets_file(&self) -> PathBuf {
+        self.folder.path().join(SECRETS_FILE)
     }
 
     /// Subscribes each of `urls` to [`topic`].
@@ -345,5 +358,6 @@ fn read_log(folder: &Path) -> String {
 }
 
 const LOG_FILE: &str = "stderr.log";
+const SECRETS_FILE: &str = "secrets.json";
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,11 +1,5 @@
 //! Measures the broadcaster next to bare HTTP connections.
 
-#![allow(
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a tool at a developer's terminal may end with it"
-)]
-
 mod bare;
 mod broadcaster;
 mod by_hand;
@@ -27,6 +21,7 @@ mod setting;
 mod shapes;
 mod sinks;
 mod skeleton;
+mod soak;
 mod subscriptions;
 mod websocket;
 
@@ -62,7 +57,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
-    /// All of them but `fanout`, which `shapes` contains: one after the other, each as it is by
+    /// All of them but `soak`, and `fanout`, which `shapes` contains: one after the other, each as it is by
     /// default.
     All,
     Shapes(shapes::Shapes),
@@ -74,6 +69,7 @@ enum Bench {
     Subscriptions(subscriptions::Subscriptions),
     Websocket(websocket::Websocket),
     Cluster(cluster::Cluster),
+    Soak(soak::Soak),
     /// The yardstick: started by `fanout`, reads what to do from stdin.
     #[command(name = bare::SUBCOMMAND, hide = true)]
     Bare,
@@ -110,9 +106,14 @@ impl Arguments {
             | Bench::Overload(_)
             | Bench::Subscriptions(_)
             | Bench::Websocket(_)
-            | Bench::Cluster(_) => {}
+            | Bench::Cluster(_)
+            | Bench::Soak(_) => {}
         }
-        let cores = Cores::claim();
+        // What runs for long runs as it does elsewhere, with a thread for each core.
+        let cores = match &self.bench {
+            Bench::Soak(_) => None,
+            _ => Cores::claim(),
+        };
         let program = broadcaster::program(self.broadcaster)?;
         let setting = Setting { program, cores };
         let report = runtime(cores)?.block_on(self.bench.run(&setting))?;
@@ -137,6 +138,7 @@ impl Bench {
             Self::Subscriptions(subscriptions) => subscriptions.run(setting).await,
             Self::Websocket(websocket) => websocket.run(setting).await,
             Self::Cluster(cluster) => cluster.run(setting).await,
+            Self::Soak(soak) => Box::pin(soak.run(setting)).await,
             Self::Bare | Self::Skeleton | Self::Echo => unreachable!("it has returned already"),
         }
     }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use crate::command::{cargo, run};
 
 /// Measure the broadcaster: `all`, `shapes`, `fanout`, `large`, `published`, `isolation`,
-/// `overload`, `subscriptions`, `websocket` or `cluster`; `--help` after a name tells more.
+/// `overload`, `subscriptions`, `websocket`, `cluster` or `soak`; `--help` after a name tells more.
 ///
 /// Builds `httppubsub` and the benchmarks for release, then runs the one that is named.
 #[derive(Clone, Debug, clap::Args)]
@@ -21,6 +21,12 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
+    /// The benchmark of this name.
+    pub(crate) fn called(name: &str, options: Vec<OsString>) -> Self {
+        let arguments = [name.into()].into_iter().chain(options).collect();
+        Self { arguments }
+    }
+
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let mut build = cargo(["build", "--release", "-p", "httppubsub-bench"]);
         if !self.only_asks_for_help() {

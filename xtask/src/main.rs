@@ -1,15 +1,10 @@
 //! What developers run: tests, benchmarks, fuzzing.
 
-#![allow(
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a tool at a developer's terminal may end with it"
-)]
-
 mod bench;
 mod command;
 mod deny;
 mod fuzz;
+mod soak;
 mod test;
 mod tool;
 
@@ -30,6 +25,7 @@ enum Task {
     Test(test::Test),
     Bench(bench::Bench),
     Fuzz(fuzz::Fuzz),
+    Soak(soak::Soak),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +33,7 @@ fn main() -> ExitCode {
         Task::Test(test) => test.run(),
         Task::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
         Task::Fuzz(fuzz) => fuzz.run().map(|()| ExitCode::SUCCESS),
+        Task::Soak(soak) => soak.run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("cargo xtask: {error:#}");
@@ -56,5 +53,6 @@ Examples:
   cargo xtask bench published              next to the published broadcaster
   cargo xtask bench isolation              what hostile subscribers do to the others
   cargo xtask bench overload               more notifications than can be delivered
+  cargo xtask soak --minutes 60            an hour in which everything comes, goes and fails
   cargo xtask fuzz --seconds 60            every fuzz target for a minute
   cargo xtask fuzz globs                   one of them";
