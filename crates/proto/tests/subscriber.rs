@@ -120,6 +120,7 @@ impl Subscriber {
     }
 
     fn receive(&self, headers: &Value, body: &[u8]) -> Answer {
+        // As published subscribers do; ours never does (`docs/reliability.md` §5.1 no. 5).
         let unsubscribe = |status| Answer::Refused(status, &UNSUBSCRIBE_IMMEDIATE);
         let digest = headers.maybe_text("repr-digest").unwrap_or_default();
         let Ok(digest) = decode_repr_digest(digest.as_bytes()) else {

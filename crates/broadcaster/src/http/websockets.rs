@@ -29,11 +29,8 @@ pub(crate) async fn receive(State(core): State<Arc<Core>>, request: Request) -> 
     match receive_or_fail(&core, request).await {
         Ok(response) => response,
         Err(failure) => {
-            let ends_the_row = matches!(
-                &failure,
-                Failure::WrongUrl | Failure::Rejected(Rejected::Digest(_) | Rejected::Unwanted)
-            ) || matches!(&failure, Failure::Rejected(Rejected::Auth(_)))
-                && failure.status() != StatusCode::SERVICE_UNAVAILABLE;
+            // Whatever else is wrong costs this delivery, and not the row of all websockets here.
+            let ends_the_row = matches!(&failure, Failure::Rejected(Rejected::Unwanted));
             if ends_the_row {
                 unsubscribe_immediate(failure.status())
             } else {

@@ -14,9 +14,7 @@ use httppubsub_net::{
     Spool, chain, first_that_verifies, receive, stamp,
 };
 use httppubsub_proto::auth::{AuthError, Authorization, CannotAuthorize, Claim};
-use httppubsub_proto::http::{
-    ConfirmMissed, ConfirmReceive, HEAD_BYTES_MAX, MissedHead, UNSUBSCRIBE_IMMEDIATE,
-};
+use httppubsub_proto::http::{ConfirmMissed, ConfirmReceive, HEAD_BYTES_MAX, MissedHead};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::{ClientUrls, SubscriberUrl};
@@ -70,7 +68,7 @@ pub(crate) async fn receive_one(State(inbound): State<Arc<Inbound>>, request: Re
     body.abandon();
     taken.unwrap_or_else(|turned| {
         inbound.log(&turned, "RECEIVE");
-        turned.into_receive_response()
+        empty(turned.status())
     })
 }
 
@@ -209,25 +207,8 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 impl Turned {
-    /// Whether the broadcaster is told to drop the subscription that the delivery was for, as
-    /// published subscribers do. A clock that is off, an authorization that was seen before, a
-    /// connection that broke and a full disk are no fault of the subscription: they cost the one
-    /// delivery (`docs/reliability.md` W7, F15).
-    fn ends_the_subscription(&self) -> bool {
-        let Self::Rejected(rejected) = self else {
-            return false;
-        };
-        match rejected {
-            Rejected::Digest(_) => true,
-            Rejected::Auth(error) => matches!(error, AuthError::Missing | AuthError::Wrong(_)),
-            Rejected::Fill(error) => {
-                matches!(error, FillError::Length { .. } | FillError::Digest { .. })
-            }
-            Rejected::Head(_) | Rejected::Unwanted => false,
-        }
-    }
-
-    /// The one table from failures to statuses.
+    /// The one table from failures to statuses. Whatever is wrong with a delivery costs that one
+    /// delivery: no answer ends a subscription (`docs/reliability.md` §5.1 no. 5).
     fn status(&self) -> StatusCode {
         match self {
             Self::ShutDown | Self::Full | Self::Authorize(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -249,13 +230,6 @@ impl Turned {
                 FillError::Spool(_) => StatusCode::SERVICE_UNAVAILABLE,
             },
             Self::Rejected(Rejected::Digest(_) | Rejected::Unwanted) => StatusCode::BAD_REQUEST,
-        }
-    }
-
-    fn into_receive_response(self) -> Response {
-        match self.ends_the_subscription() {
-            true => answer(self.status(), UNSUBSCRIBE_IMMEDIATE.to_vec()),
-            false => empty(self.status()),
         }
     }
 
