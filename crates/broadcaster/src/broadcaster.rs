@@ -63,19 +63,18 @@ pub struct Broadcaster {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Its subscriptions cannot be read.
-    #[error("cannot load the subscriptions")]
-    Store(#[from] StoreError),
+    #[error("cannot load the subscriptions: {0}")]
+    Store(StoreError),
     /// Used authorizations cannot be remembered.
-    #[error("cannot open the replay guard")]
-    ReplayGuard(#[from] ReplayGuardError),
+    #[error("cannot open the replay guard: {0}")]
+    ReplayGuard(ReplayGuardError),
     /// The identity of this broadcaster cannot be read or kept.
-    #[error("cannot keep an identity in {}", folder.display())]
+    #[error("cannot keep an identity in {}: {source}", folder.display())]
     Identity {
         /// Where.
         folder: PathBuf,
         /// Why not.
-        #[source]
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     /// Another broadcaster that lives has the url of this one.
     #[error("another broadcaster on this database lives at {url}: give each its own (--advertise)")]
@@ -84,17 +83,34 @@ pub enum StartError {
         url: String,
     },
     /// The folder of temporary files cannot be used.
-    #[error("cannot use the folder of temporary files {}", folder.display())]
+    #[error("cannot use the folder of temporary files {}: {source}", folder.display())]
     Spool {
         /// Which.
         folder: PathBuf,
         /// Why not.
-        #[source]
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     /// A url of its own cannot be subscribed.
-    #[error("the url at which it receives for its websockets cannot be subscribed")]
-    Url(#[from] UrlTooLong),
+    #[error("the url at which it receives for its websockets cannot be subscribed: {0}")]
+    Url(UrlTooLong),
+}
+
+impl From<StoreError> for StartError {
+    fn from(cause: StoreError) -> Self {
+        Self::Store(cause)
+    }
+}
+
+impl From<ReplayGuardError> for StartError {
+    fn from(cause: ReplayGuardError) -> Self {
+        Self::ReplayGuard(cause)
+    }
+}
+
+impl From<UrlTooLong> for StartError {
+    fn from(cause: UrlTooLong) -> Self {
+        Self::Url(cause)
+    }
 }
 
 impl Broadcaster {

@@ -1,4 +1,5 @@
-//! What goes wrong at a client, told apart by what came of it.
+//! What goes wrong at a client, told apart by what came of it. The message of an error ends with its
+//! cause.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,33 +27,30 @@ pub enum RequestError {
         reason: String,
     },
     /// It may or may not have been done.
-    #[error("{broadcaster} may or may not have done it")]
+    #[error("{broadcaster} may or may not have done it: {cause}")]
     Ambiguous {
         /// Url of the broadcaster that was asked last without a clear answer.
         broadcaster: String,
         /// Why its answer does not tell.
-        #[source]
         cause: AttemptError,
     },
     /// It was not done: no broadcaster was reached that could do it now.
-    #[error("not done in {attempts} attempts; the last was at {broadcaster}")]
+    #[error("not done in {attempts} attempts; the last was at {broadcaster}: {last}")]
     RetriesExhausted {
         /// How often a broadcaster was asked.
         attempts: u32,
         /// Url of the last one.
         broadcaster: String,
         /// Why it was not done there.
-        #[source]
         last: AttemptError,
     },
     /// It was not done: it cannot be put into HTTP.
-    #[error("the request to {broadcaster} was not sent")]
+    #[error("the request to {broadcaster} was not sent: {source}")]
     NotSent {
         /// Url of the broadcaster.
         broadcaster: String,
         /// Why not.
-        #[source]
-        source: PostError,
+        r#source: PostError,
     },
     /// It was not done: too many notifications wait for the websocket already.
     #[error("not done: {max} notifications wait already")]
@@ -97,8 +95,8 @@ pub enum AttemptError {
         reason: String,
     },
     /// It says that it did, and not in words that could be understood.
-    #[error("the answer does not parse")]
-    Decode(#[from] DecodeError),
+    #[error("the answer does not parse: {0}")]
+    Decode(DecodeError),
     /// It says that it did something else.
     #[error("the answer is to another notification")]
     Identifier,
@@ -109,8 +107,20 @@ pub enum AttemptError {
     #[error("the client was closed")]
     Closed,
     /// Nothing vouches for what it says.
-    #[error("the answer cannot be trusted")]
-    Auth(#[from] AuthError),
+    #[error("the answer cannot be trusted: {0}")]
+    Auth(AuthError),
+}
+
+impl From<DecodeError> for AttemptError {
+    fn from(cause: DecodeError) -> Self {
+        Self::Decode(cause)
+    }
+}
+
+impl From<AuthError> for AttemptError {
+    fn from(cause: AuthError) -> Self {
+        Self::Auth(cause)
+    }
 }
 
 fn colon(reason: &str) -> String {
@@ -124,13 +134,12 @@ fn colon(reason: &str) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address}: {source}")]
     Bind {
         /// Which.
         address: SocketAddr,
         /// Why not.
-        #[source]
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The client's own url does not fit the protocol.
     #[error(transparent)]
@@ -153,8 +162,14 @@ pub enum SubscribeError {
     #[error("it is closed")]
     Closed,
     /// The broadcasters did not do it, or perhaps did.
-    #[error("cannot subscribe")]
-    Request(#[from] RequestError),
+    #[error("cannot subscribe: {0}")]
+    Request(RequestError),
+}
+
+impl From<RequestError> for SubscribeError {
+    fn from(cause: RequestError) -> Self {
+        Self::Request(cause)
+    }
 }
 
 /// Why something may still be subscribed at the broadcasters. The client has let go of it already,
@@ -165,8 +180,14 @@ pub enum UnsubscribeError {
     #[error("it is closed")]
     Closed,
     /// The broadcasters did not do it, or perhaps did.
-    #[error("cannot unsubscribe")]
-    Request(#[from] RequestError),
+    #[error("cannot unsubscribe: {0}")]
+    Request(RequestError),
+}
+
+impl From<RequestError> for UnsubscribeError {
+    fn from(cause: RequestError) -> Self {
+        Self::Request(cause)
+    }
 }
 
 /// Why a notification was not, or perhaps not, made.
@@ -176,8 +197,8 @@ pub enum NotifyError {
     #[error(transparent)]
     Topic(#[from] TopicTooLong),
     /// The message cannot be read, or not be held. Nothing was sent.
-    #[error("cannot read the message")]
-    Body(#[source] io::Error),
+    #[error("cannot read the message: {}", chain(.0))]
+    Body(io::Error),
     /// The message has another length than was said. Nothing was sent.
     #[error("the message should have {announced} bytes and has {}{got}", if .got > .announced { "at least " } else { "" })]
     Length {
@@ -190,8 +211,14 @@ pub enum NotifyError {
     #[error("the client is closed")]
     Closed,
     /// The broadcasters did not do it, or perhaps did.
-    #[error("cannot notify")]
-    Request(#[from] RequestError),
+    #[error("cannot notify: {0}")]
+    Request(RequestError),
+}
+
+impl From<RequestError> for NotifyError {
+    fn from(cause: RequestError) -> Self {
+        Self::Request(cause)
+    }
 }
 
 impl NotifyError {
@@ -209,13 +236,20 @@ pub struct CloseError {
     pub unsubscribe: Vec<RequestError>,
     /// How many connections were cut off when the grace period was over.
     pub connections_cut_off: usize,
+    /// Whether the runtime in which the client was started had ended, so that nothing could be
+    /// unsubscribed.
+    pub runtime_ended: bool,
 }
 
 impl CloseError {
     fn what(&self) -> String {
         let mut what = Vec::new();
         if let Some(first) = self.unsubscribe.first() {
-            what.push(format!("subscriptions may be left: {}", chain(first)));
+            what.push(format!("subscriptions may be left: {}", first));
+        }
+        if self.runtime_ended {
+            let why = "subscriptions may be left: the runtime it was started in has ended";
+            what.push(why.to_owned());
         }
         if self.connections_cut_off > 0 {
             what.push(format!(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt as _;
+use httppubsub_proto::reason::chain;
 use httppubsub_proto::wire::DecodeError;
 use tokio::time::Instant;
 
@@ -34,13 +35,12 @@ impl Default for BodyLimits {
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The connection broke, or its framing did.
-    #[error("the body broke off after {received} bytes")]
+    #[error("the body broke off after {received} bytes: {}", chain(&**.source))]
     Broken {
         /// Bytes that had arrived.
         received: u64,
         /// What broke.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        r#source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// It came too slowly.
     #[error("the body came too slowly: {received} bytes in {seconds} s")]
@@ -65,8 +65,14 @@ pub enum HeadError {
     #[error(transparent)]
     Body(#[from] BodyError),
     /// It is not that head.
-    #[error("the head does not parse")]
-    Decode(#[from] DecodeError),
+    #[error("the head does not parse: {0}")]
+    Decode(DecodeError),
+}
+
+impl From<DecodeError> for HeadError {
+    fn from(cause: DecodeError) -> Self {
+        Self::Decode(cause)
+    }
 }
 
 /// A body being read.

@@ -13,7 +13,6 @@ mod payload;
 mod peer;
 mod post;
 mod post_error;
-mod reason;
 mod receive;
 mod replay;
 mod serve;
@@ -31,13 +30,13 @@ pub use egress::{
     Forbidden, NotAPattern,
 };
 pub use identity::identity;
+pub use httppubsub_proto::reason::chain;
 pub use nonce::{random_bytes, stamp};
 pub use party::Party;
 pub use payload::{FillError, Payload, PayloadReader, PayloadWriter};
 pub use peer::is_large;
 pub use post::{Admitted, Answer, Post, PostConfig, PostLoad, Poster, Target, repr_digest};
 pub use post_error::{PostError, Told};
-pub use reason::chain;
 pub use receive::{Judge, Received, Rejected, first_that_verifies, receive};
 pub use replay::{ReplayGuard, ReplayGuardError, Spent};
 pub use serve::{Peer, ServeConfig, serve};

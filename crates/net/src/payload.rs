@@ -60,8 +60,14 @@ pub enum FillError {
         got: Sha512,
     },
     /// Our disk, not their message: worth an alert.
-    #[error("could not hold the body")]
-    Spool(#[from] io::Error),
+    #[error("could not hold the body: {0}")]
+    Spool(io::Error),
+}
+
+impl From<io::Error> for FillError {
+    fn from(cause: io::Error) -> Self {
+        Self::Spool(cause)
+    }
 }
 
 /// A message's body that has the length and the digest that were announced for it. Clones share it.

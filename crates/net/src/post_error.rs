@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use httppubsub_proto::auth::CannotAuthorize;
+use httppubsub_proto::reason::chain;
 use httppubsub_proto::url::Origin;
 
 use crate::breaker::NotTried;
@@ -47,49 +48,44 @@ pub enum PostError {
         timeout: Duration,
     },
     /// The peer is left alone for now. Nothing was sent.
-    #[error("{origin} is not tried")]
+    #[error("{origin} is not tried: {source}")]
     NotTried {
         /// The peer.
         origin: Origin,
         /// Why.
-        #[source]
-        source: NotTried,
+        r#source: NotTried,
     },
     /// No connection could be made. Nothing was sent.
-    #[error("cannot connect to {origin}")]
+    #[error("cannot connect to {origin}: {}", chain(.source))]
     Connect {
         /// The peer.
         origin: Origin,
         /// Why not.
-        #[source]
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The egress policy forbids it. Nothing was sent.
-    #[error("{origin} must not be posted to")]
+    #[error("{origin} must not be posted to: {source}")]
     Forbidden {
         /// The peer.
         origin: Origin,
         /// Why not.
-        #[source]
-        source: Forbidden,
+        r#source: Forbidden,
     },
     /// The request cannot be put into HTTP. Nothing was sent.
-    #[error("the request to {origin} cannot be written")]
+    #[error("the request to {origin} cannot be written: {source}")]
     Malformed {
         /// The peer.
         origin: Origin,
         /// Why not.
-        #[source]
-        source: http::Error,
+        r#source: http::Error,
     },
     /// The exchange broke off.
-    #[error("the exchange with {origin} broke off")]
+    #[error("the exchange with {origin} broke off: {}", chain(.source))]
     Broken {
         /// The peer.
         origin: Origin,
         /// How.
-        #[source]
-        source: io::Error,
+        r#source: io::Error,
         /// Whether all of the request was sent.
         is_whole: bool,
     },

@@ -32,8 +32,8 @@ pub enum Rejected {
     #[error(transparent)]
     Digest(#[from] ReprDigestError),
     /// It has no head.
-    #[error("the head is not that of a RECEIVE")]
-    Head(#[from] HeadError),
+    #[error("the head is not that of a RECEIVE: {0}")]
+    Head(HeadError),
     /// Nobody here wants its topic.
     #[error("nobody here is subscribed to the topic")]
     Unwanted,
@@ -43,6 +43,12 @@ pub enum Rejected {
     /// Its message is not the one announced, or could not be held.
     #[error(transparent)]
     Fill(#[from] FillError),
+}
+
+impl From<HeadError> for Rejected {
+    fn from(cause: HeadError) -> Self {
+        Self::Head(cause)
+    }
 }
 
 /// What a RECEIVE is judged by, and where its message is kept.

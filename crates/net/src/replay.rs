@@ -47,13 +47,12 @@ pub enum ReplayGuardError {
     #[error("{} is in use by another broadcaster: give each its own data folder", .0.display())]
     InUse(PathBuf),
     /// Its files cannot be read or written.
-    #[error("cannot use {}", path.display())]
+    #[error("cannot use {}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// Why not.
-        #[source]
-        source: io::Error,
+        r#source: io::Error,
     },
 }
 

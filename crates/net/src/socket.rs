@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Sink as _, Stream as _};
 use http::{HeaderValue, StatusCode, header};
+use httppubsub_proto::reason::chain;
 use httppubsub_proto::session::{Outgoing, OutgoingBody};
 use httppubsub_proto::time;
 use httppubsub_proto::url::{Endpoint, Scheme};
@@ -114,8 +115,8 @@ pub enum SocketError {
     #[error("the peer took nothing for {0:?}")]
     NotReading(Duration),
     /// The body of what was to be sent cannot be read.
-    #[error("cannot read what is to be sent")]
-    Body(#[source] io::Error),
+    #[error("cannot read what is to be sent: {0}")]
+    Body(io::Error),
 }
 
 /// Why no websocket could be opened.
@@ -130,8 +131,8 @@ pub enum ConnectError {
         problem: String,
     },
     /// No connection, or no TLS over it.
-    #[error("cannot connect")]
-    Connect(#[source] io::Error),
+    #[error("cannot connect: {}", chain(.0))]
+    Connect(io::Error),
     /// The peer does not speak websocket here.
     #[error("the websocket handshake failed: {0}")]
     Handshake(String),

@@ -62,7 +62,7 @@ pub enum DecompressError {
     /// It is not what this compressor writes, or is cut short, or has something behind it, or needs
     /// a window that is too large.
     #[error("the body cannot be decompressed: {0}")]
-    Zstd(#[source] io::Error),
+    Zstd(io::Error),
     /// It is not as long as announced.
     #[error("the body was announced to have {announced} bytes and has {}{got}", if *.more { "more than " } else { "" })]
     Length {
@@ -74,21 +74,20 @@ pub enum DecompressError {
         more: bool,
     },
     /// Our disk, not their message.
-    #[error("could not hold the body")]
-    Spool(#[source] io::Error),
+    #[error("could not hold the body: {0}")]
+    Spool(io::Error),
 }
 
 /// Why there is no dictionary.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot train a dictionary on {samples} samples of {bytes} bytes")]
+#[error("cannot train a dictionary on {samples} samples of {bytes} bytes: {source}")]
 pub struct TrainError {
     /// How many samples there were.
     pub samples: usize,
     /// How long they were together.
     pub bytes: usize,
     /// What zstd says.
-    #[source]
-    pub source: io::Error,
+    pub r#source: io::Error,
 }
 
 impl Zstd {

@@ -1,5 +1,7 @@
 //! The httppubsub protocol: what is true whatever carries it, without any I/O.
 
+pub mod reason;
+
 pub mod limits;
 
 pub mod time;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use httppubsub_proto::reason::chain;
 use httppubsub_proto::subscription::{Interest, StrongEtag, Subscription, SubscriptionSet};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
@@ -329,13 +330,12 @@ pub enum NoticeOutcome {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// It cannot be used now: locked, full, unreachable, or failing. The call may be repeated.
-    #[error("the store cannot be used now: {doing}")]
+    #[error("the store cannot be used now: {doing}: {}", chain(&**.source))]
     Unavailable {
         /// What was being done.
         doing: &'static str,
         /// Why it failed.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        r#source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The database was written by a newer version of this program.
     #[error(
@@ -354,6 +354,6 @@ pub enum StoreError {
     #[error("the database cannot be used: {0}")]
     Unsupported(String),
     /// The url of the database cannot be used.
-    #[error(transparent)]
+    #[error("{}", chain(&**.0))]
     Address(Box<dyn std::error::Error + Send + Sync>),
 }

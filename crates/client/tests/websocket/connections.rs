@@ -190,14 +190,8 @@ async fn a_broadcaster_that_does_not_say_who_it_is_is_left() {
     let socket = door.websocket().await;
     assert_eq!(closed(socket).await, Some(1008));
     let error = soon(client.notify("t", "x")).await.unwrap_err();
-    let mut source: &dyn std::error::Error = &error;
-    while let Some(next) = source.source() {
-        source = next;
-    }
-    assert_eq!(
-        source.to_string(),
-        "the peer sent no CONFIRM_CONFIGURE in time"
-    );
+    let why = "the peer sent no CONFIRM_CONFIGURE in time";
+    assert!(error.to_string().ends_with(why), "{error}");
 }
 
 #[tokio::test]

@@ -161,8 +161,8 @@ pub enum SecretsError {
     #[error("the secrets file begins with a byte order mark: save it as UTF-8 without one")]
     ByteOrderMark,
     /// It is not JSON.
-    #[error("the secrets file is not JSON")]
-    Json(#[source] serde_json::Error),
+    #[error("the secrets file is not JSON: {0}")]
+    Json(serde_json::Error),
     /// It is not an object.
     #[error("the secrets file is not a JSON object")]
     NotAnObject,

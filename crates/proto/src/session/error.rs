@@ -8,7 +8,7 @@ use crate::wire::DecodeError;
 pub enum SessionError {
     /// The peer's message cannot be read.
     #[error("a message cannot be read: {0}")]
-    Decode(#[from] DecodeError),
+    Decode(DecodeError),
     /// The peer's message has no place in this state.
     #[error("{got} came {state}")]
     OutOfTurn {
@@ -23,7 +23,7 @@ pub enum SessionError {
         /// Name of the message.
         what: &'static str,
         /// What is wrong with it.
-        source: AuthError,
+        r#source: AuthError,
     },
     /// The peer broke a rule that the fields of one message cannot show.
     #[error("{what}: {problem}")]
@@ -50,6 +50,12 @@ pub enum SessionError {
         /// For the log.
         reason: String,
     },
+}
+
+impl From<DecodeError> for SessionError {
+    fn from(cause: DecodeError) -> Self {
+        Self::Decode(cause)
+    }
 }
 
 impl SessionError {
