@@ -27,6 +27,7 @@ use crate::core::Core;
 use crate::dispatch::Dispatch;
 use crate::error::{CloseError, NotifyError, StartError, SubscribeError};
 use crate::http::{self, Inbound, Network, Requests};
+use crate::inbox::Inbox;
 use crate::message::ConnectionStatus;
 use crate::reconcile::reconcile_for_ever;
 use crate::subscription::{StopWhenDropped, Subscription};
@@ -194,6 +195,7 @@ impl Client {
         if let Some(keeping) = keeping {
             core.spawn(keeping);
         }
+        core.spawn(stop_with_the_runtime(core.clone()));
         let cut_off = listener.map(|(listener, _)| serve(&core, listener, router.clone()));
         Ok(Self {
             stop: Arc::new(StopWhenDropped(core.clone())),
@@ -302,6 +304,14 @@ impl Client {
         task.await.unwrap_or(Err(SubscribeError::Closed))
     }
 
+    /// A subscription that no broadcaster knows of, and where its messages are put in.
+    pub(crate) fn fed(&self) -> (Arc<Inbox>, Subscription) {
+        let inbox = self.core.dispatch.open();
+        let (stop, core) = (self.stop.clone(), self.core.clone());
+        let subscription = Subscription::new(stop, core, inbox.clone());
+        (inbox, subscription)
+    }
+
     /// A subscription to nothing yet: see [`Subscription::add`] and [`Subscription::interests`].
     pub async fn subscribe_multi(&self) -> Result<Subscription, SubscribeError> {
         self.subscribe([]).await
@@ -309,9 +319,12 @@ impl Client {
 
     /// Tells all subscribers of `topic`. Returns when the broadcaster has their confirmations.
     ///
-    /// Over a websocket it waits for a connection, and is made again on the next one if the
-    /// connection is lost before it was confirmed. If nobody waits for it any more it is not sent,
-    /// unless a broadcaster may have it already.
+    /// Over a websocket it waits for a connection, and is begun again on the next one if the
+    /// connection is lost before it was sent whole; when it is lost after that and before it was
+    /// confirmed, the error [is ambiguous], and it is not sent again by itself. If nobody waits for
+    /// it any more it is not sent, unless a broadcaster may have it already.
+    ///
+    /// [is ambiguous]: NotifyError::is_ambiguous
     pub async fn notify(
         &self,
         topic: impl AsRef<[u8]>,
@@ -338,7 +351,7 @@ impl Client {
         let sent = Arc::new(AtomicU64::new(0));
         let asking = async {
             match &core.link {
-                None => core.requests.notify(&topic, &payload, &sent).await,
+                None => Ok(core.requests.notify(&topic, &payload, &sent).await?),
                 Some(link) => link.notify(&topic, &payload, &sent).await,
             }
         };
@@ -366,13 +379,17 @@ impl Client {
     }
 
     /// Unsubscribes everything, finishes what is being received, and ends all subscriptions; what
-    /// they hold can still be taken. The client is closed then, also if there is an error.
+    /// they hold can still be taken. The client is closed then, also if there is an error. Needs the
+    /// runtime in which the client was started.
     pub async fn close(&self) -> Result<(), CloseError> {
         let core = &self.core;
         core.closing.cancel();
         let closing = core.clone();
         let unsubscribed = core.spawn(async move { changes::close_all(&closing).await });
-        let unsubscribe = unsubscribed.await.unwrap_or_default();
+        let unsubscribed = unsubscribed.await;
+        // Nothing runs there any more, and nobody else may say it for the client.
+        let runtime_ended = unsubscribed.is_err() && !core.wanted.lock().await.closed;
+        let unsubscribe = unsubscribed.unwrap_or_default();
         if let Some(link) = &core.link {
             let mut status = link.status();
             while status.changed().await.is_ok() {}
@@ -385,14 +402,22 @@ impl Client {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .take();
         let connections_cut_off = cut_off.and_then(|mut it| it.try_recv().ok()).unwrap_or(0);
-        if unsubscribe.is_empty() && connections_cut_off == 0 {
+        if unsubscribe.is_empty() && connections_cut_off == 0 && !runtime_ended {
             return Ok(());
         }
         Err(CloseError {
             unsubscribe,
             connections_cut_off,
+            runtime_ended,
         })
     }
+}
+
+/// Stops the client when the runtime drops its tasks: what waits for messages must not wait for ever.
+async fn stop_with_the_runtime(core: Arc<Core>) {
+    let stop = StopWhenDropped(core.clone());
+    core.stopped.cancelled().await;
+    drop(stop);
 }
 
 /// How often progress is told.

@@ -224,13 +224,12 @@ pub enum ConfigError {
     #[error("no broadcaster is named")]
     NoBroadcaster,
     /// Nothing can be posted to a broadcaster's url.
-    #[error("the broadcaster's url {url:?} cannot be used")]
+    #[error("the broadcaster's url {url:?} cannot be used: {source}")]
     Broadcaster {
         /// As given, without what may be secret.
         url: String,
         /// Why not.
-        #[source]
-        source: EndpointError,
+        r#source: EndpointError,
     },
     /// Paths are appended to the url, so it must end before a query or fragment.
     #[error("the broadcaster's url {url:?} has a query or a fragment")]
@@ -242,13 +241,12 @@ pub enum ConfigError {
     #[error("bound so, the client cannot know where broadcasters reach it: set `host`")]
     HostNeeded,
     /// Nothing can be posted to the client's own url.
-    #[error("the client's own url {host:?} cannot be used")]
+    #[error("the client's own url {host:?} cannot be used: {source}")]
     Host {
         /// As given, without what may be secret.
         host: String,
         /// Why not.
-        #[source]
-        source: EndpointError,
+        r#source: EndpointError,
     },
     /// Paths are inserted before the fragment, which a query does not allow.
     #[error("the client's own url {host:?} has a query")]
@@ -345,15 +343,16 @@ impl ClientConfigBuilder {
     }
 
     /// How often each broadcaster is asked before a request is given up; before pass i (from 1) it
-    /// waits 2^(i−1) to 2^(i−1) + 1 seconds. Default 2, at least 1.
+    /// waits 2^(i−1) to 2^(i−1) + 1 seconds. Over websockets, a notification is begun on no more
+    /// connections than that. Default 2, at least 1.
     pub fn passes(mut self, passes: u32) -> Self {
         self.0.passes = passes;
         self
     }
 
-    /// Whether a request goes to the next broadcaster when this one may have done it already. A
-    /// notification may then be delivered twice. Default: notifications do not, all other requests do,
-    /// as it makes no difference if they are done twice.
+    /// Whether a request goes to the next broadcaster, or over the next websocket, when it was sent
+    /// whole and this one may have done it already. Default: changes of subscriptions do, which
+    /// may be made twice; a notification does not, since subscribers might get it twice.
     pub fn retry_ambiguous(mut self, retry: bool) -> Self {
         self.0.retry_ambiguous = Some(retry);
         self
@@ -578,7 +577,8 @@ mod tests {
         );
         refused(
             ClientConfig::builder(["localhost:3003"]),
-            "the broadcaster's url \"localhost:3003\" cannot be used",
+            "the broadcaster's url \"localhost:3003\" cannot be used: the scheme is \"localhost\", only \
+             http and https are posted to",
         );
         refused(
             ClientConfig::builder(["http://b/?q"]),
@@ -595,7 +595,7 @@ mod tests {
         );
         refused(
             builder().host("me"),
-            "the client's own url \"me\" cannot be used",
+            "the client's own url \"me\" cannot be used: not an absolute url: relative URL without a base",
         );
         refused(builder().passes(0), "`passes` must be at least 1");
         refused(

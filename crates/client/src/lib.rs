@@ -4,6 +4,7 @@ mod body;
 mod config;
 mod error;
 mod message;
+mod time;
 
 mod dispatch;
 mod inbox;
@@ -17,6 +18,7 @@ mod core;
 mod reconcile;
 
 mod client;
+mod feed;
 mod subscription;
 mod subscriptions_of;
 
@@ -30,6 +32,7 @@ pub use error::{
     AttemptError, CloseError, NotifyError, RequestError, StartError, SubscribeError,
     UnsubscribeError,
 };
+pub use feed::Feed;
 pub use inbox::Receiving;
 pub use message::{ConnectionStatus, Message};
 pub use subscription::{Ended, Interests, Subscription, WithTimeout};

@@ -3,10 +3,10 @@
 use std::io;
 
 use bytes::Bytes;
-use httppubsub_net::{Payload, PayloadReader};
+use httppubsub_net::{Clock, Payload, PayloadReader};
 use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::time::Now;
-use httppubsub_proto::topic::Topic;
+use httppubsub_proto::topic::{Topic, TopicTooLong};
 
 /// A notification as it was received: whole, and of the digest that was announced. Clones share
 /// what it holds.
@@ -21,6 +21,15 @@ pub struct Message {
 }
 
 impl Message {
+    /// A message as if it had been received now, for tests of what is done with messages.
+    pub fn new(topic: impl AsRef<[u8]>, body: impl Into<Bytes>) -> Result<Self, TopicTooLong> {
+        Ok(Self {
+            topic: Topic::new(topic.as_ref())?,
+            payload: Payload::from_bytes(body),
+            received: Clock::system().now(),
+        })
+    }
+
     /// Digest of what it says.
     pub fn sha512(&self) -> &Sha512 {
         self.payload.sha512()

@@ -358,10 +358,7 @@ mod tests {
 
     fn cause(error: RequestError) -> String {
         match error {
-            RequestError::Ambiguous { cause, .. } => {
-                let source = std::error::Error::source(&cause);
-                source.map_or_else(|| cause.to_string(), ToString::to_string)
-            }
+            RequestError::Ambiguous { cause, .. } => cause.to_string(),
             other => panic!("not ambiguous: {other:?}"),
         }
     }
@@ -373,7 +370,7 @@ mod tests {
 
         let (requests, asked) = signed([generic(None)]);
         let error = requests.subscribe(&urls(), &interest()).await.unwrap_err();
-        assert_eq!(cause(error), "the authorization is missing");
+        assert!(cause(error).ends_with("the authorization is missing"));
         assert_eq!(asked.lock().unwrap().len(), 2);
 
         let (requests, _) = signed([Act::say(|_| b"garbage".to_vec())]);

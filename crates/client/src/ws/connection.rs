@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
+use std::io;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use httppubsub_net::{
     ReplayGuard, Socket, SocketConfig, SocketError, SocketEvent, Spool, Zstd, chain, random_bytes,
 };
 use httppubsub_proto::session::{
-    Nonces, Notification as ToSend, OutgoingBody, Output, ReceivePart, SessionError,
+    Nonces, Notification as ToSend, Outgoing, OutgoingBody, Output, ReceivePart, SessionError,
     SubscriberConfig, SubscriberEvent, SubscriberSession,
 };
 use httppubsub_proto::subscription::Interest;
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 use crate::config::{ClientConfig, PresetDictionary, WebSocketOptions};
 use crate::dispatch::Dispatch;
 use crate::message::{ConnectionStatus, Message};
+use crate::time::bounded;
 use crate::ws::closing::Closing;
 use crate::ws::passes::Attempt;
 use crate::ws::pending::{Command, Pending};
@@ -57,11 +59,6 @@ pub(crate) struct Told {
     pub(crate) failure: watch::Sender<Option<String>>,
 }
 
-/// A sum of moments must not overflow, however long somebody would wait.
-pub(crate) fn bounded(time: Duration) -> Duration {
-    time.min(Duration::from_secs(10 * 365 * 86_400))
-}
-
 /// How a connection ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -69,6 +66,8 @@ pub(crate) struct Ended {
     pub(crate) attempt: Attempt,
     /// What was wrong; `None` if this client closed it.
     pub(crate) why: Option<String>,
+    /// Code of the broadcaster's close frame.
+    pub(crate) code: Option<u16>,
 }
 
 impl Connection {
@@ -151,8 +150,11 @@ impl Connection {
                     () = closing.change() => {}
                 }
                 if closing.is_over(pending.is_notifying()) {
-                    let (attempt, why) = (Attempt::Failed, None);
-                    return Ended { attempt, why };
+                    return Ended {
+                        attempt: Attempt::Failed,
+                        why: None,
+                        code: None,
+                    };
                 }
             }
         };
@@ -165,7 +167,11 @@ impl Connection {
                 };
                 let why = Some(chain(&error));
                 self.tell_failure(broadcaster, why.as_deref());
-                return Ended { attempt, why };
+                return Ended {
+                    attempt,
+                    why,
+                    code: None,
+                };
             }
         };
         let now = self.clock.now();
@@ -196,6 +202,10 @@ impl Connection {
             (None, Over::Here(SessionError::Auth { .. })) => Attempt::Refused,
             (None, Over::Closed(_) | Over::Lost(_) | Over::Here(_)) => Attempt::Failed,
         };
+        let closed = match over {
+            Over::Closed(code) => code,
+            Over::Lost(_) | Over::Here(_) => None,
+        };
         let (code, why) = match over {
             Over::Closed(code) => {
                 let code = code.map_or_else(String::new, |code| format!(" with code {code}"));
@@ -223,7 +233,11 @@ impl Connection {
         if let Some(code) = code {
             running.socket.close(code, self.close_timeout).await;
         }
-        Ended { attempt, why }
+        Ended {
+            attempt,
+            why,
+            code: closed,
+        }
     }
 }
 
@@ -250,7 +264,42 @@ enum Over {
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Which compressor, and what it made of which notification.
-type Prepared = (u32, Identifier, std::io::Result<Payload>);
+type Prepared = (u32, Identifier, Made);
+
+/// What became of a notification before it is sent.
+enum Made {
+    Compressed(Payload),
+    /// It is sent as it is.
+    Plain,
+    /// It is in a file, and the file is not what it was.
+    Unreadable(io::Error),
+}
+
+/// Makes sure that the message is still there, and compresses it.
+async fn prepare(zstd: Option<Zstd>, plain: &Payload, spool: &Spool) -> Made {
+    let compressed = match zstd {
+        Some(zstd) => Some(zstd.compress(plain, spool).await),
+        None => None,
+    };
+    // Whose fault a failure is shows in whether the message can be read.
+    if let Err(error) = read_last(plain).await {
+        return Made::Unreadable(error);
+    }
+    match compressed {
+        Some(Ok(wire)) => Made::Compressed(wire),
+        Some(Err(error)) => {
+            tracing::warn!(%error, "a notification cannot be compressed; sending it as it is");
+            Made::Plain
+        }
+        None => Made::Plain,
+    }
+}
+
+/// Fails if a file has become shorter than the message in it.
+async fn read_last(plain: &Payload) -> io::Result<()> {
+    let last = plain.len().saturating_sub(1)..plain.len();
+    plain.read_range(last).await.map(drop)
+}
 
 /// A connection that is there.
 struct Running<'a> {
@@ -264,14 +313,21 @@ struct Running<'a> {
     unconfirmed: BTreeSet<Interest>,
     /// Those of them that were subscribed on the connection before and not asked for here yet.
     resubscribing: VecDeque<Interest>,
-    /// The message that arrives in parts.
-    incoming: Option<(PayloadWriter, Topic, BodyHead)>,
+    /// The message that arrives in parts; `None` in place of what holds it if there is no room.
+    incoming: Option<(Option<PayloadWriter>, Topic, BodyHead)>,
     /// Messages that are here whole and acknowledged, while they are decompressed, in their order.
-    arriving: FuturesOrdered<Work<Result<Message, SessionError>>>,
+    arriving: FuturesOrdered<Work<Result<Arrived, SessionError>>>,
     /// A notification that is being compressed.
     preparing: Option<Work<Prepared>>,
     /// Oldest first.
     compressors: Vec<(u32, Zstd)>,
+}
+
+/// What came of a message that was acknowledged.
+enum Arrived {
+    Message(Message),
+    /// There was no room for it here: what is subscribed to this topic has a gap.
+    Missed(Topic),
 }
 
 /// How many messages may be decompressed before nothing more is read.
@@ -280,6 +336,20 @@ const ARRIVING_MAX: usize = 16;
 fn ended(code: u16, reason: impl Into<String>) -> SessionError {
     let reason = reason.into();
     SessionError::Ended { code, reason }
+}
+
+/// What was made of a message, or of a part of one; `None` if there was no room for it.
+fn with_room<T>(taken: Result<T, FillError>) -> Result<Option<T>, SessionError> {
+    match taken {
+        Ok(taken) => Ok(Some(taken)),
+        Err(FillError::Spool(error)) => {
+            tracing::debug!(%error, "no room for what was received");
+            Ok(None)
+        }
+        Err(error @ (FillError::Body(_) | FillError::Length { .. } | FillError::Digest { .. })) => {
+            Err(ended(1002, format!("RECEIVE_STREAM: {error}")))
+        }
+    }
 }
 
 impl Running<'_> {
@@ -345,13 +415,13 @@ impl Running<'_> {
             }
             match self.machine.poll_output() {
                 Output::Send(message) => {
-                    if let OutgoingBody::Part { range, .. } = &message.body
-                        && let Some(notification) = self.pending.sent.back()
-                    {
-                        notification.sent.store(range.end, Ordering::Relaxed);
-                    }
+                    let message = self.read(message).await;
                     if let Err(error) = self.socket.send(message).await {
                         return Some(Over::Lost(error));
+                    }
+                    // Whatever else is sent leaves before a notification, or between its parts.
+                    if self.machine.is_ready_to_notify() {
+                        self.pending.was_sent_whole();
                     }
                 }
                 Output::Event(event) => {
@@ -367,6 +437,32 @@ impl Running<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Reads the part of a notification that is to be sent. If it cannot be read any more, something
+    /// else takes its place: the call fails, and the connection with all its subscriptions goes on.
+    async fn read(&mut self, message: Outgoing<Payload>) -> Outgoing<Payload> {
+        let OutgoingBody::Part { of, range } = message.body else {
+            return message;
+        };
+        if let Some(notification) = self.pending.sent.back() {
+            notification.sent.store(range.end, Ordering::Relaxed);
+        }
+        let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let bytes = match of.read_range(range).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.pending.is_unreadable(error);
+                // Neither zeros alone nor any text: in no message are they likely to be what was there.
+                random_bytes::<64>().repeat(length.div_ceil(64))[..length]
+                    .to_vec()
+                    .into()
+            }
+        };
+        Outgoing {
+            head: message.head,
+            body: OutgoingBody::Bytes(bytes),
         }
     }
 
@@ -422,35 +518,33 @@ impl Running<'_> {
             notification.identifier.clone(),
         );
         let id = self.machine.compressor_for(plain.len());
-        match self.compressor(id.into()) {
-            None => self.notify_next(0, None),
-            Some(zstd) => {
-                let spool = self.own.spool.clone();
-                self.preparing = Some(Box::pin(async move {
-                    let wire = zstd.compress(&plain, &spool).await;
-                    (id, identifier, wire)
-                }));
-            }
+        let zstd = self.compressor(id.into());
+        if zstd.is_none() && plain.in_memory().is_some() {
+            self.notify_next(0, None);
+            return true;
         }
+        let spool = self.own.spool.clone();
+        self.preparing = Some(Box::pin(async move {
+            let made = prepare(zstd, &plain, &spool).await;
+            (id, identifier, made)
+        }));
         true
     }
 
-    fn prepared(&mut self, (id, identifier, wire): Prepared) {
+    fn prepared(&mut self, (id, identifier, made): Prepared) {
         let next = self.pending.notifications.front();
         // Nobody may wait for it any more: then another is the next.
         if next.is_none_or(|it| it.identifier != identifier) {
             return;
         }
-        match wire {
-            Ok(wire) if self.compressor(id.into()).is_some() => {
+        match made {
+            Made::Compressed(wire) if self.compressor(id.into()).is_some() => {
                 self.notify_next(id, Some(wire));
             }
             // The broadcaster took the dictionary back in the meantime: with another one, then.
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(%error, "a notification cannot be compressed; sending it as it is");
-                self.notify_next(0, None);
-            }
+            Made::Compressed(_) => {}
+            Made::Plain => self.notify_next(0, None),
+            Made::Unreadable(error) => self.pending.next_is_unreadable(error),
         }
     }
 
@@ -460,7 +554,7 @@ impl Running<'_> {
         };
         let plain = notification.payload.clone();
         let wire = wire.unwrap_or_else(|| plain.clone());
-        notification.was_sent = true;
+        notification.attempts += 1;
         let to_send = ToSend {
             identifier: notification.identifier.clone(),
             topic: notification.topic.clone(),
@@ -541,15 +635,9 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Takes a part of a message in; with the last it is handed on.
+    /// Takes a part of a message in; with the last it is handed on. A message for which there is no
+    /// room is acknowledged, too: it is missed, and the connection goes on.
     async fn receive(&mut self, part: ReceivePart) -> Result<(), SessionError> {
-        let cannot_take = |error: FillError| {
-            let code = match &error {
-                FillError::Spool(_) => 1011,
-                FillError::Body(_) | FillError::Length { .. } | FillError::Digest { .. } => 1002,
-            };
-            ended(code, format!("RECEIVE_STREAM: {}", chain(&error)))
-        };
         let ReceivePart {
             begins,
             bytes,
@@ -557,47 +645,59 @@ impl Running<'_> {
         } = part;
         if let Some((topic, head)) = begins {
             let (announced, sha512) = (head.compressed_length, head.compressed_sha512);
-            let writer =
-                PayloadWriter::new(&self.own.spool, announced, sha512).map_err(cannot_take)?;
-            self.incoming = Some((writer, topic, head));
+            let writer = PayloadWriter::new(&self.own.spool, announced, sha512);
+            self.incoming = Some((with_room(writer)?, topic, head));
         }
         let Some((writer, ..)) = &mut self.incoming else {
             return Ok(());
         };
-        writer.push(bytes).await.map_err(cannot_take)?;
+        if let Some(there) = writer
+            && with_room(there.push(bytes).await)?.is_none()
+        {
+            *writer = None;
+        }
         let Some(ticket) = ends else {
             return Ok(());
         };
         let Some((writer, topic, head)) = self.incoming.take() else {
             return Ok(());
         };
-        let wire = writer.finish().await.map_err(cannot_take)?;
+        let wire = match writer {
+            Some(writer) => with_room(writer.finish().await)?,
+            None => None,
+        };
         let received = self.own.clock.now();
         self.machine.confirm_receive(ticket, received);
-        let message = move |payload| Message {
-            topic,
-            payload,
-            received,
+        let Some(wire) = wire else {
+            tracing::warn!("there is no room for a message that was received");
+            let missed = async { Ok(Arrived::Missed(topic)) };
+            self.arriving.push_back(Box::pin(missed));
+            return Ok(());
+        };
+        let message = move |topic, payload| {
+            Arrived::Message(Message {
+                topic,
+                payload,
+                received,
+            })
         };
         match self.compressor(head.compressor) {
-            None if self.arriving.is_empty() => self.hand(Ok(message(wire))),
+            None if self.arriving.is_empty() => self.hand(Ok(message(topic, wire))),
             None => {
-                let message = message(wire);
-                self.arriving.push_back(Box::pin(async { Ok(message) }));
+                let arrived = message(topic, wire);
+                self.arriving.push_back(Box::pin(async { Ok(arrived) }));
             }
             Some(zstd) => {
                 let (limits, spool) = (self.own.decompress, self.own.spool.clone());
                 let decompressing = async move {
                     let plain = zstd.decompress(&wire, head.decompressed_length, &limits, &spool);
                     match plain.await {
-                        Ok(payload) => Ok(message(payload)),
-                        Err(error) => {
-                            let code = match &error {
-                                DecompressError::Spool(_) => 1011,
-                                DecompressError::Zstd(_) | DecompressError::Length { .. } => 1002,
-                            };
-                            Err(ended(code, format!("RECEIVE_STREAM: {}", chain(&error))))
+                        Ok(payload) => Ok(message(topic, payload)),
+                        Err(DecompressError::Spool(error)) => {
+                            tracing::warn!(%error, "there is no room for a message that was received");
+                            Ok(Arrived::Missed(topic))
                         }
+                        Err(error) => Err(ended(1002, format!("RECEIVE_STREAM: {error}"))),
                     }
                 };
                 self.arriving.push_back(Box::pin(decompressing));
@@ -607,12 +707,13 @@ impl Running<'_> {
     }
 
     /// Hands a message to those who want it.
-    fn hand(&mut self, message: Result<Message, SessionError>) {
-        match message {
+    fn hand(&mut self, arrived: Result<Arrived, SessionError>) {
+        match arrived {
             // One that nobody wants was on its way when that was unsubscribed.
-            Ok(message) => {
+            Ok(Arrived::Message(message)) => {
                 self.own.dispatch.hand(&message);
             }
+            Ok(Arrived::Missed(topic)) => self.own.dispatch.missed(&topic),
             Err(reason) => self.machine.end(reason),
         }
     }

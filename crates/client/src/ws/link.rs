@@ -15,12 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{BroadcasterAddress, ClientConfig, WebSocketOptions};
 use crate::dispatch::Dispatch;
-use crate::error::{AttemptError, RequestError};
+use crate::error::{AttemptError, NotifyError, RequestError};
 use crate::message::ConnectionStatus;
+use crate::time::bounded;
 use crate::ws::closing::Closing;
-use crate::ws::connection::{Connection, Ended, Told, bounded};
+use crate::ws::connection::{Connection, Ended, Told};
 use crate::ws::passes::{Next, Passes};
-use crate::ws::pending::{Command, Notification, Pending, Request};
+use crate::ws::pending::{Command, Limits, Notification, Pending, Request};
 
 /// The way to the task that holds the websocket.
 #[derive(Debug)]
@@ -63,12 +64,19 @@ impl Link {
             options.reconnect_interval_min,
             rand::random,
         );
+        let limits = Limits {
+            unsent_max: options.unsent_notifications_max,
+            attempts_max: u32::try_from(config.broadcasters.len())
+                .unwrap_or(u32::MAX)
+                .saturating_mul(config.passes),
+            retries_ambiguous: config.retry_ambiguous.unwrap_or(false),
+        };
         let keeper = Keeper {
             connection,
             broadcasters: config.broadcasters.clone(),
             passes,
             commands: receiver,
-            pending: Pending::new(options.unsent_notifications_max),
+            pending: Pending::new(limits),
             dispatch,
             closing: Closing::new(closing, bounded(options.close_timeout)),
             stopped,
@@ -136,7 +144,7 @@ impl Link {
         topic: &Topic,
         payload: &Payload,
         sent: &Arc<AtomicU64>,
-    ) -> Result<u32, RequestError> {
+    ) -> Result<u32, NotifyError> {
         let (reply, receiver) = oneshot::channel();
         let notification = Notification {
             identifier: Identifier::new(random_bytes::<4>().to_vec()).expect("4 bytes fit"),
@@ -144,11 +152,12 @@ impl Link {
             payload: payload.clone(),
             sent: sent.clone(),
             was_sent: false,
-            reply,
+            attempts: 0,
+            reply: Some(reply),
         };
         let command = Command::Notify(notification);
         self.commands.send(command).await.map_err(|_| self.gone())?;
-        receiver.await.unwrap_or_else(|_| Err(self.gone()))
+        receiver.await.unwrap_or_else(|_| Err(self.gone().into()))
     }
 
     fn gone(&self) -> RequestError {
@@ -160,6 +169,11 @@ impl Link {
         }
     }
 }
+
+const CLOSED: &str = "the client was closed";
+
+/// Code of the close frame of a broadcaster that was sent more than it takes (RFC 6455 §7.4.1).
+const TOO_LONG: u16 = 1009;
 
 /// Keeps a connection to one of the broadcasters.
 struct Keeper {
@@ -195,7 +209,7 @@ impl Keeper {
         } = given_up.unwrap_or_else(|| GivenUp {
             attempts: 0,
             broadcaster: self.broadcasters[0].url.clone(),
-            why: "the client was closed".to_owned(),
+            why: CLOSED.to_owned(),
         });
         self.connection.abandoned();
         self.commands.close();
@@ -234,8 +248,15 @@ impl Keeper {
                 &mut self.pending,
                 &mut self.closing,
             );
-            let Ended { attempt, why } = connection.await;
-            self.pending.connection_lost();
+            let Ended {
+                attempt,
+                why,
+                code,
+            } = connection.await;
+            let lost = why.as_deref().unwrap_or(CLOSED);
+            let was_too_long = code == Some(TOO_LONG);
+            self.pending
+                .connection_lost(&broadcaster, lost, was_too_long);
             let why = why?;
             if self.passes.ended(attempt) {
                 tracing::info!(broadcaster, why, "the websocket was lost; connecting anew");

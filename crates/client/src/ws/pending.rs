@@ -1,6 +1,7 @@
 //! What is carried from one connection to the next (`docs/protocol/stateful.md` §15).
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -12,7 +13,7 @@ use httppubsub_proto::topic::{Identifier, Topic};
 use httppubsub_proto::ws::Refusal;
 use tokio::sync::oneshot;
 
-use crate::error::{AttemptError, RequestError};
+use crate::error::{AttemptError, NotifyError, RequestError};
 
 /// What a client wants of its websocket.
 #[derive(Debug)]
@@ -44,23 +45,34 @@ pub(crate) struct Notification {
     pub(crate) payload: Payload,
     /// How much of it was handed to the websocket, in bytes.
     pub(crate) sent: Arc<AtomicU64>,
-    /// Whether a broadcaster may have it.
+    /// Whether a broadcaster may have it: it was sent whole.
     pub(crate) was_sent: bool,
-    pub(crate) reply: oneshot::Sender<Result<u32, RequestError>>,
+    /// On how many connections it was begun.
+    pub(crate) attempts: u32,
+    /// `None` once the caller was told, while the broadcaster still has to answer.
+    pub(crate) reply: Option<Reply>,
 }
+
+pub(crate) type Reply = oneshot::Sender<Result<u32, NotifyError>>;
 
 impl Notification {
     /// Whether nobody waits for it any more, and no broadcaster has it: it need not be sent.
     fn is_moot(&self) -> bool {
-        !self.was_sent && self.reply.is_closed()
+        !self.was_sent && self.reply.as_ref().is_none_or(Reply::is_closed)
+    }
+
+    fn tell(&mut self, result: Result<u32, NotifyError>) {
+        if let Some(reply) = self.reply.take() {
+            // Nobody may be waiting any more.
+            let _ = reply.send(result);
+        }
     }
 }
 
 /// All that is not done yet, and what was done already.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    /// How many notifications may wait that no broadcaster has yet.
-    unsent_max: Option<NonZeroUsize>,
+    limits: Limits,
     /// How many notifications may wait before the moot ones are looked for.
     swept_to: usize,
     /// Confirmed, or asked for, and not asked to be ended.
@@ -75,14 +87,25 @@ pub(crate) struct Pending {
     pub(crate) sent: VecDeque<Notification>,
 }
 
+/// How much may wait, and how often something is tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    /// How many notifications may wait that no broadcaster has yet.
+    pub(crate) unsent_max: Option<NonZeroUsize>,
+    /// On how many connections a notification is begun, at most.
+    pub(crate) attempts_max: u32,
+    /// Whether one that was sent whole is sent again when its connection is lost.
+    pub(crate) retries_ambiguous: bool,
+}
+
 /// Fewer notifications than this are not worth looking through.
 const SWEPT_TO_MIN: usize = 64;
 
 impl Pending {
-    /// Nothing yet; at most so many notifications may wait that no broadcaster has.
-    pub(crate) fn new(unsent_max: Option<NonZeroUsize>) -> Self {
+    /// Nothing yet.
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
-            unsent_max,
+            limits,
             ..Self::default()
         }
     }
@@ -94,18 +117,18 @@ impl Pending {
         }
     }
 
-    fn take_in_notification(&mut self, notification: Notification) {
+    fn take_in_notification(&mut self, mut notification: Notification) {
         // However often callers give up while there is no connection, what they leave behind is
         // at most as much as what is waited for.
         if self.notifications.len() >= self.swept_to {
             self.notifications.retain(|it| !it.is_moot());
             self.swept_to = SWEPT_TO_MIN.max(2 * self.notifications.len());
         }
-        if let Some(max) = self.unsent_max {
+        if let Some(max) = self.limits.unsent_max {
             let unsent = self.notifications.iter();
             let unsent = unsent.filter(|it| !it.was_sent && !it.is_moot()).count();
             if unsent >= max.get() {
-                let _ = notification.reply.send(Err(RequestError::TooMany { max }));
+                notification.tell(Err(RequestError::TooMany { max }.into()));
                 return;
             }
         }
@@ -129,11 +152,39 @@ impl Pending {
         !self.sent.is_empty() || self.notifications.iter().any(|it| !it.is_moot())
     }
 
-    /// Of the next connection nothing is known: what was sent is sent again, in its order and
-    /// before everything else.
-    pub(crate) fn connection_lost(&mut self) {
-        while let Some(notification) = self.sent.pop_back() {
-            self.notifications.push_front(notification);
+    /// Of the next connection nothing is known: what was begun is sent again, in its order and
+    /// before everything else, unless it was sent whole or tried often enough. The longest is to
+    /// blame if the broadcaster closed because a message `was_too_long`: it is refused.
+    pub(crate) fn connection_lost(&mut self, broadcaster: &str, why: &str, was_too_long: bool) {
+        let longest = self.sent.iter().map(|it| it.payload.len()).max();
+        for mut notification in std::mem::take(&mut self.sent).into_iter().rev() {
+            let broadcaster = broadcaster.to_owned();
+            let cause = AttemptError::WebSocket(why.to_owned());
+            if was_too_long && longest == Some(notification.payload.len()) {
+                notification.tell(Err(RequestError::Refused {
+                    broadcaster,
+                    status: StatusCode::PAYLOAD_TOO_LARGE,
+                    reason: why.to_owned(),
+                }
+                .into()));
+                continue;
+            }
+            let is_over = notification.attempts >= self.limits.attempts_max;
+            let error = match notification.was_sent {
+                true if is_over || !self.limits.retries_ambiguous => {
+                    RequestError::Ambiguous { broadcaster, cause }
+                }
+                false if is_over => RequestError::RetriesExhausted {
+                    attempts: notification.attempts,
+                    broadcaster,
+                    last: cause,
+                },
+                true | false => {
+                    self.notifications.push_front(notification);
+                    continue;
+                }
+            };
+            notification.tell(Err(error.into()));
         }
         // The next connection is subscribed to what is wanted, and to nothing else.
         for request in std::mem::take(&mut self.asked) {
@@ -159,8 +210,30 @@ impl Pending {
     /// This notification reached so many.
     pub(crate) fn acknowledged(&mut self, identifier: &Identifier, subscribers: u32) {
         let at = self.sent.iter().position(|it| it.identifier == *identifier);
-        if let Some(notification) = at.and_then(|at| self.sent.remove(at)) {
-            let _ = notification.reply.send(Ok(subscribers));
+        if let Some(mut notification) = at.and_then(|at| self.sent.remove(at)) {
+            notification.tell(Ok(subscribers));
+        }
+    }
+
+    /// The next notification cannot be read, and is not sent.
+    pub(crate) fn next_is_unreadable(&mut self, error: io::Error) {
+        if let Some(mut notification) = self.notifications.pop_front() {
+            notification.tell(Err(NotifyError::Body(error)));
+        }
+    }
+
+    /// The notification whose parts are being sent cannot be read to its end. What goes on the wire in
+    /// place of the rest is not what its head says, so nobody takes it.
+    pub(crate) fn is_unreadable(&mut self, error: io::Error) {
+        if let Some(notification) = self.sent.back_mut() {
+            notification.tell(Err(NotifyError::Body(error)));
+        }
+    }
+
+    /// The notification that was begun last has left whole.
+    pub(crate) fn was_sent_whole(&mut self) {
+        if let Some(notification) = self.sent.back_mut() {
+            notification.was_sent = notification.reply.is_some();
         }
     }
 
@@ -212,7 +285,7 @@ impl Pending {
                 request.done();
             }
         }
-        for notification in self.sent.drain(..).chain(self.notifications.drain(..)) {
+        for mut notification in self.sent.drain(..).chain(self.notifications.drain(..)) {
             let error = if notification.was_sent {
                 RequestError::Ambiguous {
                     broadcaster: broadcaster(),
@@ -221,7 +294,7 @@ impl Pending {
             } else {
                 not_done()
             };
-            let _ = notification.reply.send(Err(error));
+            notification.tell(Err(error.into()));
         }
         self.subscribed.clear();
     }
@@ -233,9 +306,19 @@ mod tests {
 
     use super::*;
 
-    type Reply = oneshot::Receiver<Result<u32, RequestError>>;
+    type Told = oneshot::Receiver<Result<u32, NotifyError>>;
 
-    fn notification(identifier: &'static str, was_sent: bool) -> (Notification, Reply) {
+    const LIMITS: Limits = Limits {
+        unsent_max: None,
+        attempts_max: 2,
+        retries_ambiguous: false,
+    };
+
+    fn lost(pending: &mut Pending) {
+        pending.connection_lost("http://b", "it broke", false);
+    }
+
+    fn notification(identifier: &'static str, was_sent: bool) -> (Notification, Told) {
         let (reply, receiver) = oneshot::channel();
         let notification = Notification {
             identifier: Identifier::new(identifier).unwrap(),
@@ -243,7 +326,8 @@ mod tests {
             payload: Payload::from_bytes(""),
             sent: Arc::default(),
             was_sent,
-            reply,
+            attempts: u32::from(was_sent),
+            reply: Some(reply),
         };
         (notification, receiver)
     }
@@ -263,15 +347,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_is_sent_again_in_order_and_first() {
-        let mut pending = Pending::default();
+    fn what_was_sent_is_sent_again_in_order_and_first_where_that_is_wanted() {
+        let mut pending = Pending::new(Limits {
+            retries_ambiguous: true,
+            ..LIMITS
+        });
         for identifier in ["c", "d"] {
             pending.take_in(Command::Notify(notification(identifier, false).0));
         }
         for identifier in ["a", "b"] {
             pending.sent.push_back(notification(identifier, true).0);
         }
-        pending.connection_lost();
+        lost(&mut pending);
         let order = pending
             .notifications
             .iter()
@@ -281,12 +368,77 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_whole_is_not_sent_again_by_itself_and_what_was_begun_is_so_often() {
+        let mut pending = Pending::new(LIMITS);
+        let (whole, mut of_whole) = notification("a", true);
+        let (begun, mut of_begun) = notification("b", false);
+        let begun = Notification {
+            attempts: 1,
+            ..begun
+        };
+        pending.sent.extend([whole, begun]);
+        lost(&mut pending);
+        assert!(of_whole.try_recv().unwrap().unwrap_err().is_ambiguous());
+        assert!(of_begun.try_recv().is_err());
+        let mut begun = pending.notifications.pop_front().unwrap();
+        begun.attempts += 1;
+        pending.sent.push_back(begun);
+        lost(&mut pending);
+        let error = of_begun.try_recv().unwrap().unwrap_err();
+        assert!(!error.is_ambiguous(), "{error}");
+        assert!(
+            error.to_string().contains("not done in 2 attempts"),
+            "{error}"
+        );
+        assert!(!pending.is_notifying());
+    }
+
+    #[test]
+    fn the_longest_is_to_blame_when_the_broadcaster_closes_because_of_a_length() {
+        let mut pending = Pending::new(LIMITS);
+        let (short, mut of_short) = notification("a", false);
+        let (long, mut of_long) = notification("b", true);
+        let payload = Payload::from_bytes("long");
+        pending
+            .sent
+            .extend([short, Notification { payload, ..long }]);
+        pending.connection_lost("http://b", "code 1009", true);
+        let error = of_long.try_recv().unwrap().unwrap_err();
+        assert!(
+            !error.is_ambiguous() && error.to_string().contains("413"),
+            "{error}"
+        );
+        assert!(of_short.try_recv().is_err());
+        assert_eq!(pending.notifications.len(), 1);
+    }
+
+    #[test]
+    fn a_notification_that_cannot_be_read_to_its_end_fails_once_and_is_not_sent_again() {
+        let mut pending = Pending::new(LIMITS);
+        let (spoilt, mut of_spoilt) = notification("a", false);
+        pending.sent.push_back(spoilt);
+        pending.is_unreadable(io::ErrorKind::UnexpectedEof.into());
+        pending.was_sent_whole();
+        assert!(matches!(
+            of_spoilt.try_recv(),
+            Ok(Err(NotifyError::Body(_)))
+        ));
+        assert!(
+            pending.is_notifying(),
+            "the broadcaster still has to answer"
+        );
+        lost(&mut pending);
+        assert!(!pending.is_notifying());
+        assert!(pending.next_notification().is_none());
+    }
+
+    #[test]
     fn an_unsubscription_is_done_when_the_connection_is() {
         let mut pending = Pending::default();
         let (subscribe, mut subscribed) = request("t", true);
         let (unsubscribe, mut unsubscribed) = request("u", false);
         pending.asked.extend([subscribe, unsubscribe]);
-        pending.connection_lost();
+        lost(&mut pending);
         assert!(matches!(unsubscribed.try_recv(), Ok(Ok(()))));
         assert!(subscribed.try_recv().is_err());
         pending.confirmed(&Interest::Exact(Topic::new("t").unwrap()), true);
@@ -311,7 +463,7 @@ mod tests {
         let error = of_request.try_recv().unwrap().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "not done in 3 attempts; the last was at http://b"
+            "not done in 3 attempts; the last was at http://b: gone"
         );
     }
 
@@ -328,11 +480,14 @@ mod tests {
 
     #[test]
     fn what_nobody_waits_for_is_not_sent_and_not_kept() {
-        let mut pending = Pending::default();
+        let mut pending = Pending::new(Limits {
+            retries_ambiguous: true,
+            ..LIMITS
+        });
         let (sent, of_sent) = notification("a", true);
         drop(of_sent);
         pending.sent.push_back(sent);
-        pending.connection_lost();
+        lost(&mut pending);
         for _ in 0..10 * SWEPT_TO_MIN {
             pending.take_in(Command::Notify(notification("b", false).0));
         }
@@ -351,7 +506,10 @@ mod tests {
 
     #[test]
     fn beyond_the_limit_a_notification_fails_at_once() {
-        let mut pending = Pending::new(NonZeroUsize::new(2));
+        let mut pending = Pending::new(Limits {
+            unsent_max: NonZeroUsize::new(2),
+            ..LIMITS
+        });
         let (resent, _of_resent) = notification("a", true);
         pending.notifications.push_back(resent);
         let (first, of_first) = notification("b", false);
@@ -362,7 +520,7 @@ mod tests {
         }
         assert!(of_second.try_recv().is_err());
         let error = of_third.try_recv().unwrap().unwrap_err();
-        assert_eq!(error.to_string(), "not done: 2 notifications wait already");
+        assert!(error.to_string().ends_with("2 notifications wait already"));
         assert!(!error.is_ambiguous());
         drop(of_first);
         let (fourth, mut of_fourth) = notification("e", false);

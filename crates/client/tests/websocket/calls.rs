@@ -1,5 +1,6 @@
 //! What becomes of what a program asks for.
 
+use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -7,8 +8,12 @@ use futures_util::poll;
 use httppubsub_client::{
     Client, ConnectionStatus, NotifyError, RequestError, SubscribeError, UnsubscribeError,
 };
+use httppubsub_net::Payload;
+use httppubsub_proto::digest::Sha512;
 
-use crate::script::{Asked, Door, Seen, comes_to_be, exact, glob, meanwhile, soon, subscribed};
+use crate::script::{
+    Asked, Door, Seen, comes_to_be, exact, glob, meanwhile, soon, start, subscribed,
+};
 
 /// Makes notifications of these messages in this order, at once, and tells what became of them.
 fn notifying<const N: usize>(
@@ -38,14 +43,13 @@ fn exhausted(error: &RequestError) -> bool {
 }
 
 #[tokio::test]
-async fn what_was_not_acknowledged_is_sent_again_whole_in_order_and_under_its_name() {
+async fn if_wanted_what_was_not_acknowledged_is_sent_again_whole_in_order_and_under_its_name() {
     let door = Door::open().await;
-    let client = door
-        .client_with(|options| {
-            options.message_bytes_max = 1_024;
-            options.sent_notifications_max = NonZeroUsize::new(3);
-        })
-        .await;
+    let client = start(door.config().retry_ambiguous(true), |options| {
+        options.message_bytes_max = 1_024;
+        options.sent_notifications_max = NonZeroUsize::new(3);
+    })
+    .await;
     let long: Vec<u8> = (0..=u8::MAX).cycle().take(5_000).collect();
     let messages = [b"1".to_vec(), b"2".to_vec(), long.clone(), b"4".to_vec()];
     // All are made before there is a connection.
@@ -71,6 +75,117 @@ async fn what_was_not_acknowledged_is_sent_again_whole_in_order_and_under_its_na
     assert_eq!(reached(second).await, u32::from(b'2'));
     assert_eq!(reached(third).await, u32::from(long[0]));
     assert_eq!(reached(fourth).await, 4);
+}
+
+/// More than a connection takes before anything is read of it.
+const LONG_BYTES: usize = 32 << 20;
+const PART_BYTES: u64 = 256 * 1_024;
+
+#[tokio::test]
+async fn what_was_sent_whole_is_not_sent_again_by_itself_and_what_was_begun_is() {
+    let door = Door::open().await;
+    let client = door
+        .client_with(|options| options.message_bytes_max = PART_BYTES)
+        .await;
+    let long = vec![7; LONG_BYTES];
+    let [whole, begun] = notifying(&client, [b"1".to_vec(), long.clone()]);
+    let mut peer = door.peer().await;
+    assert_eq!(peer.notified().await.wire, b"1");
+    peer.begun_notification().await;
+    drop(peer);
+    let error = failed(whole).await;
+    assert!(error.is_ambiguous(), "{error:?}");
+    let mut peer = door.peer().await;
+    let notified = peer.notified().await;
+    assert!(notified.wire == long);
+    peer.acknowledge(notified, &long, 1).await;
+    assert_eq!(reached(begun).await, 1);
+}
+
+/// `poison`, where the broadcaster is a published one, which can only close.
+#[tokio::test]
+async fn poison_is_not_sent_for_ever_and_ends_nothing_but_its_own_call() {
+    let door = Door::open().await;
+    let client = door
+        .client_with(|options| {
+            options.message_bytes_max = PART_BYTES;
+            options.connect_retries = u32::MAX;
+        })
+        .await;
+    let mut peer = door.peer().await;
+    let subscription = subscribed(&client, &mut peer, [exact("a")]).await;
+    let mut seen = Seen::by(subscription);
+    assert_eq!(seen.next().await, "!");
+    // One of a length that is not taken.
+    let [long] = notifying(&client, [vec![0; LONG_BYTES]]);
+    peer.begun_notification().await;
+    peer.close(1009).await;
+    match failed(long).await {
+        RequestError::Refused { status, .. } => assert_eq!(status, 413),
+        error => panic!("{error:?}"),
+    }
+    let mut peer = door.peer().await;
+    peer.confirm_each(["+a"]).await;
+    let [other] = notifying(&client, [b"x".to_vec()]);
+    let notified = peer.notified().await;
+    peer.acknowledge(notified, b"x", 1).await;
+    assert_eq!(reached(other).await, 1);
+    // One that ends the connection each time, whatever the reason.
+    let [poison] = notifying(&client, [vec![0; LONG_BYTES]]);
+    for _ in 0..2 {
+        peer.begun_notification().await;
+        drop(peer);
+        peer = door.peer().await;
+        peer.confirm_each(["+a"]).await;
+    }
+    let error = failed(poison).await;
+    assert!(exhausted(&error), "{error:?}");
+    peer.deliver("a", "still here").await;
+    peer.delivered().await;
+    while seen.next().await != "still here" {}
+}
+
+#[tokio::test]
+async fn poison_that_cannot_be_read_any_more_fails_alone_on_a_connection_that_goes_on() {
+    let door = Door::open().await;
+    let client = door
+        .client_with(|options| options.message_bytes_max = PART_BYTES)
+        .await;
+    let mut peer = door.peer().await;
+    let mut seen = Seen::by(subscribed(&client, &mut peer, [exact("a")]).await);
+    assert_eq!(seen.next().await, "!");
+    let file = async |bytes: usize| {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![1; bytes]).unwrap();
+        let payload = Payload::from_file(file.try_clone().unwrap(), 0).await;
+        (file, payload.unwrap())
+    };
+    // It has shrunk before anything of it is sent: nothing is.
+    let (shrunk, payload) = file(5_000).await;
+    shrunk.set_len(10).unwrap();
+    let error = soon(client.notify("t", payload)).await.unwrap_err();
+    assert!(matches!(error, NotifyError::Body(_)), "{error:?}");
+    // It shrinks while it is sent, of which no connection takes all at once: what comes in place of
+    // the rest is not what was announced.
+    let (shrinks, payload) = file(LONG_BYTES).await;
+    let notifying_during = meanwhile({
+        let client = client.clone();
+        async move { client.notify("t", payload).await }
+    });
+    peer.begun_notification().await;
+    shrinks.set_len(10).unwrap();
+    let spoilt = peer.notified().await;
+    let error = soon(notifying_during).await.unwrap().unwrap_err();
+    assert!(matches!(error, NotifyError::Body(_)), "{error:?}");
+    assert_ne!(Sha512::of(&spoilt.wire), spoilt.head.compressed_sha512);
+    peer.acknowledge(spoilt, b"nothing", 0).await;
+    let [after] = notifying(&client, [b"y".to_vec()]);
+    let notified = peer.notified().await;
+    peer.acknowledge(notified, b"y", 1).await;
+    assert_eq!(reached(after).await, 1);
+    peer.deliver("a", "the same connection").await;
+    peer.delivered().await;
+    assert_eq!(seen.next().await, "the same connection");
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ async fn every_compressor_is_used_both_ways_from_its_announcement_to_its_end() {
 #[tokio::test]
 async fn what_is_sent_again_is_compressed_as_the_new_connection_says() {
     let door = Door::open().await;
-    let client = door.client().await;
+    let client = start(door.config().retry_ambiguous(true), |_| {}).await;
     let plain = b"again and ".repeat(100);
     let mut peer = door.peer().await;
     let zstd = peer.enable(1, 100, None).await;
@@ -188,6 +188,26 @@ async fn a_message_larger_than_memory_goes_through_a_file() {
     assert!(message.payload.in_memory().is_none());
     assert_eq!(message.payload.len(), 64 << 20);
     assert_eq!(Sha512::of(&message.bytes().await.unwrap()), sha512);
+}
+
+#[tokio::test]
+async fn poison_that_finds_no_room_here_is_a_gap_on_a_connection_that_goes_on() {
+    let door = Door::open().await;
+    let config = door.config().spool(SpoolConfig {
+        folder: "/nowhere/at/all".into(),
+        memory_each_max: 1_000,
+        ..SpoolConfig::default()
+    });
+    let client = start(config, |_| {}).await;
+    let mut peer = door.peer().await;
+    let mut seen = Seen::by(subscribed(&client, &mut peer, [exact("t")]).await);
+    assert_eq!(seen.next().await, "!");
+    peer.deliver("t", vec![0; 100_000]).await;
+    peer.delivered().await;
+    peer.deliver("t", "after").await;
+    peer.delivered().await;
+    assert_eq!(seen.next().await, "?");
+    assert_eq!(seen.next().await, "after");
 }
 
 /// What the client makes of a message that is not what its head says.

@@ -57,7 +57,11 @@ impl Door {
     }
 
     pub(crate) async fn client_with(&self, change: impl FnOnce(&mut WebSocketOptions)) -> Client {
-        start(ClientConfig::builder([self.url()]), change).await
+        start(self.config(), change).await
+    }
+
+    pub(crate) fn config(&self) -> ClientConfigBuilder {
+        ClientConfig::builder([self.url()])
     }
 
     /// A connection on which not one byte was said yet.
@@ -241,6 +245,8 @@ impl Peer {
     pub(crate) async fn begun_notification(&mut self) -> Identifier {
         match self.event().await {
             Some(BroadcasterEvent::Notify(part)) if part.ends.is_none() => {
+                self.begins = part.begins;
+                self.body.extend_from_slice(&part.bytes);
                 self.identifiers.pop_front().unwrap()
             }
             other => panic!("{other:?}"),
