@@ -1,5 +1,11 @@
 //! Measures the broadcaster next to bare HTTP connections.
 
+#![allow(
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a tool at a developer's terminal may end with it"
+)]
+
 mod bare;
 mod broadcaster;
 mod by_hand;
@@ -57,8 +63,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
-    /// All of them but `soak`, and `fanout`, which `shapes` contains: one after the other, each as it is by
-    /// default.
+    /// All of them but `soak`, and `fanout`, which `shapes` contains: one after the other, each as it
+    /// is by default.
     All,
     Shapes(shapes::Shapes),
     Fanout(fanout::Fanout),

@@ -1,5 +1,11 @@
 //! What developers run: tests, benchmarks, fuzzing.
 
+#![allow(
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a tool at a developer's terminal may end with it"
+)]
+
 mod bench;
 mod command;
 mod deny;

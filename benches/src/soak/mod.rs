@@ -41,11 +41,12 @@ use crate::soak::world::{Counts, World};
 pub(crate) struct Soak {
     /// How long subscribers come and go. An interval of the slope that is narrower than 1 MiB an
     /// hour needs an hour or more.
-    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     minutes: u64,
 
-    /// After how many seconds memory should not grow any more; authorizations are remembered for 300.
-    /// [default: 360, and at most half of the run]
+    /// After how many seconds memory should not grow any more: authorizations are remembered for 300,
+    /// and the database keeps 20,000 changes, which its connections have in their caches. [default:
+    /// 1200, and at most half of the run]
     #[arg(long, value_name = "SECONDS")]
     warm_up: Option<u64>,
 
@@ -122,7 +123,7 @@ impl Soak {
         let long = Duration::from_secs(60 * self.minutes);
         let warm_up = self
             .warm_up
-            .map_or(Duration::from_secs(360), Duration::from_secs);
+            .map_or(Duration::from_secs(1_200), Duration::from_secs);
         let warm_up = warm_up.min(long / 2);
         let mut parts = JoinSet::new();
         let stay = Duration::from_secs(self.stay);

@@ -15,7 +15,8 @@ use httppubsub_proto::digest::hex;
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::http::{
     CheckRequest, CheckResponse, ConfirmReceive, GenericResponse, InterestKind, NotifyHead,
-    NotifyResponse, NotifyTrace, ReceiveHead, SetHead, SubscribeRequest, UnsubscribeRequest,
+    NotifyResponse, NotifyTrace, ReceiveHead, SetHead, SubscribeRequest, UNSUBSCRIBE_IMMEDIATE,
+    UnsubscribeRequest,
 };
 use httppubsub_proto::subscription::{Interest, Subscription};
 use httppubsub_proto::time::Now;
@@ -262,10 +263,17 @@ async fn the_recorded_conversation_goes_the_same_way() {
             expected["status"],
             "{case}: {body:?}"
         );
-        if let Some(content_type) = expected["content_type"].as_str() {
+        // Overridden: of these answers only the one to a topic that nobody wants ends a row here
+        // (`docs/reliability.md` §5.1 no. 5).
+        let ends_the_row = expected["body"] == hex(&UNSUBSCRIBE_IMMEDIATE);
+        let is_overridden = ends_the_row && case != "fan-out: irrelevant topic";
+        if is_overridden {
+            assert_ne!(hex(&body), expected["body"], "{case}");
+        }
+        if let (false, Some(content_type)) = (is_overridden, expected["content_type"].as_str()) {
             assert_eq!(headers["content-type"], content_type, "{case}");
         }
-        if let Some(want) = expected["body"].as_str() {
+        if let (false, Some(want)) = (is_overridden, expected["body"].as_str()) {
             assert_eq!(hex(&body), want, "{case}");
         }
         if let Some(subscribers) = expected["subscribers"].as_u64() {

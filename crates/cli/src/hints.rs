@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use httppubsub_client::{AttemptError, RequestError};
+use httppubsub_client::{
+    AttemptError, NotifyError, RequestError, SubscribeError, UnsubscribeError,
+};
 use httppubsub_net::PostError;
 use httppubsub_proto::url::redacted;
 
@@ -68,16 +70,29 @@ pub(crate) enum Receiver<'a> {
     Other(&'a str),
 }
 
+/// What came of the request to the broadcasters that is the cause of `error`, if one is.
+pub(crate) fn request(error: &anyhow::Error) -> Option<&RequestError> {
+    error.chain().find_map(|it| {
+        if let Some(NotifyError::Request(request)) = it.downcast_ref() {
+            return Some(request);
+        }
+        if let Some(SubscribeError::Request(request)) = it.downcast_ref() {
+            return Some(request);
+        }
+        if let Some(UnsubscribeError::Request(request)) = it.downcast_ref() {
+            return Some(request);
+        }
+        it.downcast_ref()
+    })
+}
+
 /// What can be done about `error`, in which broadcasters were asked something by `secrets`.
 pub(crate) fn of(
     error: &anyhow::Error,
     secrets: &SecretsFile,
     receiver: Receiver<'_>,
 ) -> Option<String> {
-    let requests = error
-        .chain()
-        .filter_map(|it| it.downcast_ref::<RequestError>());
-    match requests.last()? {
+    match request(error)? {
         RequestError::Refused { status, reason, .. } => match status.as_u16() {
             401 => Some(about_secrets(secrets)),
             403 if reason.contains(OF_EGRESS) => about_url(receiver),

@@ -135,10 +135,7 @@ fn runtime(threads: Option<NonZeroUsize>) -> anyhow::Result<Runtime> {
 
 /// Whether what failed may have been done all the same.
 fn is_ambiguous(error: &anyhow::Error) -> bool {
-    let mut requests = error
-        .chain()
-        .filter_map(|it| it.downcast_ref::<RequestError>());
-    requests.any(RequestError::is_ambiguous)
+    hints::request(error).is_some_and(RequestError::is_ambiguous)
 }
 
 /// The answer that would tell whether it was done did not come.

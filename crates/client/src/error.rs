@@ -166,6 +166,13 @@ pub enum SubscribeError {
     Request(RequestError),
 }
 
+impl SubscribeError {
+    /// Whether it may be subscribed all the same.
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::Request(error) if error.is_ambiguous())
+    }
+}
+
 impl From<RequestError> for SubscribeError {
     fn from(cause: RequestError) -> Self {
         Self::Request(cause)
@@ -182,6 +189,13 @@ pub enum UnsubscribeError {
     /// The broadcasters did not do it, or perhaps did.
     #[error("cannot unsubscribe: {0}")]
     Request(RequestError),
+}
+
+impl UnsubscribeError {
+    /// Whether it may be unsubscribed all the same.
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::Request(error) if error.is_ambiguous())
+    }
 }
 
 impl From<RequestError> for UnsubscribeError {

@@ -4,7 +4,6 @@ mod body;
 mod config;
 mod error;
 mod message;
-mod time;
 
 mod dispatch;
 mod inbox;

@@ -9,19 +9,18 @@ use tokio::time::Instant;
 use crate::changes;
 use crate::core::Core;
 use crate::error::RequestError;
-use crate::time::bounded;
 
 /// Looks after them at every interval, and at once when something was missed or is not clear.
 pub(crate) async fn reconcile_for_ever(core: Arc<Core>) {
     let interval = core.config.reconcile_interval;
-    let mut due = Instant::now() + bounded(interval);
+    let mut due = Instant::now() + interval.min(LONGEST_INTERVAL);
     loop {
         tokio::select! {
             () = core.closing.cancelled() => return,
             () = tokio::time::sleep_until(due) => {}
             () = core.doubt.notified() => {}
         }
-        due = Instant::now() + bounded(interval);
+        due = Instant::now() + interval.min(LONGEST_INTERVAL);
         tokio::select! {
             // A client that is closed waits for it; one that is dropped does not.
             () = core.stopped.cancelled() => return,
@@ -42,6 +41,9 @@ pub(crate) async fn reconcile_for_ever(core: Arc<Core>) {
 
 /// Between two looks.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
+
+/// A sum of moments must not overflow.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 async fn reconcile(core: &Core) -> Result<(), RequestError> {
     let Some(urls) = &core.urls else {

@@ -15,7 +15,6 @@ use crate::core::Core;
 use crate::error::{SubscribeError, UnsubscribeError};
 use crate::inbox::{Event, Inbox, Receiving};
 use crate::message::Message;
-use crate::time::bounded;
 
 /// A stream of messages. At most [`queue_max`] of them wait in it; what arrives when it is full is
 /// dropped, and [`Subscription::on_receiving`] is told.
@@ -89,7 +88,7 @@ impl Subscription {
     /// The next message if one comes within `timeout`; `Ok(None)` if none does. It may be dropped
     /// at any time without losing one.
     pub async fn next_with_timeout(&mut self, timeout: Duration) -> Result<Option<Message>, Ended> {
-        match tokio::time::timeout(bounded(timeout), self.next()).await {
+        match tokio::time::timeout(timeout, self.next()).await {
             Ok(Some(message)) => Ok(Some(message)),
             Ok(None) => Err(Ended),
             Err(_) => Ok(None),
@@ -102,7 +101,7 @@ impl Subscription {
         WithTimeout {
             subscription: self,
             timeout,
-            sleep: Box::pin(tokio::time::sleep(bounded(timeout))),
+            sleep: Box::pin(tokio::time::sleep(timeout)),
         }
     }
 
@@ -251,7 +250,7 @@ impl Stream for WithTimeout {
                 None
             }
         };
-        let next = Instant::now() + bounded(self.timeout);
+        let next = Instant::now() + self.timeout;
         self.sleep.as_mut().reset(next);
         Poll::Ready(Some(item))
     }

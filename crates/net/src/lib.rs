@@ -29,8 +29,8 @@ pub use egress::{
     Allowed, Egress, EgressAction, EgressConfig, EgressPattern, EgressProfile, EgressRule,
     Forbidden, NotAPattern,
 };
-pub use identity::identity;
 pub use httppubsub_proto::reason::chain;
+pub use identity::identity;
 pub use nonce::{random_bytes, stamp};
 pub use party::Party;
 pub use payload::{FillError, Payload, PayloadReader, PayloadWriter};

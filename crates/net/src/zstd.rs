@@ -684,10 +684,8 @@ mod tests {
         let error = train(vec![Bytes::from_static(b"a")], 4_096)
             .await
             .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "cannot train a dictionary on 1 samples of 1 bytes"
-        );
+        let want = "cannot train a dictionary on 1 samples of 1 bytes: ";
+        assert!(error.to_string().starts_with(want), "{error}");
         for samples in [vec![], vec![Bytes::new(); 5], vec![text(100_000, 1)]] {
             assert!(train(samples, 4_096).await.is_err());
         }

@@ -29,7 +29,6 @@ use tokio::time::Instant;
 use crate::config::{ClientConfig, PresetDictionary, WebSocketOptions};
 use crate::dispatch::Dispatch;
 use crate::message::{ConnectionStatus, Message};
-use crate::time::bounded;
 use crate::ws::closing::Closing;
 use crate::ws::passes::Attempt;
 use crate::ws::pending::{Command, Pending};
@@ -82,7 +81,7 @@ impl Connection {
         let session = SubscriberConfig {
             headers: options.headers,
             message_bytes_max: options.message_bytes_max,
-            configure_timeout: bounded(options.open_timeout),
+            configure_timeout: options.open_timeout,
             enable_zstd: options.compression,
             enable_training: options.compression && options.training,
             initial_dict: options.initial_dict,
@@ -91,8 +90,8 @@ impl Connection {
         };
         let socket = SocketConfig {
             message_bytes_max: options.received_message_bytes_max,
-            ping_interval: bounded(options.heartbeat_interval),
-            pong_timeout: bounded(options.heartbeat_interval) / 2,
+            ping_interval: options.heartbeat_interval,
+            pong_timeout: options.heartbeat_interval / 2,
             ..SocketConfig::default()
         };
         Self {

@@ -17,7 +17,6 @@ use crate::config::{BroadcasterAddress, ClientConfig, WebSocketOptions};
 use crate::dispatch::Dispatch;
 use crate::error::{AttemptError, NotifyError, RequestError};
 use crate::message::ConnectionStatus;
-use crate::time::bounded;
 use crate::ws::closing::Closing;
 use crate::ws::connection::{Connection, Ended, Told};
 use crate::ws::passes::{Next, Passes};
@@ -78,7 +77,7 @@ impl Link {
             commands: receiver,
             pending: Pending::new(limits),
             dispatch,
-            closing: Closing::new(closing, bounded(options.close_timeout)),
+            closing: Closing::new(closing, options.close_timeout),
             stopped,
         };
         let link = Self {
@@ -248,11 +247,7 @@ impl Keeper {
                 &mut self.pending,
                 &mut self.closing,
             );
-            let Ended {
-                attempt,
-                why,
-                code,
-            } = connection.await;
+            let Ended { attempt, why, code } = connection.await;
             let lost = why.as_deref().unwrap_or(CLOSED);
             let was_too_long = code == Some(TOO_LONG);
             self.pending

@@ -240,7 +240,7 @@ impl Pending {
     /// The broadcaster does not take this notification; nobody has it.
     pub(crate) fn refused(&mut self, identifier: &Identifier, broadcaster: &str, refusal: Refusal) {
         let at = self.sent.iter().position(|it| it.identifier == *identifier);
-        let Some(notification) = at.and_then(|at| self.sent.remove(at)) else {
+        let Some(mut notification) = at.and_then(|at| self.sent.remove(at)) else {
             return;
         };
         let (broadcaster, reason) = (broadcaster.to_owned(), refusal.to_string());
@@ -265,7 +265,7 @@ impl Pending {
                 reason,
             },
         };
-        let _ = notification.reply.send(Err(error));
+        notification.tell(Err(error.into()));
     }
 
     /// Nothing more is tried: everybody who waits is told what may have been done.
