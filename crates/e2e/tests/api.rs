@@ -828,7 +828,7 @@ async fn what_came_of_a_request_is_told_apart() {
     let error = request(client(&[here], &one_way).await).await;
     assert!(error.is_ambiguous(), "{error:?}");
 
-    // An answer that makes no sense; who may ask again asks the next.
+    // An answer that makes no sense; who may ask again asks the next, if that is asked for.
     let odd = format!(
         "http://{}",
         serve(Router::new().fallback(async || "?")).await
@@ -836,9 +836,10 @@ async fn what_came_of_a_request_is_told_apart() {
     let error = request(client(&[&odd], &stage.secrets).await).await;
     assert!(error.is_ambiguous(), "{error:?}");
     let both = client(&[&odd, here], &stage.secrets).await;
-    let notified = start(both.clone()).await.notify("t", "x").await;
+    let twice = both.clone().retry_ambiguous(true);
+    let notified = start(twice).await.notify("t", "x").await;
     assert_eq!(notified.unwrap().subscribers, 0);
-    let error = request(both.retry_ambiguous(false)).await;
+    let error = request(both).await;
     assert!(error.is_ambiguous(), "{error:?}");
 
     // No answer at all.

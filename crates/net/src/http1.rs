@@ -56,6 +56,8 @@ pub(crate) struct Broken {
     before_the_answer: bool,
     /// How much of the request was sent.
     sent: Sent,
+    /// Whether what was sent met a connection that the peer had closed, so that its kernel refused it.
+    is_refused: bool,
     /// How long after the first byte of the request was sent it broke off.
     after: Duration,
 }
@@ -80,8 +82,9 @@ impl Broken {
     /// Whether the peer had closed the connection, which was idle for so long, before it can have read
     /// the request.
     pub(crate) fn is_unread(&self, idle: Duration) -> bool {
+        let was_closed = self.sent == Sent::Nothing || self.is_refused;
         let is_race = idle > IDLE_MIN && self.after <= RACE_MAX;
-        self.before_the_answer && (self.sent == Sent::Nothing || is_race)
+        self.before_the_answer && (was_closed || is_race)
     }
 
     /// Whether all of the request was sent.
@@ -132,6 +135,16 @@ impl Connection {
         self.input.is_empty() && read.is_pending()
     }
 
+    /// Whether the peer's kernel answered what was sent by a reset, after the peer had closed the
+    /// connection: nobody was there to read it. One that reads and then closes causes no reset.
+    fn is_refused(&self) -> bool {
+        let socket = match &self.stream {
+            Either::Left(plain) => plain,
+            Either::Right(tls) => tls.get_ref().0,
+        };
+        matches!(socket.take_error(), Ok(Some(_)))
+    }
+
     /// Where the beginning of a request is put: its head, and its body unless that is streamed.
     pub(crate) fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
@@ -170,10 +183,15 @@ impl Connection {
         };
         self.output.clear();
         self.output.shrink_to(KEPT_BYTES);
+        let is_refused = match &answered {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.is_refused(),
+            _ => false,
+        };
         let broken = |source, before_the_answer| Broken {
             source,
             before_the_answer,
             sent,
+            is_refused,
             after: began.elapsed(),
         };
         let (head, all_sent) = answered.map_err(|error| broken(error, self.input.is_empty()))?;

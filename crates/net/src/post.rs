@@ -306,8 +306,9 @@ impl Poster {
     /// Posts what `make` makes and returns the answer, whatever its status. If a kept connection turns
     /// out to have been closed before the peer can have read the request, what `make` makes then is
     /// posted over a fresh one: the same message by the same identifier, authorized anew. That is so if
-    /// the connection took nothing of it, or broke off within 50 ms after it had been idle for more than
-    /// a second, before any of the answer. `message_bytes` is the length of the payload.
+    /// the connection took nothing of it, if the peer had closed it and its kernel refused what was sent,
+    /// or if it broke off within 50 ms after it had been idle for more than a second; always before any of
+    /// the answer. `message_bytes` is the length of the payload.
     pub async fn post(
         &self,
         target: &Target,
