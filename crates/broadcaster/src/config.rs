@@ -193,7 +193,8 @@ pub struct WebSocketConfig {
     /// for so long. Default 10 s: less than a notification waits for room.
     pub stall_timeout: Duration,
     /// How many requests and notifications of one may wait while another is worked on; then no more
-    /// is read of it until that is done. Default 255.
+    /// is read of it until that is done. Sixteen times as many while it has deliveries to acknowledge:
+    /// the acknowledgements lie behind them. Default 255.
     pub unprocessed_max: NonZeroUsize,
     /// How many parts of messages may be sent to one before it acknowledges the first of them.
     /// Default 3; `None` is no limit.
