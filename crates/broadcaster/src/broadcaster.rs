@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::Router;
 use httppubsub_net::{
-    Poster, ReplayGuard, ReplayGuardError, ServeConfig, Spool, SteadyClock, Zstd,
+    Places, Poster, ReplayGuard, ReplayGuardError, ServeConfig, ServeCounts, Spool, SteadyClock,
+    Zstd,
 };
 use httppubsub_proto::session::BroadcasterConfig;
 use httppubsub_proto::url::{SubscriberUrl, UrlTooLong};
@@ -31,6 +32,7 @@ use crate::measures::{self, Levels};
 use crate::others::Others;
 use crate::quarantine::Quarantine;
 use crate::readiness;
+use crate::refusals::Refusals;
 use crate::session::PLAIN_LEVEL;
 use crate::spending::Spenders;
 use crate::training::SampleRoom;
@@ -179,7 +181,9 @@ impl Broadcaster {
             presets: websockets.presets.iter().map(prepare).collect(),
             sample_room: SampleRoom::new(websockets.samples_bytes_max),
             sessions: semaphore(websockets.sessions_max),
-            unauthenticated: semaphore(websockets.unauthenticated_max),
+            unauthenticated: Places::new(websockets.unauthenticated_max),
+            serve: ServeCounts::default(),
+            refusals: Refusals::default(),
             receiver_url: SubscriberUrl::new(config.receiver_url.as_str())?,
             missed_url: SubscriberUrl::new(config.missed_url.as_str())?,
             poster,
@@ -236,7 +240,8 @@ impl Broadcaster {
 
     /// Serves all endpoints to whoever connects to `listener`, until [`Broadcaster::shut_down`] is
     /// called and the requests under way are answered, or the grace period is over.
-    pub async fn serve(&self, listener: TcpListener, config: ServeConfig) {
+    pub async fn serve(&self, listener: TcpListener, mut config: ServeConfig) {
+        config.counts = self.core.serve.clone();
         let service = hyper_util::service::TowerToHyperService::new(self.router());
         let shutdown = self.core.shutdown.clone();
         let cut_off = httppubsub_net::serve(listener, service, config, shutdown).await;
@@ -262,6 +267,8 @@ impl Broadcaster {
             spool_memory: core.spool.memory_used(),
             spool_disk: core.spool.disk_used(),
             broadcasters: core.others.alive(),
+            serve: &core.serve,
+            unauthenticated: &core.unauthenticated,
         };
         levels.record();
         readiness::measure(core);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use httppubsub_net::{Clock, Poster, ReplayGuard, Spool, SteadyClock, Zstd};
+use httppubsub_net::{Clock, Places, Poster, ReplayGuard, ServeCounts, Spool, SteadyClock, Zstd};
 use httppubsub_proto::auth::Authorization;
 use httppubsub_proto::session::BroadcasterConfig;
 use httppubsub_proto::url::SubscriberUrl;
@@ -21,6 +21,7 @@ use crate::index::Index;
 use crate::load::Load;
 use crate::others::Others;
 use crate::quarantine::Quarantine;
+use crate::refusals::Refusals;
 use crate::spending::Spenders;
 use crate::training::SampleRoom;
 
@@ -48,7 +49,11 @@ pub(crate) struct Core {
     /// Places for websocket sessions.
     pub(crate) sessions: Arc<Semaphore>,
     /// Places for those of them that have not shown who they are.
-    pub(crate) unauthenticated: Arc<Semaphore>,
+    pub(crate) unauthenticated: Places,
+    /// What its own server counts.
+    pub(crate) serve: ServeCounts,
+    /// What is refused, and told to the log once a second.
+    pub(crate) refusals: Refusals,
     /// Where this broadcaster is subscribed on behalf of its sessions.
     pub(crate) receiver_url: SubscriberUrl,
     pub(crate) missed_url: SubscriberUrl,

@@ -5,6 +5,8 @@ mod config;
 
 mod measures;
 
+mod refusals;
+
 mod load;
 
 mod busy_poll;

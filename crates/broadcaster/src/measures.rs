@@ -1,17 +1,22 @@
 //! What a broadcaster counts and measures, by the names that whoever runs it sees.
 
-use httppubsub_net::PostLoad;
+use httppubsub_net::{Places, PostLoad, ServeCounts};
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+
+use crate::refusals::Reason;
 
 const NOTIFICATIONS: &str = "httppubsub_notifications_total";
 const MATCHED: &str = "httppubsub_matched_total";
 const DELIVERIES: &str = "httppubsub_deliveries_total";
 const NOTICES_GIVEN_UP: &str = "httppubsub_notices_given_up_total";
 const REJECTED: &str = "httppubsub_notifications_rejected_total";
+const REFUSED: &str = "httppubsub_requests_refused_total";
 const QUARANTINED: &str = "httppubsub_quarantined_total";
 const WEBSOCKETS_CUT_OFF: &str = "httppubsub_websockets_cut_off_total";
+const EVICTED: &str = "httppubsub_evicted_total";
 const SUBSCRIPTIONS: &str = "httppubsub_subscriptions";
 const WEBSOCKETS: &str = "httppubsub_websockets";
+const CONNECTIONS: &str = "httppubsub_connections";
 const PENDING: &str = "httppubsub_deliveries_pending";
 const REQUESTS: &str = "httppubsub_requests_to_subscribers";
 const OPEN_BREAKERS: &str = "httppubsub_open_circuit_breakers";
@@ -21,47 +26,110 @@ const BROADCASTERS: &str = "httppubsub_other_broadcasters";
 const NOT_READY: &str = "httppubsub_not_ready";
 const SPOOL: &str = "httppubsub_spool_bytes";
 
+/// What became of a subscription that a notification matched.
+const OUTCOMES: [&str; 5] = [
+    "confirmed",
+    "unsubscribed",
+    "missed",
+    "dropped",
+    "unrecorded",
+];
+
+/// What the HTTP server refuses before a request is one.
+const REFUSED_BY_THE_SERVER: [&str; 2] = [MALFORMED, CONNECTIONS_OF_ADDRESS];
+const MALFORMED: &str = "malformed";
+const CONNECTIONS_OF_ADDRESS: &str = "connections";
+
+/// Whose place was needed.
+const EVICTED_OF: [&str; 2] = [EVICTED_CONNECTION, EVICTED_WEBSOCKET];
+const EVICTED_CONNECTION: &str = "connection";
+const EVICTED_WEBSOCKET: &str = "websocket";
+
+/// Says what each counter means to the recorder that is there, and counts nothing: all series are
+/// there from the start. A counter that is missing here is missing until it is first used.
+fn describe_counters() {
+    let refused: Vec<_> = Reason::ALL.iter().map(|reason| reason.label()).collect();
+    let refused = [&refused[..], &REFUSED_BY_THE_SERVER].concat();
+    let counters: [(&'static str, Label<'_>, &'static str); 11] = [
+        (NOTIFICATIONS, None, "Notifications that were accounted for"),
+        (
+            MATCHED,
+            None,
+            "Subscriptions that notifications went to; when none is under way it is the sum of all \
+             deliveries",
+        ),
+        (
+            DELIVERIES,
+            Some(("outcome", &OUTCOMES)),
+            "What became of those: confirmed, unsubscribed, missed (a notice is owed), dropped \
+             (missed without a recovery url), unrecorded (missed, and the database did not take \
+             it: the publisher got a 503)",
+        ),
+        (
+            REJECTED,
+            None,
+            "Notifications that were answered 503 because there was too much to do",
+        ),
+        (
+            REFUSED,
+            Some(("reason", &refused)),
+            "Requests that were refused, by reason",
+        ),
+        (
+            QUARANTINED,
+            None,
+            "Answers that a subscription is not wanted which put it into quarantine",
+        ),
+        (
+            NOTICES_GIVEN_UP,
+            None,
+            "Notices that no subscriber took until the end of their schedule",
+        ),
+        (
+            WEBSOCKETS_CUT_OFF,
+            None,
+            "Websockets that did not take their messages and were closed",
+        ),
+        (
+            NO_PLACE,
+            None,
+            "Deliveries that were missed at once, because their peer had its share of all places",
+        ),
+        (
+            SENT_AGAIN,
+            None,
+            "Requests to subscribers that were sent once more because the kept connection had been \
+             closed before they can have been read",
+        ),
+        (
+            EVICTED,
+            Some(("place", &EVICTED_OF)),
+            "Connections that were idle, and websockets that did not show who they are, closed to \
+             make room for others",
+        ),
+    ];
+    for (name, label, meaning) in counters {
+        describe_counter!(name, meaning);
+        match label {
+            None => counter!(name).increment(0),
+            Some((label, values)) => {
+                for value in values {
+                    counter!(name, label => *value).increment(0);
+                }
+            }
+        }
+    }
+}
+
+/// The name of a label and all of its values.
+type Label<'a> = Option<(&'static str, &'a [&'static str])>;
+
 /// Says what each name means, to the recorder that is there.
 pub(crate) fn describe() {
-    describe_counter!(NOTIFICATIONS, "Notifications that were accounted for");
-    describe_counter!(
-        MATCHED,
-        "Subscriptions that notifications went to; when none is under way it is the sum of all \
-         deliveries"
-    );
-    describe_counter!(
-        DELIVERIES,
-        "What became of those: confirmed, unsubscribed, missed (a notice is owed), dropped (missed \
-         without a recovery url), unrecorded (missed, and the database did not take it: the \
-         publisher got a 503)"
-    );
-    describe_counter!(
-        REJECTED,
-        "Notifications that were answered 503 because there was too much to do"
-    );
-    describe_counter!(
-        QUARANTINED,
-        "Answers that a subscription is not wanted any more which put it into quarantine"
-    );
-    describe_counter!(
-        NOTICES_GIVEN_UP,
-        "Notices that no subscriber took until the end of their schedule"
-    );
-    describe_counter!(
-        WEBSOCKETS_CUT_OFF,
-        "Websockets that did not take their messages and were closed"
-    );
-    describe_counter!(
-        NO_PLACE,
-        "Deliveries that were missed at once, because their peer had its share of all places"
-    );
-    describe_counter!(
-        SENT_AGAIN,
-        "Requests to subscribers that were sent once more because the kept connection had been closed \
-         before they can have been read"
-    );
+    describe_counters();
     describe_gauge!(SUBSCRIPTIONS, "Subscriptions that are matched");
     describe_gauge!(WEBSOCKETS, "Websockets that are open");
+    describe_gauge!(CONNECTIONS, "Connections that are served, websockets aside");
     describe_gauge!(PENDING, "Deliveries that wait or are under way");
     describe_gauge!(
         REQUESTS,
@@ -83,7 +151,7 @@ pub(crate) fn describe() {
     describe_gauge!(
         SPOOL,
         Unit::Bytes,
-        "What messages that are being taken or delivered need: memory, or disk"
+        "What the bytes of others need that are being taken or delivered: memory, or disk"
     );
 }
 
@@ -110,6 +178,11 @@ pub(crate) fn rejected() {
     counter!(REJECTED).increment(1);
 }
 
+/// A request was refused for this reason.
+pub(crate) fn refused(reason: &'static str) {
+    counter!(REFUSED, "reason" => reason).increment(1);
+}
+
 pub(crate) fn quarantined() {
     counter!(QUARANTINED).increment(1);
 }
@@ -128,7 +201,7 @@ pub(crate) fn not_ready(reason: &'static str, is_so: bool) {
 }
 
 /// What there is at a moment.
-pub(crate) struct Levels {
+pub(crate) struct Levels<'a> {
     pub(crate) subscriptions: usize,
     pub(crate) websockets: usize,
     pub(crate) deliveries: usize,
@@ -136,13 +209,22 @@ pub(crate) struct Levels {
     pub(crate) spool_memory: u64,
     pub(crate) spool_disk: u64,
     pub(crate) broadcasters: u64,
+    pub(crate) serve: &'a ServeCounts,
+    pub(crate) unauthenticated: &'a Places,
 }
 
-impl Levels {
-    /// Sets the gauges.
+impl Levels<'_> {
+    /// Sets the gauges, and the counters that others count.
     pub(crate) fn record(&self) {
         gauge!(SUBSCRIPTIONS).set(self.subscriptions as f64);
         gauge!(WEBSOCKETS).set(self.websockets as f64);
+        gauge!(CONNECTIONS).set(self.serve.open() as f64);
+        let refused = |reason, count| counter!(REFUSED, "reason" => reason).absolute(count);
+        refused(MALFORMED, self.serve.malformed());
+        refused(CONNECTIONS_OF_ADDRESS, self.serve.refused());
+        let evicted = |place, count| counter!(EVICTED, "place" => place).absolute(count);
+        evicted(EVICTED_CONNECTION, self.serve.evicted());
+        evicted(EVICTED_WEBSOCKET, self.unauthenticated.evicted());
         gauge!(PENDING).set(self.deliveries as f64);
         gauge!(REQUESTS, "state" => "under_way").set(self.requests.under_way as f64);
         gauge!(REQUESTS, "state" => "waiting").set(self.requests.waiting as f64);

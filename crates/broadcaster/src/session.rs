@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use httppubsub_net::{
-    DecompressError, FillError, Payload, PayloadWriter, Socket, SocketError, SocketEvent, Spool,
-    TrainError, Zstd, chain, random_bytes, train,
+    DecompressError, FillError, Payload, PayloadWriter, Place, Socket, SocketError, SocketEvent,
+    Spool, TrainError, Zstd, chain, random_bytes, train,
 };
 use httppubsub_proto::auth::{AuthError, Unspent};
 use httppubsub_proto::digest::Sha512;
@@ -22,7 +22,6 @@ use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::{Identifier, Topic};
 use httppubsub_proto::ws::{BodyHead, Refusal};
 use httppubsub_store::StoreError;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use crate::cluster;
@@ -42,7 +41,7 @@ pub(crate) async fn serve(
     mut socket: Socket,
     peer: String,
     spool: Spool,
-    place: OwnedSemaphorePermit,
+    place: Place,
 ) {
     socket.take_room_of(&spool);
     let config = &core.config.websockets;
@@ -80,6 +79,12 @@ pub(crate) async fn serve(
         Ended::Lost(error) => {
             tracing::info!(peer, reason = chain(error), "a websocket was lost");
         }
+        Ended::Evicted => {
+            tracing::debug!(
+                peer,
+                "a websocket that did not show who it is made room for others"
+            );
+        }
         Ended::Here(reason) if reason.close_code() == GOING_AWAY => {
             tracing::debug!(peer, "a websocket was closed because the broadcaster stops");
         }
@@ -96,6 +101,8 @@ enum Ended {
     ByPeer,
     Lost(SocketError),
     Here(SessionError),
+    /// Its place is needed, and it has not shown who it is.
+    Evicted,
 }
 
 struct Session {
@@ -107,7 +114,7 @@ struct Session {
     /// Where what its peer sends takes room.
     spool: Spool,
     spending: Spending,
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     /// What this session has joined the hub for.
     interests: Vec<Interest>,
     /// The notification that arrives in parts.
@@ -225,6 +232,8 @@ impl Session {
     async fn run(&mut self) -> Ended {
         let shutdown = self.core.shutdown.clone();
         let member = self.member.clone();
+        let evicted = std::pin::pin!(self.place.as_ref().map(Place::evicted));
+        let mut evicted = evicted.as_pin_mut();
         loop {
             if let Some(ended) = self.act().await {
                 return ended;
@@ -236,6 +245,11 @@ impl Session {
             let wake_at = self.wake_at();
             tokio::select! {
                 biased;
+                () = async { evicted.as_mut().expect("there is one").as_mut().await },
+                    if self.place.is_some() && evicted.is_some() =>
+                {
+                    return Ended::Evicted;
+                }
                 () = member.cut_off.cancelled() => self.cut_off(),
                 () = member.era.cancelled() => {
                     let reason = "the broadcaster was away for so long that it was forgotten: subscribe again";
@@ -756,7 +770,7 @@ impl Session {
             core.hub.end(&member, interest);
         }
         let code = match &ended {
-            Ended::ByPeer => None,
+            Ended::ByPeer | Ended::Evicted => None,
             Ended::Lost(error) => error.close_code(),
             Ended::Here(reason) => Some(reason.close_code()),
         };

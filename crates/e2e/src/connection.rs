@@ -34,6 +34,16 @@ impl Connection {
         self.reader.get_mut().write_all(bytes)
     }
 
+    /// Gives up on sending after this long.
+    ///
+    /// # Panics
+    ///
+    /// If `timeout` is zero.
+    pub fn set_write_timeout(&mut self, timeout: Duration) {
+        let set = self.reader.get_ref().set_write_timeout(Some(timeout));
+        set.expect("the timeout is not zero");
+    }
+
     /// Sends a request whole.
     pub fn post(&mut self, asked: &Asked) -> io::Result<()> {
         let head = asked.head(&self.host, asked.body.len() as u64);

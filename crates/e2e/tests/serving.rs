@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use httppubsub_broadcaster::Config;
 use httppubsub_e2e::{
-    Connection, Deaf, Filler, Gate, Home, InProcess, Server, Subscriber, eventually, exact, url,
+    Connection, Deaf, Filler, Gate, Home, InProcess, Metrics, Server, Subscriber, eventually,
+    exact, url,
 };
 use httppubsub_net::{BodyLimits, ServeConfig};
 use httppubsub_proto::digest::Sha512;
@@ -149,16 +150,24 @@ fn a_body_that_drips_or_stops_is_a_408_that_can_be_read() {
 }
 
 #[test]
-fn connections_beyond_the_bound_wait_for_a_place() {
-    let serve = ServeConfig {
-        connections_max: 2,
-        ..ServeConfig::default()
+fn connections_beyond_the_bound_wait_for_a_place_when_all_are_in_use() {
+    let home = Home::new();
+    let (server, metrics) = Metrics::serve(&home, &["--db", "memory", "--connections-max", "2"]);
+    let begun = || {
+        let notify = home.signer().notify(&topic(), MESSAGE);
+        let mut connection = server.door.connect();
+        connection
+            .announce(&notify, notify.body.len() as u64)
+            .unwrap();
+        let (last, first) = notify.body.split_last().unwrap();
+        connection.send(first).unwrap();
+        (connection, *last)
     };
-    let server = InProcess::start(Config::default(), serve);
-    let (mut first, mut second) = (server.door.connect(), server.door.connect());
-    for connection in [&mut first, &mut second] {
-        assert_eq!(connection.get("/healthz").status, 200);
-    }
+    let ((mut first, last), second) = (begun(), begun());
+    eventually("both are being taken", || {
+        let taken = metrics.value("httppubsub_spool_bytes{place=\"memory\"}");
+        (taken == 2 * (MESSAGE.len() as u64 - 1)).then_some(())
+    });
     let mut third = server.door.connect();
     third
         .send(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -167,13 +176,15 @@ fn connections_beyond_the_bound_wait_for_a_place() {
         !third.is_closed_within(SHORT / 4),
         "nobody serves it, nobody closes it"
     );
+    first.send(&[last]).unwrap();
+    first.finish().unwrap();
     assert_eq!(
-        first.get("/healthz").status,
+        first.answer().unwrap().unwrap().status,
         200,
-        "who has a place keeps it"
+        "who has a place keeps it while it uses it"
     );
-    drop(first);
     assert_eq!(third.answer().unwrap().unwrap().status, 200);
+    drop(second);
 }
 
 /// T28.

@@ -10,6 +10,9 @@ use httppubsub_proto::reason::chain;
 use httppubsub_proto::wire::DecodeError;
 use tokio::time::Instant;
 
+use crate::places::Place;
+use crate::spool::{NoRoom, Reservation, Spool};
+
 /// How slowly a body may arrive.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
@@ -56,6 +59,12 @@ pub enum BodyError {
         /// How many are allowed.
         bytes_max: usize,
     },
+    /// There is no memory for it now.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// Too many long heads are arriving at once.
+    #[error("too many long heads are arriving")]
+    LongHeads,
 }
 
 /// Why a body does not begin with the head it should have.
@@ -85,6 +94,17 @@ pub struct BodyReader<B> {
     /// Arrived and not yet taken.
     ahead: Bytes,
     ended: bool,
+    /// Where room is taken for what is held.
+    spool: Spool,
+}
+
+/// Bytes of a body, and the memory taken for them.
+#[derive(Debug)]
+pub struct Held {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Given back when it is dropped.
+    pub room: Reservation,
 }
 
 impl<B> BodyReader<B>
@@ -92,8 +112,8 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Reads `body`, of which nothing was read yet.
-    pub fn new(body: B, limits: BodyLimits) -> Self {
+    /// Reads `body`, of which nothing was read yet. What it holds takes room of `spool`.
+    pub fn new(body: B, limits: BodyLimits, spool: Spool) -> Self {
         let began = Instant::now();
         Self {
             body,
@@ -102,6 +122,7 @@ where
             received: 0,
             ahead: Bytes::new(),
             ended: false,
+            spool,
         }
     }
 
@@ -174,44 +195,107 @@ where
         decode: impl Fn(&[u8]) -> Result<(T, usize), DecodeError>,
     ) -> Result<T, HeadError> {
         let mut held = self.part().await?.unwrap_or_default();
+        let mut error = match decode(&held) {
+            Ok((head, bytes)) => {
+                held.advance(bytes);
+                self.ahead = held;
+                return Ok(head);
+            }
+            Err(error) => error,
+        };
+        let mut room = self.spool.reservation();
+        let mut place = None;
+        // Copied, since a few bytes keep all of the buffer that they were read into.
+        let mut held = BytesMut::from(&held[..]);
         loop {
+            let DecodeError::Short { at, need, .. } = error else {
+                return Err(error.into());
+            };
+            // It is not looked at again before all that is missing may be there.
+            while held.len() < at.saturating_add(need) {
+                if held.len() > bytes_max {
+                    return Err(decode(&held).err().unwrap_or(error).into());
+                }
+                let Some(part) = self.next_part_of_head(held.len(), &mut place).await? else {
+                    return Err(decode(&held).err().unwrap_or(error).into());
+                };
+                let more = (held.len() + part.len()) as u64;
+                room.grow(more.saturating_sub(room.bytes()))
+                    .map_err(BodyError::from)?;
+                held.extend_from_slice(&part);
+            }
             match decode(&held) {
                 Ok((head, bytes)) => {
                     held.advance(bytes);
-                    self.ahead = held;
+                    self.ahead = held.freeze();
                     return Ok(head);
                 }
-                Err(error) if error.is_short() && held.len() <= bytes_max => {
-                    let Some(part) = self.next_frame().await? else {
-                        return Err(error.into());
-                    };
-                    let mut longer = BytesMut::from(held);
-                    longer.extend_from_slice(&part);
-                    held = longer.freeze();
-                }
-                Err(error) => return Err(error.into()),
+                Err(next) => error = next,
             }
         }
     }
 
-    /// All that is left, which must be at most `bytes_max` bytes.
-    pub async fn rest(&mut self, bytes_max: usize) -> Result<Bytes, BodyError> {
-        let first = self.part().await?.unwrap_or_default();
-        let Some(second) = self.next_frame().await? else {
-            return match first.len() {
-                bytes if bytes <= bytes_max => Ok(first),
-                _ => Err(BodyError::TooLong { bytes_max }),
-            };
-        };
-        let mut all = BytesMut::from(first);
-        all.extend_from_slice(&second);
-        while all.len() <= bytes_max {
-            match self.next_frame().await? {
-                Some(part) => all.extend_from_slice(&part),
-                None => return Ok(all.freeze()),
-            }
+    /// The next part of a head of which `held` bytes are there. Beyond what anybody may make this
+    /// process hold it needs a place among long heads; whoever waits longest for the rest of one
+    /// gives it up when others need it.
+    async fn next_part_of_head(
+        &mut self,
+        held: usize,
+        place: &mut Option<Place>,
+    ) -> Result<Option<Bytes>, BodyError> {
+        if held > SHORT_HEAD_BYTES_MAX && place.is_none() {
+            let entering = self.spool.enter_long_heads();
+            let entered = tokio::time::timeout(self.limits.silence_max, entering).await;
+            *place = Some(
+                entered
+                    .ok()
+                    .and_then(Result::ok)
+                    .ok_or(BodyError::LongHeads)?,
+            );
         }
-        Err(BodyError::TooLong { bytes_max })
+        match place {
+            None => self.next_frame().await,
+            Some(place) => tokio::select! {
+                biased;
+                frame = self.next_frame() => frame,
+                () = place.evicted() => Err(BodyError::LongHeads),
+            },
+        }
+    }
+
+    /// All that is left, which must be at most `bytes_max` bytes.
+    pub async fn rest(&mut self, bytes_max: usize) -> Result<Held, BodyError> {
+        let mut room = self.spool.reservation();
+        let share = self.spool.reservation_bytes_max();
+        let bytes_max = bytes_max.min(usize::try_from(share).unwrap_or(usize::MAX));
+        let too_long = BodyError::TooLong { bytes_max };
+        let announced = self.bytes_left().map(usize::try_from);
+        if let Some(Err(_)) = announced {
+            return Err(too_long);
+        }
+        let announced = announced.and_then(Result::ok);
+        if announced.is_some_and(|announced| announced > bytes_max) {
+            return Err(too_long);
+        }
+        let mut all = BytesMut::new();
+        while let Some(part) = self.part().await? {
+            let bytes = all.len() + part.len();
+            if bytes > bytes_max {
+                return Err(too_long);
+            }
+            if bytes > all.capacity() {
+                // Twice as much as there is, never on account of what is only announced.
+                let capacity = bytes.max(all.len() * 2).min(announced.unwrap_or(bytes_max));
+                room.grow((capacity as u64).saturating_sub(room.bytes()))?;
+                all.reserve(capacity - all.len());
+            }
+            all.extend_from_slice(&part);
+        }
+        room.shrink_to(all.capacity() as u64);
+        Ok(Held {
+            bytes: all.freeze(),
+            room,
+        })
     }
 
     /// Whether all of the body was read.
@@ -247,6 +331,9 @@ where
     }
 }
 
+/// Longest head that is taken of anybody, in bytes.
+const SHORT_HEAD_BYTES_MAX: usize = 16 * 1024;
+
 /// How much of an unwanted body is read and dropped: enough for what the peer has under way.
 const ABANDONED_BYTES_MAX: u64 = 32 * 1024 * 1024;
 const ABANDONED_TIME_MAX: Duration = Duration::from_secs(5);
@@ -266,6 +353,7 @@ mod tests {
         BodyReader::new(
             StreamBody::new(futures_util::stream::iter(frames)),
             BodyLimits::default(),
+            Spool::default(),
         )
     }
 
@@ -284,9 +372,77 @@ mod tests {
         ] {
             let mut reader = reader(parts);
             assert_eq!(reader.head(100, decode).await.unwrap(), b"abc");
-            assert_eq!(reader.rest(4).await.unwrap(), "rest");
+            assert_eq!(reader.rest(4).await.unwrap().bytes, "rest");
             assert!(reader.is_at_end());
         }
+    }
+
+    #[tokio::test]
+    async fn head_drip_is_looked_at_once_a_field() {
+        let fields: Vec<u8> = [[0xff, 0xff].as_slice(), &[b'a'; 65_535]]
+            .concat()
+            .repeat(2);
+        let frames = fields.iter().map(|byte| {
+            let byte = Bytes::copy_from_slice(&[*byte]);
+            Ok::<_, std::io::Error>(http_body::Frame::data(byte))
+        });
+        let frames: Vec<_> = frames.collect();
+        let spool = Spool::default();
+        let mut reader = BodyReader::new(
+            StreamBody::new(futures_util::stream::iter(frames)),
+            BodyLimits::default(),
+            spool.clone(),
+        );
+        let looks = std::cell::Cell::new(0);
+        let most_held = std::cell::Cell::new(0);
+        let decode = |bytes: &[u8]| {
+            looks.set(looks.get() + 1);
+            most_held.set(most_held.get().max(spool.memory_used()));
+            let mut reader = httppubsub_proto::wire::Reader::new(bytes);
+            let lengths = [reader.field16("one")?.len(), reader.field16("other")?.len()];
+            Ok((lengths, reader.position()))
+        };
+        assert_eq!(reader.head(200_000, decode).await.unwrap(), [65_535; 2]);
+        // The first byte, and then the length and the bytes of each field.
+        assert_eq!(looks.get(), 5);
+        assert_eq!(most_held.get(), fields.len() as u64);
+        assert!(reader.rest(0).await.unwrap().bytes.is_empty());
+        assert_eq!(spool.memory_used(), 0);
+    }
+
+    #[tokio::test]
+    async fn memory_beside_of_lists_is_within_the_share_and_given_back() {
+        use crate::party::Party;
+        use crate::spool::SpoolConfig;
+
+        let mib = 1024 * 1024;
+        let spool = Spool::new(SpoolConfig {
+            memory_total_max: 32 * mib as u64,
+            ..SpoolConfig::default()
+        });
+        let address = Party::address([192, 0, 2, 1].into());
+        let rest = async |bytes: usize, bytes_max| {
+            let frames = std::iter::repeat_n(Bytes::from(vec![7; mib]), bytes / mib)
+                .map(|part| Ok::<_, std::io::Error>(http_body::Frame::data(part)));
+            let body = StreamBody::new(futures_util::stream::iter(frames));
+            let spool = spool.for_party(&address.connection());
+            BodyReader::new(body, BodyLimits::default(), spool)
+                .rest(bytes_max)
+                .await
+        };
+        let lists = rest(6 * mib, 64 * mib).await.unwrap();
+        let taken = spool.memory_used();
+        assert!(taken >= 6 * mib as u64, "{taken}");
+        // The address has no more, a quarter of all: of a body of unknown length twice as much is
+        // taken as has come.
+        let error = rest(5 * mib, 64 * mib).await.unwrap_err();
+        assert!(matches!(error, BodyError::NoRoom(_)), "{error}");
+        assert_eq!(spool.memory_used(), taken);
+        drop(lists);
+        assert_eq!(spool.memory_used(), 0);
+        // More than it may ever have.
+        let error = rest(9 * mib, 64 * mib).await.unwrap_err();
+        assert!(matches!(error, BodyError::TooLong { bytes_max } if bytes_max == 8 * mib));
     }
 
     #[tokio::test]
@@ -324,7 +480,11 @@ mod tests {
                 (),
             ))
         });
-        let mut reader = BodyReader::new(StreamBody::new(Box::pin(drips)), BodyLimits::default());
+        let mut reader = BodyReader::new(
+            StreamBody::new(Box::pin(drips)),
+            BodyLimits::default(),
+            Spool::default(),
+        );
         let error = reader.rest(1_000_000).await.unwrap_err();
         assert!(
             matches!(
@@ -341,7 +501,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_body_is_given_up() {
         let silent = futures_util::stream::pending::<Result<_, std::io::Error>>();
-        let mut reader = BodyReader::new(StreamBody::new(silent), BodyLimits::default());
+        let mut reader = BodyReader::new(
+            StreamBody::new(silent),
+            BodyLimits::default(),
+            Spool::default(),
+        );
         let error = reader.rest(10).await.unwrap_err();
         assert!(
             matches!(

@@ -39,6 +39,7 @@ pub struct Party(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     kind: Kind,
+    ip: IpAddr,
     memory: AtomicU64,
     disk: AtomicU64,
     /// The address of a connection.
@@ -66,21 +67,27 @@ impl Party {
             true => Kind::Loopback,
             false => Kind::Address,
         };
-        Self::new(kind, None)
+        Self::new(kind, address, None)
     }
 
     /// A connection from this address.
     pub fn connection(&self) -> Self {
-        Self::new(Kind::Connection, Some(self.clone()))
+        Self::new(Kind::Connection, self.0.ip, Some(self.clone()))
     }
 
-    fn new(kind: Kind, address: Option<Self>) -> Self {
+    fn new(kind: Kind, ip: IpAddr, address: Option<Self>) -> Self {
         Self(Arc::new(Inner {
             kind,
+            ip,
             memory: AtomicU64::new(0),
             disk: AtomicU64::new(0),
             address,
         }))
+    }
+
+    /// Its address.
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.0.ip
     }
 
     /// What is taken of memory in its name, in bytes.

@@ -748,7 +748,11 @@ mod tests {
         announced: u64,
         sha512: Sha512,
     ) -> Result<Payload, FillError> {
-        let mut body = BodyReader::new(Full::new(Bytes::from_static(body)), BodyLimits::default());
+        let mut body = BodyReader::new(
+            Full::new(Bytes::from_static(body)),
+            BodyLimits::default(),
+            small_spool(),
+        );
         Payload::fill(&mut body, announced, &sha512, &small_spool()).await
     }
 

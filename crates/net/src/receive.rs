@@ -11,6 +11,7 @@ use httppubsub_proto::topic::Topic;
 use crate::body::{BodyReader, HeadError};
 use crate::payload::{FillError, Payload};
 use crate::replay::ReplayGuard;
+use crate::serve::Peer;
 use crate::spool::Spool;
 
 /// A RECEIVE that is all it claims to be.
@@ -62,6 +63,8 @@ pub struct Judge<'a> {
     pub guard: &'a ReplayGuard,
     /// Where messages are kept.
     pub spool: &'a Spool,
+    /// Whose it is, if [`serve`](crate::serve) knows.
+    pub peer: Option<&'a Peer>,
 }
 
 /// Takes a RECEIVE with these `Repr-Digest` and `Authorization` headers.
@@ -96,6 +99,9 @@ where
             .verify(&claim, &head.tracing, authorization, now)
     })?;
     let spent = judge.guard.spend(unspent, now).await?;
+    if let Some(peer) = judge.peer {
+        peer.vouched();
+    }
     match Payload::fill(body, head.message_bytes, &sha512, judge.spool).await {
         Ok(payload) => Ok(Received { head, payload, url }),
         Err(error) => {

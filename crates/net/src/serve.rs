@@ -4,30 +4,38 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
+use bytes::{BufMut as _, Bytes};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use httppubsub_proto::time;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::framing::Framing;
+use crate::log_limit::LogLimit;
 use crate::party::{AddressKey, Party};
+use crate::places::{Doing, Place, Places, Seat, ShareTaken};
 
 /// Bounds on connections.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
-    /// Connections open at once; others wait in the kernel's queue. Default 4096.
+    /// Connections open at once. Default 4096. An address holds at most three times as many as are
+    /// left free; further ones from there are answered 503. When there is no place, the
+    /// connections that are silent or between two requests make room: the oldest first, of the
+    /// address that has most. If all are in use, newcomers wait in the kernel's queue.
     pub connections_max: usize,
     /// Longest time from a connection's or a request's first byte to the end of its head. Default
     /// 10 s.
@@ -37,6 +45,8 @@ pub struct ServeConfig {
     pub idle_timeout: Duration,
     /// Longest wait for requests under way when the server is shut down. Default 30 s.
     pub grace: Duration,
+    /// What the server counts.
+    pub counts: ServeCounts,
 }
 
 impl ServeConfig {
@@ -61,7 +71,42 @@ impl Default for ServeConfig {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             grace: Duration::from_secs(30),
+            counts: ServeCounts::default(),
         }
+    }
+}
+
+/// What a server counts, to be read while it serves. Clones are the same counts.
+#[derive(Clone, Debug, Default)]
+pub struct ServeCounts(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    places: OnceLock<Places>,
+    malformed: AtomicU64,
+    malformed_log: LogLimit,
+    refused_log: LogLimit,
+}
+
+impl ServeCounts {
+    /// Connections open.
+    pub fn open(&self) -> usize {
+        self.0.places.get().map_or(0, Places::held)
+    }
+
+    /// Connections closed to make room for others.
+    pub fn evicted(&self) -> u64 {
+        self.0.places.get().map_or(0, Places::evicted)
+    }
+
+    /// Connections answered 503 because their address had too many.
+    pub fn refused(&self) -> u64 {
+        self.0.places.get().map_or(0, Places::refused)
+    }
+
+    /// Requests answered 400 because of their framing.
+    pub fn malformed(&self) -> u64 {
+        self.0.malformed.load(Ordering::Relaxed)
     }
 }
 
@@ -72,6 +117,15 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The connection, to count for what is taken in its name.
     pub party: Party,
+    seat: Arc<Seat>,
+}
+
+impl Peer {
+    /// An authorization vouches for the request that is answered: its connection is not closed to
+    /// make room for others until it is.
+    pub fn vouched(&self) {
+        self.seat.vouched();
+    }
 }
 
 impl Peer {
@@ -102,13 +156,17 @@ where
     let config = config.bounded();
     let connections = TaskTracker::new();
     let abort = CancellationToken::new();
-    let places = Arc::new(Semaphore::new(config.connections_max));
-    while let Some(stream) = accept(&listener, &places, &shutdown).await {
-        let (stream, place) = stream;
-        let connection = connection(stream, service.clone(), config.clone(), shutdown.clone());
+    let places = Places::new(config.connections_max);
+    // Of two servers with the same counts, those of the first are seen.
+    let _ = config.counts.0.places.set(places.clone());
+    let refusals = Refusals {
+        permits: Arc::new(Semaphore::new(REFUSALS_MAX)),
+        counts: config.counts.clone(),
+    };
+    while let Some(accepted) = accept(&listener, &places, &refusals, &shutdown).await {
+        let connection = connection(accepted, service.clone(), config.clone(), shutdown.clone());
         let abort = abort.clone();
         connections.spawn(async move {
-            let _place = place;
             tokio::select! {
                 () = connection => {}
                 () = abort.cancelled() => {}
@@ -128,21 +186,33 @@ where
     cut_off
 }
 
-/// The next connection and its place among all; `None` when the server shuts down.
+/// A connection that has its place among all.
+struct Accepted {
+    stream: TcpStream,
+    address: SocketAddr,
+    place: Place,
+}
+
+/// The next connection; `None` when the server shuts down.
 async fn accept(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
+    places: &Places,
+    refusals: &Refusals,
     shutdown: &CancellationToken,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<Accepted> {
     let accepting = async {
-        let place = places
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => return (stream, place),
+                Ok((stream, address)) => match places.enter(address.ip()).await {
+                    Ok(place) => {
+                        return Accepted {
+                            stream,
+                            address,
+                            place,
+                        };
+                    }
+                    Err(ShareTaken) => refusals.refuse(stream, address),
+                },
                 // The peer is gone already.
                 Err(error) if is_the_connections_own(&error) => {}
                 Err(error) => {
@@ -168,8 +238,46 @@ fn is_the_connections_own(error: &io::Error) -> bool {
     )
 }
 
+/// Answers connections that have no place, as far as there are not too many of them.
+struct Refusals {
+    permits: Arc<Semaphore>,
+    counts: ServeCounts,
+}
+
+impl Refusals {
+    fn refuse(&self, mut stream: TcpStream, peer: SocketAddr) {
+        if let Some(held_back) = self.counts.0.refused_log.pass() {
+            tracing::warn!(%peer, held_back, "an address has too many connections open");
+        }
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+            return;
+        };
+        tokio::spawn(async move {
+            let refusing = async {
+                stream.write_all(TOO_MANY_CONNECTIONS).await?;
+                stream.shutdown().await?;
+                // Closed before the request is read, the connection is reset and the answer lost.
+                let mut request = [0; 1024];
+                while stream.read(&mut request).await? > 0 {}
+                io::Result::Ok(())
+            };
+            // The answer is a courtesy.
+            let _ = tokio::time::timeout(REFUSAL_TIME_MAX, refusing).await;
+            drop(permit);
+        });
+    }
+}
+
+const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\
+    Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 42\r\n\r\n\
+    your address has too many connections open";
+
+/// How many connections are answered 503 at once, and how long that may take.
+const REFUSALS_MAX: usize = 64;
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
+
 async fn connection<S, B>(
-    stream: TcpStream,
+    accepted: Accepted,
     service: S,
     config: ServeConfig,
     shutdown: CancellationToken,
@@ -179,27 +287,38 @@ async fn connection<S, B>(
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let Accepted {
+        stream,
+        address,
+        place,
+    } = accepted;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection was lost before it was served");
         return;
     }
-    let phase = Arc::new(Phases::default());
+    let seat = place.seat().clone();
     let stream = Watched {
         stream,
-        phase: phase.clone(),
+        seat: seat.clone(),
+        framing: Framing::default(),
+        poison: None,
+        address,
+        counts: config.counts.clone(),
     };
     let service = Watching {
         service,
-        phase: phase.clone(),
-        peer: stream.stream.peer_addr().ok().map(|address| Peer {
+        peer: Peer {
             address,
-            party: Party::address(address.ip()).connection(),
-        }),
+            party: place.party().clone(),
+            seat: seat.clone(),
+        },
     };
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .max_buf_size(READ_BUFFER_BYTES_MAX)
+        // Who has sent a request whole may say that nothing follows, and wait for the answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
@@ -212,8 +331,8 @@ async fn connection<S, B>(
                 }
                 return;
             }
-            () = phase.overdue(&config) => {
-                // Nothing was asked, so nothing is owed an answer.
+            () = overdue(&seat, &config) => {
+                // Nothing was asked that is owed an answer.
                 return;
             }
             () = shutdown.cancelled(), if !shutting_down => {
@@ -224,78 +343,92 @@ async fn connection<S, B>(
     }
 }
 
-/// Holds the longest head of a request that makes sense: its two long fields are in the body.
-const READ_BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// Holds the longest head of a request that makes sense: its two long fields are in the body. So much
+/// may anybody who connects make this process keep.
+const READ_BUFFER_BYTES_MAX: usize = 32 * 1024;
 
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// A request's head is arriving, or the first one is awaited.
-    Head,
-    /// A request is being answered.
-    Busy,
-    /// The next request is awaited.
-    Idle,
-}
-
-/// What a connection is doing, and since when.
-#[derive(Debug)]
-struct Phases {
-    now: Mutex<(Phase, Instant)>,
-    /// Told when a head begins: that is the one change that brings a deadline nearer.
-    head_began: Notify,
-}
-
-impl Default for Phases {
-    fn default() -> Self {
-        Self {
-            now: Mutex::new((Phase::Head, Instant::now())),
-            head_began: Notify::new(),
-        }
-    }
-}
-
-impl Phases {
-    fn enter(&self, phase: Phase) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = (phase, Instant::now());
-    }
-
-    fn current(&self) -> (Phase, Instant) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn bytes_arrived(&self) {
-        if self.current().0 == Phase::Idle {
-            self.enter(Phase::Head);
-            self.head_began.notify_one();
-        }
-    }
-
-    /// Returns when the phase has lasted longer than it may.
-    async fn overdue(&self, config: &ServeConfig) {
-        loop {
-            let (phase, since) = self.current();
-            let look_again = match phase {
-                Phase::Head => since + config.head_timeout,
-                Phase::Idle => since + config.idle_timeout,
-                // Bodies and answers have deadlines of their own.
-                Phase::Busy => Instant::now() + config.head_timeout.min(config.idle_timeout),
-            };
-            if look_again <= Instant::now() {
-                return;
+/// Returns when what the holder of a seat does has lasted longer than it may, or it is evicted.
+async fn overdue(seat: &Seat, config: &ServeConfig) {
+    loop {
+        let (doing, since) = seat.current();
+        let look_again = match doing {
+            Doing::Head => since + config.head_timeout,
+            Doing::Idle => since + config.idle_timeout,
+            // Bodies and answers have deadlines of their own.
+            Doing::Asked | Doing::Busy => {
+                Instant::now() + config.head_timeout.min(config.idle_timeout)
             }
-            tokio::select! {
-                () = tokio::time::sleep_until(look_again) => {}
-                () = self.head_began.notified() => {}
-            }
+            Doing::Evicted => return,
+        };
+        if look_again <= Instant::now() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(look_again) => {}
+            () = seat.changed.notified() => {}
         }
     }
 }
 
-/// A stream that tells when bytes arrive.
+/// A stream that tells when bytes arrive, and passes on no malformed request.
 struct Watched {
     stream: TcpStream,
-    phase: Arc<Phases>,
+    seat: Arc<Seat>,
+    framing: Framing,
+    /// What is still to be read in place of what is malformed.
+    poison: Option<&'static [u8]>,
+    address: SocketAddr,
+    counts: ServeCounts,
+}
+
+/// Read in place of the first byte that makes a request malformed, this is what no parser takes: the
+/// request is answered 400 where its turn is.
+const POISON: &[u8] = b"\0\r\n\r\n";
+
+impl Watched {
+    fn check(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
+        let Err((at, malformed)) = self.framing.feed(&buffer.filled()[before..]) else {
+            return;
+        };
+        self.counts.0.malformed.fetch_add(1, Ordering::Relaxed);
+        if let Some(held_back) = self.counts.0.malformed_log.pass() {
+            let (peer, reason) = (self.address, malformed);
+            tracing::warn!(%peer, %reason, held_back, "a request is malformed");
+        }
+        buffer.set_filled(before + at);
+        self.poison = Some(POISON);
+        self.pour(buffer);
+    }
+
+    /// Puts into `buffer` what fits of the poison, and says whether there is any at all. Behind it
+    /// the stream is at its end.
+    fn pour(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let Some(poison) = &mut self.poison else {
+            return false;
+        };
+        let (now, later) = poison.split_at(poison.len().min(buffer.remaining()));
+        buffer.put_slice(now);
+        *poison = later;
+        true
+    }
+}
+
+/// How much is read at once of somebody nobody knows: what is read is kept until it is judged.
+const UNKNOWN_READ_BYTES_MAX: usize = 12 * 1024;
+
+fn poll_read_some(
+    stream: &TcpStream,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        ready!(stream.poll_read_ready(cx))?;
+        match stream.try_read_buf(&mut buffer.limit(UNKNOWN_READ_BYTES_MAX)) {
+            Ok(_) => return Poll::Ready(Ok(())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
 }
 
 impl AsyncRead for Watched {
@@ -304,10 +437,19 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.pour(buffer) {
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let is_known = self.seat.current().0 == Doing::Busy;
+        let read = if is_known || buffer.remaining() <= UNKNOWN_READ_BYTES_MAX {
+            Pin::new(&mut self.stream).poll_read(cx, buffer)
+        } else {
+            poll_read_some(&self.stream, cx, buffer)
+        };
         if buffer.filled().len() > before {
-            self.phase.bytes_arrived();
+            self.seat.bytes_arrived();
+            self.check(buffer, before);
         }
         read
     }
@@ -346,8 +488,7 @@ impl AsyncWrite for Watched {
 /// A service that tells when a request begins and when its answer is out.
 struct Watching<S> {
     service: S,
-    phase: Arc<Phases>,
-    peer: Option<Peer>,
+    peer: Peer,
 }
 
 impl<S, B> Service<Request<Incoming>> for Watching<S>
@@ -360,20 +501,22 @@ where
     type Future = WatchedFuture<S::Future>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.phase.enter(Phase::Busy);
-        if let Some(peer) = &self.peer {
-            request.extensions_mut().insert(peer.clone());
-        }
+        let seat = self.peer.seat.clone();
+        seat.enter(Doing::Asked);
+        let asks_for_upgrade = request.headers().contains_key(UPGRADE);
+        request.extensions_mut().insert(self.peer.clone());
         WatchedFuture {
             future: Box::pin(self.service.call(request)),
-            phase: self.phase.clone(),
+            seat,
+            asks_for_upgrade,
         }
     }
 }
 
 struct WatchedFuture<F> {
     future: Pin<Box<F>>,
-    phase: Arc<Phases>,
+    seat: Arc<Seat>,
+    asks_for_upgrade: bool,
 }
 
 impl<F, B> Future for WatchedFuture<F>
@@ -383,22 +526,28 @@ where
     type Output = Result<Response<WatchedBody<B>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let phase = self.phase.clone();
-        self.future.as_mut().poll(cx).map(|Ok(response)| {
+        let seat = self.seat.clone();
+        let asks_for_upgrade = self.asks_for_upgrade;
+        self.future.as_mut().poll(cx).map(|Ok(mut response)| {
+            if asks_for_upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                // What follows such a request is not looked at.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
             Ok(response.map(|body| WatchedBody {
                 body,
-                answered: Answered(phase),
+                answered: Answered(seat),
             }))
         })
     }
 }
 
 /// Tells, when it is dropped, that the next request may come.
-struct Answered(Arc<Phases>);
+struct Answered(Arc<Seat>);
 
 impl Drop for Answered {
     fn drop(&mut self) {
-        self.0.enter(Phase::Idle);
+        self.0.enter(Doing::Idle);
     }
 }
 

@@ -1,11 +1,13 @@
 //! How much memory and disk the bytes of others may take together, and one party of that.
 
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::party::{self, Party, Shared};
+use crate::places::{Place, Places, ShareTaken};
 
 /// Where and from which size on bodies are kept in files.
 #[derive(Clone, Debug)]
@@ -56,6 +58,7 @@ struct Total {
     disk_unwritten: AtomicU64,
     /// Why a file could not be made or written last, if that failed.
     trouble: Mutex<Option<String>>,
+    long_heads: Places,
 }
 
 impl Spool {
@@ -67,6 +70,7 @@ impl Spool {
             disk_taken: AtomicU64::new(0),
             disk_unwritten: AtomicU64::new(0),
             trouble: Mutex::default(),
+            long_heads: Places::new(LONG_HEADS_MAX),
         };
         Self {
             shared: Arc::new(shared),
@@ -155,6 +159,13 @@ impl Spool {
         self.party.as_ref().map_or(whole, share)
     }
 
+    /// A place for one of the heads that are longer than anybody may make this process hold.
+    pub(crate) async fn enter_long_heads(&self) -> Result<Place, ShareTaken> {
+        let address = self.party.as_ref().map(Party::ip);
+        let address = address.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        self.shared.long_heads.enter(address).await
+    }
+
     /// The bound of what cannot go to a file.
     fn memory_max(&self) -> u64 {
         self.config().memory_total_max.max(MEMORY_BYTES_MIN)
@@ -202,6 +213,9 @@ impl Total {
 
 /// So much may always be taken for what cannot go to a file, however small the bound on memory.
 const MEMORY_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
+/// How many heads of more than 16 KiB may be arriving at once: each has up to 260 KiB.
+const LONG_HEADS_MAX: usize = 64;
 
 impl Default for Spool {
     fn default() -> Self {
@@ -304,48 +318,46 @@ impl DiskRoom {
             self.spool.note(&free);
         }
         let free = free?;
-        if let Some(party) = &self.spool.party {
-            // What is there, whether it is taken or not.
-            let written = disk_taken
-                .load(relaxed)
-                .saturating_sub(disk_unwritten.load(relaxed));
-            let free = free.saturating_sub(config.disk_free_min);
-            let whole = written.saturating_add(free).min(max);
-            if !party.take(Shared::Disk, more, whole) {
-                return full(format!(
-                    "no room for {more} bytes: one address may have a share of the {whole} bytes \
-                     that temporary files may have"
-                ));
-            }
-        }
-        let give_back = || {
-            if let Some(party) = &self.spool.party {
-                party.give_back(Shared::Disk, more);
-            }
-        };
-        let taken = disk_taken.fetch_update(relaxed, relaxed, |taken| {
-            taken.checked_add(more).filter(|taken| *taken <= max)
-        });
-        if let Err(taken) = taken {
-            give_back();
+        // What there is for temporary files, taken or not.
+        let written = disk_taken
+            .load(relaxed)
+            .saturating_sub(disk_unwritten.load(relaxed));
+        let whole = written.saturating_add(free.saturating_sub(config.disk_free_min));
+        let whole = whole.min(max);
+        if !party::take(disk_taken, more, max) {
+            let taken = disk_taken.load(relaxed);
             return full(format!(
                 "no room for {more} bytes: temporary files may have {max} together and have {taken}"
             ));
         }
-        self.taken += more;
         let unwritten = disk_unwritten.fetch_add(more, relaxed) + more;
-        self.unwritten += more;
-        if unwritten.saturating_add(config.disk_free_min) > free {
+        let problem = if unwritten.saturating_add(config.disk_free_min) > free {
             if free < config.disk_free_min {
-                self.spool
-                    .note::<()>(&Err(self.spool.shared.too_little(free)));
+                let too_little = self.spool.shared.too_little(free);
+                self.spool.note::<()>(&Err(too_little));
             }
-            return full(format!(
+            Some(format!(
                 "no room for {more} bytes: {free} are free in the folder of temporary files, and {} \
                  have to stay free",
                 config.disk_free_min
-            ));
+            ))
+        } else {
+            let party = self.spool.party.as_ref();
+            let refuses = |party: &&Party| !party.take(Shared::Disk, more, whole);
+            party.filter(refuses).map(|_| {
+                format!(
+                    "no room for {more} bytes: one address may have only a share of the {whole} \
+                     that there are for temporary files"
+                )
+            })
+        };
+        if let Some(problem) = problem {
+            disk_taken.fetch_sub(more, relaxed);
+            disk_unwritten.fetch_sub(more, relaxed);
+            return full(problem);
         }
+        self.taken += more;
+        self.unwritten += more;
         Ok(())
     }
 
@@ -456,7 +468,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parts_of_one_byte_are_joined() {
+    async fn memory_beside_of_parts_of_one_byte_is_that_of_their_bytes() {
         let spool = Spool::default();
         let byte = Bytes::from_static(b"m");
         let buffer = Bytes::from(vec![b'm'; 64 * 1024]);

@@ -10,17 +10,20 @@ use httppubsub_proto::auth::Claim;
 use httppubsub_proto::http::{HEAD_BYTES_MAX, NotifyHead, NotifyResponse, NotifyTrace};
 
 use crate::core::Core;
-use crate::http::reply::{Failure, answer, vouch};
+use crate::http::reply::{Asker, Failure, answer, vouch};
 use crate::http::request::Incoming;
 use crate::measures;
 use crate::notify::{IfFull, Reached, notify as notify_all};
 
-pub(crate) async fn notify(
-    State(core): State<Arc<Core>>,
-    request: Request,
-) -> Result<Response, Failure> {
-    let mut incoming = Incoming::new(&core, request);
-    let _under_way = core.load.begin()?;
+pub(crate) async fn notify(State(core): State<Arc<Core>>, request: Request) -> Response {
+    let asker = Asker::of("NOTIFY", &request);
+    asker.answer(&core, take(&core, request).await)
+}
+
+async fn take(core: &Arc<Core>, request: Request) -> Result<Response, Failure> {
+    let mut incoming = Incoming::new(core, request);
+    // It is turned away before anything is read, and counted when somebody vouches for it.
+    drop(core.load.begin()?);
     let head = incoming
         .body()
         .head(HEAD_BYTES_MAX, NotifyHead::decode)
@@ -38,7 +41,7 @@ pub(crate) async fn notify(
         sha512,
     };
     let spent = incoming.authorize(&claim, tracing).await?;
-    let reached = match take_and_deliver(&core, &mut incoming, &head).await {
+    let reached = match take_and_deliver(core, &mut incoming, &head).await {
         Ok(reached) => reached,
         Err(failure) => return Err(incoming.release(spent, failure)),
     };
@@ -57,7 +60,7 @@ pub(crate) async fn notify(
         sha512,
     };
     let response = NotifyResponse {
-        authorization: vouch(&core, &claim, &trace)?,
+        authorization: vouch(core, &claim, &trace)?,
         tracing: trace.into(),
         subscribers,
         identifier: identifier.clone(),
@@ -70,12 +73,14 @@ async fn take_and_deliver(
     incoming: &mut Incoming<'_>,
     head: &NotifyHead,
 ) -> Result<Reached, Failure> {
+    let _under_way = core.load.begin()?;
     let bytes = head.message_bytes;
     if let Some(bytes_max) = core.config.message_bytes_max
         && bytes > bytes_max
     {
         return Err(Failure::MessageTooLong { bytes, bytes_max });
     }
-    let payload = Payload::fill(incoming.body(), bytes, &head.sha512, &core.spool).await?;
+    let spool = incoming.spool.clone();
+    let payload = Payload::fill(incoming.body(), bytes, &head.sha512, &spool).await?;
     Ok(notify_all(core, head.topic.clone(), payload, IfFull::Fail).await?)
 }

@@ -1,9 +1,12 @@
 //! What is answered, and the one table from failures to statuses.
 
+use std::net::SocketAddr;
+
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderValue, StatusCode};
-use httppubsub_net::{BodyError, FillError, HeadError, Rejected, chain, stamp};
+use httppubsub_net::{BodyError, FillError, HeadError, Peer, Rejected, chain, stamp};
 use httppubsub_proto::auth::{AuthError, CannotAuthorize, Claim};
 use httppubsub_proto::http::UNSUBSCRIBE_IMMEDIATE;
 use httppubsub_proto::wire::DecodeError;
@@ -12,6 +15,7 @@ use httppubsub_store::StoreError;
 use crate::core::Core;
 use crate::load::Overloaded;
 use crate::notify::NotifyError;
+use crate::refusals::Reason;
 use crate::subscriptions::NotASet;
 use crate::urls::UrlRefused;
 
@@ -115,6 +119,53 @@ impl Failure {
         }
     }
 
+    /// As what it is counted; `None` where nothing is wrong with the request.
+    fn reason(&self) -> Option<Reason> {
+        let body = |error: &BodyError| match error {
+            BodyError::Broken { .. } => Reason::BadRequest,
+            BodyError::TooSlow { .. } => Reason::TooSlow,
+            BodyError::TooLong { .. } => Reason::TooLong,
+            BodyError::NoRoom(_) | BodyError::LongHeads => Reason::NoRoom,
+        };
+        let auth = |error: &AuthError| match error {
+            AuthError::Missing => Reason::Unauthorized,
+            AuthError::Wrong(_) => Reason::Forbidden,
+            AuthError::Clock { .. } => Reason::Clock,
+            AuthError::Replayed => Reason::Replayed,
+            AuthError::Unavailable(_) => Reason::Unavailable,
+        };
+        let fill = |error: &FillError| match error {
+            FillError::Body(error) => body(error),
+            FillError::Length { .. } | FillError::Digest { .. } => Reason::BadRequest,
+            FillError::Spool(_) => Reason::NoRoom,
+        };
+        Some(match self {
+            Self::Existed | Self::Absent => return None,
+            Self::Decode(_)
+            | Self::Lists(_)
+            | Self::WrongUrl
+            | Self::WebSocketKey
+            | Self::NoUpgrade
+            | Self::WebSocketVersion
+            | Self::Url(UrlRefused::Scheme(_) | UrlRefused::Unusable { .. }) => Reason::BadRequest,
+            Self::Url(UrlRefused::Forbidden { .. }) => Reason::Url,
+            Self::NoMoreWebSockets(_) => Reason::WebSockets,
+            Self::Body(error) => body(error),
+            Self::Fill(error) => fill(error),
+            Self::MessageTooLong { .. } => Reason::TooLong,
+            Self::Auth(error) => auth(error),
+            Self::Overloaded(_) => Reason::Overloaded,
+            Self::Store(_) | Self::Notify(_) | Self::Authorize(_) => Reason::Unavailable,
+            Self::Rejected(rejected) => match rejected {
+                Rejected::Digest(_) | Rejected::Unwanted => Reason::BadRequest,
+                Rejected::Head(HeadError::Decode(_)) => Reason::BadRequest,
+                Rejected::Head(HeadError::Body(error)) => body(error),
+                Rejected::Auth(error) => auth(error),
+                Rejected::Fill(error) => fill(error),
+            },
+        })
+    }
+
     /// Whether nothing came of the request and the peer may send the very same again.
     pub(crate) fn may_be_repeated(&self) -> bool {
         let status = self.status();
@@ -127,6 +178,7 @@ fn body_status(error: &BodyError) -> StatusCode {
         BodyError::Broken { .. } => StatusCode::BAD_REQUEST,
         BodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
         BodyError::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        BodyError::NoRoom(_) | BodyError::LongHeads => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -149,19 +201,43 @@ fn auth_status(error: &AuthError) -> StatusCode {
     }
 }
 
+/// Who asks for what, kept until it is answered.
+pub(crate) struct Asker {
+    verb: &'static str,
+    peer: Option<SocketAddr>,
+}
+
+impl Asker {
+    pub(crate) fn of(verb: &'static str, request: &Request) -> Self {
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
+        Self { verb, peer }
+    }
+
+    /// The answer, or the reason against one, which is counted.
+    pub(crate) fn answer(&self, core: &Core, answer: Result<Response, Failure>) -> Response {
+        answer.unwrap_or_else(|failure| {
+            self.count(core, &failure);
+            failure.into_response()
+        })
+    }
+
+    pub(crate) fn count(&self, core: &Core, failure: &Failure) {
+        let (status, words) = (failure.status(), chain(failure));
+        match failure.reason() {
+            Some(reason) => {
+                let Self { verb, peer } = *self;
+                core.refusals.refused(reason, verb, peer, status, &words);
+            }
+            None => tracing::debug!(status = status.as_u16(), words, "nothing was changed"),
+        }
+    }
+}
+
 impl IntoResponse for Failure {
     /// The reason, in words; nobody's urls, topics or secrets are in it.
     fn into_response(self) -> Response {
         let status = self.status();
-        let reason = chain(&self);
-        // Of so many, `Load` tells once a second.
-        let is_told_elsewhere = matches!(self, Self::Overloaded(_));
-        if status.is_server_error() && !is_told_elsewhere {
-            tracing::error!(status = status.as_u16(), reason, "a request failed");
-        } else {
-            tracing::debug!(status = status.as_u16(), reason, "a request was refused");
-        }
-        let mut response = (status, format!("{reason}\n")).into_response();
+        let mut response = (status, format!("{}\n", chain(&self))).into_response();
         if status == StatusCode::UPGRADE_REQUIRED {
             let headers = response.headers_mut();
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

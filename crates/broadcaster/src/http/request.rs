@@ -3,7 +3,7 @@
 use axum::body::Body;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use httppubsub_net::{BodyReader, Peer, Spent};
+use httppubsub_net::{BodyReader, Peer, Spent, Spool};
 use httppubsub_proto::auth::Claim;
 use httppubsub_proto::time::Now;
 
@@ -16,17 +16,25 @@ pub(crate) struct Incoming<'a> {
     pub(crate) core: &'a Core,
     pub(crate) parts: Parts,
     pub(crate) now: Now,
+    /// Where room is taken in the name of who sent it.
+    pub(crate) spool: Spool,
     body: Option<BodyReader<Body>>,
 }
 
 impl<'a> Incoming<'a> {
     pub(crate) fn new(core: &'a Core, request: axum::extract::Request) -> Self {
         let (parts, body) = request.into_parts();
-        let body = Some(BodyReader::new(body, core.config.body));
+        let spool = match parts.extensions.get::<Peer>() {
+            Some(peer) => core.spool.for_party(&peer.party),
+            // Somebody else's server.
+            None => core.spool.clone(),
+        };
+        let body = Some(BodyReader::new(body, core.config.body, spool.clone()));
         Self {
             core,
             parts,
             now: core.clock.now(),
+            spool,
             body,
         }
     }
@@ -57,9 +65,18 @@ impl<'a> Incoming<'a> {
         let verdict = core
             .to_broadcaster
             .verify(claim, tracing, self.authorization(), self.now);
-        let peer = self.parts.extensions.get::<Peer>();
+        let peer = self.peer();
         let address = peer.and_then(Peer::network);
-        Ok(cluster::spend_from(core, address, verdict?, self.now).await?)
+        let spent = cluster::spend_from(core, address, verdict?, self.now).await?;
+        if let Some(peer) = self.peer() {
+            peer.vouched();
+        }
+        Ok(spent)
+    }
+
+    /// The connection that it came over, if our own server has it.
+    pub(crate) fn peer(&self) -> Option<&Peer> {
+        self.parts.extensions.get()
     }
 
     /// Takes back that the authorization was spent if `failure` lets the peer send the very same

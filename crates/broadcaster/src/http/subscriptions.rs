@@ -15,27 +15,34 @@ use httppubsub_proto::subscription::Subscription;
 use httppubsub_store::{StoreError, Subscribed, Unsubscribed};
 
 use crate::core::Core;
-use crate::http::reply::{Failure, answer, vouch};
+use crate::http::reply::{Asker, Failure, answer, vouch};
 use crate::http::request::Incoming;
 use crate::subscriptions::announced_set;
 use crate::urls;
 
 type Answer = Result<Response, Failure>;
 
-pub(crate) async fn subscribe_exact(core: State<Arc<Core>>, request: Request) -> Answer {
-    subscribe(&core, request, InterestKind::Exact).await
+pub(crate) async fn subscribe_exact(core: State<Arc<Core>>, request: Request) -> Response {
+    let asker = Asker::of("SUBSCRIBE_EXACT", &request);
+    asker.answer(&core, subscribe(&core, request, InterestKind::Exact).await)
 }
 
-pub(crate) async fn subscribe_glob(core: State<Arc<Core>>, request: Request) -> Answer {
-    subscribe(&core, request, InterestKind::Glob).await
+pub(crate) async fn subscribe_glob(core: State<Arc<Core>>, request: Request) -> Response {
+    let asker = Asker::of("SUBSCRIBE_GLOB", &request);
+    asker.answer(&core, subscribe(&core, request, InterestKind::Glob).await)
 }
 
-pub(crate) async fn unsubscribe_exact(core: State<Arc<Core>>, request: Request) -> Answer {
-    unsubscribe(&core, request, InterestKind::Exact).await
+pub(crate) async fn unsubscribe_exact(core: State<Arc<Core>>, request: Request) -> Response {
+    let asker = Asker::of("UNSUBSCRIBE_EXACT", &request);
+    asker.answer(
+        &core,
+        unsubscribe(&core, request, InterestKind::Exact).await,
+    )
 }
 
-pub(crate) async fn unsubscribe_glob(core: State<Arc<Core>>, request: Request) -> Answer {
-    unsubscribe(&core, request, InterestKind::Glob).await
+pub(crate) async fn unsubscribe_glob(core: State<Arc<Core>>, request: Request) -> Response {
+    let asker = Asker::of("UNSUBSCRIBE_GLOB", &request);
+    asker.answer(&core, unsubscribe(&core, request, InterestKind::Glob).await)
 }
 
 async fn subscribe(core: &Arc<Core>, request: Request, kind: InterestKind) -> Answer {
@@ -113,8 +120,13 @@ async fn unsubscribe(core: &Arc<Core>, request: Request, kind: InterestKind) -> 
     }
 }
 
-pub(crate) async fn check(State(core): State<Arc<Core>>, request: Request) -> Answer {
-    let mut incoming = Incoming::new(&core, request);
+pub(crate) async fn check(core: State<Arc<Core>>, request: Request) -> Response {
+    let asker = Asker::of("CHECK_SUBSCRIPTIONS", &request);
+    asker.answer(&core, check_all(&core, request).await)
+}
+
+async fn check_all(core: &Arc<Core>, request: Request) -> Answer {
+    let mut incoming = Incoming::new(core, request);
     let decode = |bytes: &[u8]| Ok((CheckRequest::decode(bytes)?, bytes.len()));
     let CheckRequest { tracing, url } = incoming.body().head(HEAD_BYTES_MAX, decode).await?;
     let spent = incoming
@@ -123,7 +135,7 @@ pub(crate) async fn check(State(core): State<Arc<Core>>, request: Request) -> An
     let etag = core.store.etag(url.clone()).await;
     let etag = etag.map_err(|error| incoming.release(spent, error.into()))?;
     core.poster.heard_of(&url);
-    let authorization = vouch(&core, &Claim::CheckResponse { etag: &etag }, &[])?;
+    let authorization = vouch(core, &Claim::CheckResponse { etag: &etag }, &[])?;
     let response = CheckResponse {
         authorization,
         tracing: Bytes::new(),
@@ -132,8 +144,13 @@ pub(crate) async fn check(State(core): State<Arc<Core>>, request: Request) -> An
     Ok(answer(StatusCode::OK, response.encode()))
 }
 
-pub(crate) async fn set(State(core): State<Arc<Core>>, request: Request) -> Answer {
-    let mut incoming = Incoming::new(&core, request);
+pub(crate) async fn set(core: State<Arc<Core>>, request: Request) -> Response {
+    let asker = Asker::of("SET_SUBSCRIPTIONS", &request);
+    asker.answer(&core, set_all(&core, request).await)
+}
+
+async fn set_all(core: &Arc<Core>, request: Request) -> Answer {
+    let mut incoming = Incoming::new(core, request);
     let head = incoming
         .body()
         .head(HEAD_BYTES_MAX, SetHead::decode)
@@ -143,8 +160,8 @@ pub(crate) async fn set(State(core): State<Arc<Core>>, request: Request) -> Answ
         etag: &head.etag,
     };
     let spent = incoming.authorize(&claim, &head.tracing).await?;
-    match replace_all(&core, &mut incoming, &head).await {
-        Ok(()) => confirmed(&core, &Claim::SetResponse { etag: &head.etag }),
+    match replace_all(core, &mut incoming, &head).await {
+        Ok(()) => confirmed(core, &Claim::SetResponse { etag: &head.etag }),
         Err(failure) => Err(incoming.release(spent, failure)),
     }
 }
@@ -155,6 +172,8 @@ async fn replace_all(
     head: &SetHead,
 ) -> Result<(), Failure> {
     let lists = incoming.body().rest(core.config.set_bytes_max).await?;
+    // What is made of them takes as much again, and is kept until it is stored.
+    let (lists, _room) = (lists.bytes, lists.room);
     let (announced, egress) = (head.clone(), core.config.post.egress.clone());
     // Half a million entries take a while to read and to hash.
     let judged = tokio::task::spawn_blocking(move || {

@@ -1,5 +1,6 @@
 //! `GET /v1/websocket`: the handshake (`docs/protocol/stateful.md` §1).
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +15,18 @@ use httppubsub_net::{Peer, Socket, accept_key};
 use hyper_util::rt::TokioIo;
 
 use crate::core::Core;
-use crate::http::reply::Failure;
+use crate::http::reply::{Asker, Failure};
 use crate::session;
 
 /// How long the connection may take from the answer to its websocket.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(crate) async fn upgrade(
-    State(core): State<Arc<Core>>,
-    mut request: Request,
-) -> Result<Response, Failure> {
+pub(crate) async fn upgrade(State(core): State<Arc<Core>>, request: Request) -> Response {
+    let asker = Asker::of("websocket", &request);
+    asker.answer(&core, shake_hands(&core, request).await)
+}
+
+async fn shake_hands(core: &Arc<Core>, mut request: Request) -> Result<Response, Failure> {
     let headers = request.headers();
     if !has_token(headers, CONNECTION, "upgrade") || !has_token(headers, UPGRADE, "websocket") {
         return Err(Failure::NoUpgrade);
@@ -42,14 +45,23 @@ pub(crate) async fn upgrade(
     let full = "there are as many websockets as may be";
     let session = core.sessions.clone().try_acquire_owned();
     let session = session.map_err(|_| Failure::NoMoreWebSockets(full))?;
-    let full = "too many websockets have not shown yet who they are";
-    let place = core.unauthenticated.clone().try_acquire_owned();
-    let place = place.map_err(|_| Failure::NoMoreWebSockets(full))?;
-    let (peer, spool) = match request.extensions().get::<Peer>() {
-        Some(peer) => (peer.address.to_string(), core.spool.for_party(&peer.party)),
+    let (ip, peer, spool) = match request.extensions().get::<Peer>() {
+        Some(peer) => {
+            let spool = core.spool.for_party(&peer.party);
+            (peer.address.ip(), peer.address.to_string(), spool)
+        }
         // Somebody else's server.
-        None => ("unknown".to_owned(), core.spool.clone()),
+        None => {
+            let nowhere = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+            (nowhere, "unknown".to_owned(), core.spool.clone())
+        }
     };
+    let full = "too many websockets have not shown yet who they are";
+    let place = tokio::time::timeout(UPGRADE_TIMEOUT, core.unauthenticated.enter(ip)).await;
+    let place = place
+        .ok()
+        .and_then(Result::ok)
+        .ok_or(Failure::NoMoreWebSockets(full))?;
     let upgrade = hyper::upgrade::on(&mut request);
     let config = core.config.websockets.socket.clone();
     let owner = core.clone();

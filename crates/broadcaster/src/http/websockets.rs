@@ -16,7 +16,7 @@ use httppubsub_proto::url::Endpoint;
 use tokio::time::Instant;
 
 use crate::core::Core;
-use crate::http::reply::{Failure, answer, unsubscribe_immediate};
+use crate::http::reply::{Asker, Failure, answer, unsubscribe_immediate};
 use crate::http::request::Incoming;
 use crate::message::Message;
 
@@ -26,9 +26,11 @@ const ROOM_TIMEOUT: Duration = Duration::from_secs(4);
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 pub(crate) async fn receive(State(core): State<Arc<Core>>, request: Request) -> Response {
+    let asker = Asker::of("RECEIVE", &request);
     match receive_or_fail(&core, request).await {
         Ok(response) => response,
         Err(failure) => {
+            asker.count(&core, &failure);
             // Whatever else is wrong costs this delivery, and not the row of all websockets here.
             let ends_the_row = matches!(&failure, Failure::Rejected(Rejected::Unwanted));
             if ends_the_row {
@@ -53,11 +55,13 @@ async fn receive_or_fail(core: &Arc<Core>, request: Request) -> Result<Response,
         return Err(Failure::WrongUrl);
     }
     let authorization = incoming.authorization().map(Bytes::copy_from_slice);
+    let peer = incoming.peer().cloned();
     let judge = Judge {
         urls: &[&core.config.receiver_url],
         authorization: &*core.to_subscriber,
         guard: &core.guard,
-        spool: &core.spool,
+        spool: &incoming.spool.clone(),
+        peer: peer.as_ref(),
     };
     let now = incoming.now;
     let wanted = |topic: &_| core.hub.wants(topic);
@@ -90,11 +94,13 @@ async fn receive_or_fail(core: &Arc<Core>, request: Request) -> Result<Response,
     Ok(answer(StatusCode::OK, confirm.encode()))
 }
 
-pub(crate) async fn missed(
-    State(core): State<Arc<Core>>,
-    request: Request,
-) -> Result<Response, Failure> {
-    let mut incoming = Incoming::new(&core, request);
+pub(crate) async fn missed(State(core): State<Arc<Core>>, request: Request) -> Response {
+    let asker = Asker::of("MISSED", &request);
+    asker.answer(&core, take_missed(&core, request).await)
+}
+
+async fn take_missed(core: &Arc<Core>, request: Request) -> Result<Response, Failure> {
+    let mut incoming = Incoming::new(core, request);
     let url = core.config.missed_url.as_str();
     if !asked_for(&incoming, url) {
         return Err(Failure::WrongUrl);

@@ -8,10 +8,11 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use httppubsub_net::{
-    BodyError, BodyLimits, BodyReader, Clock, FillError, HeadError, Judge, Rejected, ReplayGuard,
-    Spool, chain, first_that_verifies, receive, stamp,
+    BodyError, BodyLimits, BodyReader, Clock, FillError, HeadError, Judge, Peer, Rejected,
+    ReplayGuard, Spool, chain, first_that_verifies, receive, stamp,
 };
 use httppubsub_proto::auth::{AuthError, Authorization, CannotAuthorize, Claim};
 use httppubsub_proto::http::{ConfirmMissed, ConfirmReceive, HEAD_BYTES_MAX, MissedHead};
@@ -63,8 +64,8 @@ enum Turned {
 /// `POST /v1/receive`.
 pub(crate) async fn receive_one(State(inbound): State<Arc<Inbound>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let mut body = BodyReader::new(body, inbound.body);
-    let taken = inbound.take(&parts.headers, &mut body).await;
+    let (mut body, peer) = inbound.read(&parts, body);
+    let taken = inbound.take(&parts.headers, &mut body, peer).await;
     body.abandon();
     taken.unwrap_or_else(|turned| {
         inbound.log(&turned, "RECEIVE");
@@ -75,7 +76,7 @@ pub(crate) async fn receive_one(State(inbound): State<Arc<Inbound>>, request: Re
 /// `POST /v1/recover`.
 pub(crate) async fn recover_one(State(inbound): State<Arc<Inbound>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let mut body = BodyReader::new(body, inbound.body);
+    let (mut body, _) = inbound.read(&parts, body);
     let taken = inbound.take_missed(&parts.headers, &mut body).await;
     body.abandon();
     taken.unwrap_or_else(|turned| {
@@ -85,10 +86,22 @@ pub(crate) async fn recover_one(State(inbound): State<Arc<Inbound>>, request: Re
 }
 
 impl Inbound {
+    /// The body of a request, whose head takes room in the name of who sent it. Messages do not:
+    /// all come from the one broadcaster.
+    fn read<'a>(&self, parts: &'a Parts, body: Body) -> (BodyReader<Body>, Option<&'a Peer>) {
+        let peer = parts.extensions.get::<Peer>();
+        let spool = match peer {
+            Some(peer) => self.spool.for_party(&peer.party),
+            None => self.spool.clone(),
+        };
+        (BodyReader::new(body, self.body, spool), peer)
+    }
+
     async fn take(
         &self,
         headers: &HeaderMap,
         body: &mut BodyReader<Body>,
+        peer: Option<&Peer>,
     ) -> Result<Response, Turned> {
         if self.stopped.is_cancelled() {
             return Err(Turned::ShutDown);
@@ -99,6 +112,7 @@ impl Inbound {
             authorization: &*self.to_subscriber,
             guard: &self.guard,
             spool: &self.spool,
+            peer,
         };
         let (digest, value) = (
             header(headers, &REPR_DIGEST),
@@ -254,6 +268,7 @@ fn body_status(error: &BodyError) -> StatusCode {
         BodyError::Broken { .. } => StatusCode::BAD_REQUEST,
         BodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
         BodyError::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        BodyError::NoRoom(_) | BodyError::LongHeads => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
