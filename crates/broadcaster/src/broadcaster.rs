@@ -181,7 +181,12 @@ impl Broadcaster {
             presets: websockets.presets.iter().map(prepare).collect(),
             sample_room: SampleRoom::new(websockets.samples_bytes_max),
             sessions: semaphore(websockets.sessions_max),
-            unauthenticated: Places::new(websockets.unauthenticated_max),
+            // They take places of sessions, and must not take all.
+            unauthenticated: Places::new(
+                websockets
+                    .unauthenticated_max
+                    .min(websockets.sessions_max.div_ceil(4)),
+            ),
             serve: ServeCounts::default(),
             refusals: Refusals::default(),
             receiver_url: SubscriberUrl::new(config.receiver_url.as_str())?,

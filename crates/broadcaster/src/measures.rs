@@ -3,8 +3,6 @@
 use httppubsub_net::{Places, PostLoad, ServeCounts};
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
-use crate::refusals::Reason;
-
 const NOTIFICATIONS: &str = "httppubsub_notifications_total";
 const MATCHED: &str = "httppubsub_matched_total";
 const DELIVERIES: &str = "httppubsub_deliveries_total";
@@ -179,8 +177,8 @@ pub(crate) fn rejected() {
 }
 
 /// A request was refused for this reason.
-pub(crate) fn refused(reason: &'static str) {
-    counter!(REFUSED, "reason" => reason).increment(1);
+pub(crate) fn refused(reason: Reason) {
+    counter!(REFUSED, "reason" => reason.label()).increment(1);
 }
 
 pub(crate) fn quarantined() {
@@ -198,6 +196,68 @@ pub(crate) fn websocket_cut_off() {
 /// Whether `reason` speaks against sending requests here.
 pub(crate) fn not_ready(reason: &'static str, is_so: bool) {
     gauge!(NOT_READY, "reason" => reason).set(u8::from(is_so));
+}
+
+/// Why a request was refused, as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It is not what its path takes.
+    BadRequest,
+    /// It has no authorization.
+    Unauthorized,
+    /// Its authorization does not vouch for it.
+    Forbidden,
+    /// Its authorization is of another time than that here.
+    Clock,
+    /// Its authorization was used before.
+    Replayed,
+    /// Its url may not be posted to.
+    Url,
+    TooLong,
+    TooSlow,
+    /// There is too much to do.
+    Overloaded,
+    /// There is no memory or disk for it.
+    NoRoom,
+    /// What the broadcaster stands on does not work.
+    Unavailable,
+    /// There are too many websockets.
+    WebSockets,
+}
+
+impl Reason {
+    pub(crate) const ALL: [Self; 12] = [
+        Self::BadRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::Clock,
+        Self::Replayed,
+        Self::Url,
+        Self::TooLong,
+        Self::TooSlow,
+        Self::Overloaded,
+        Self::NoRoom,
+        Self::Unavailable,
+        Self::WebSockets,
+    ];
+
+    /// The value of the label.
+    fn label(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::Clock => "clock",
+            Self::Replayed => "replayed",
+            Self::Url => "url",
+            Self::TooLong => "too_long",
+            Self::TooSlow => "too_slow",
+            Self::Overloaded => "overloaded",
+            Self::NoRoom => "no_room",
+            Self::Unavailable => "unavailable",
+            Self::WebSockets => "websockets",
+        }
+    }
 }
 
 /// What there is at a moment.

@@ -116,7 +116,8 @@ static STDERR: LazyLock<Arc<Lines>> = LazyLock::new(|| Lines::start(Stderr, coun
 
 static STDOUT: LazyLock<Arc<Lines>> = LazyLock::new(|| Lines::start(Stdout, |_| {}, |_| {}));
 
-fn count_dropped(lines: u64) {
+/// Counts lines of the log that nobody read in time.
+pub(crate) fn count_dropped(lines: u64) {
     metrics::counter!("httppubsub_log_lines_dropped_total").increment(lines);
 }
 

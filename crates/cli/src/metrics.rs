@@ -15,6 +15,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::console;
+
 /// Where metrics are read, before anything is counted.
 pub(crate) struct Metrics {
     listener: TcpListener,
@@ -31,6 +33,8 @@ impl Metrics {
         let recorder = PrometheusBuilder::new().build_recorder();
         let recorded = recorder.handle();
         metrics::set_global_recorder(recorder).context("metrics are recorded already")?;
+        // It is there from the start, as are all that the broadcaster counts.
+        console::count_dropped(0);
         Ok(Self {
             address: listener.local_addr()?,
             listener,

@@ -114,7 +114,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "BYTES", default_value = "10MiB", value_parser = units::bytes)]
     spool_above: u64,
 
-    /// How much memory all messages may take together; beyond that even small ones go to files.
+    /// How much memory what others send may take together, messages and what comes with them; beyond
+    /// that even small messages go to files. An address may take a quarter of it, this machine three.
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = units::bytes)]
     spool_memory_max: u64,
 
@@ -163,7 +164,8 @@ pub(crate) struct Serve {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     unsubscribe_immediate: UnsubscribeImmediate,
 
-    /// Connections open at once; others wait.
+    /// Connections open at once; beyond that idle ones make room, and others wait if there are none.
+    /// One address holds at most three times as many as are left free.
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = units::count)]
     connections_max: usize,
 

@@ -495,9 +495,8 @@ fn bodies_beyond_any_use_are_refused_or_ignored() {
     // Entries enough to keep it reading: one byte more than is taken.
     let lists = Filler::new(64 * 1024 * 1024 + 1, 1);
     let mut connection = door.connect();
-    connection
-        .post_with(&door.signer.set_of(&head, b""), &lists)
-        .unwrap();
+    // It is refused by its length, and not read to its end.
+    let _ = connection.post_with(&door.signer.set_of(&head, b""), &lists);
     let response = connection.answer().unwrap().unwrap();
     assert_eq!(response.status, 413, "{}", response.text());
     explains_itself(&response, "SET");
@@ -550,9 +549,9 @@ fn a_message_without_room_on_disk_is_refused_before_it_comes_and_others_are_not(
     for _ in 0..100 {
         assert_eq!(door.notify("t", MESSAGE), 1);
     }
-    // All of it is there for the next.
+    // All that one address may have of it is there for the next.
     for seed in 0..3 {
-        assert_eq!(door.notify_filler("t", &Filler::new(19 * MIB, seed)), 1);
+        assert_eq!(door.notify_filler("t", &Filler::new(15 * MIB, seed)), 1);
     }
     let home = Home::new();
     let reserved = home.serve(&["--db", "memory", "--spool-free-min", "1000000000000000"]);
@@ -590,8 +589,8 @@ fn authorizations_of_odd_shapes_are_forbidden_and_no_error() {
         ("a nonce of 255 bytes", signed(&at, &"n".repeat(255), &code)),
         ("a nonce of 300 bytes", signed(&at, &"n".repeat(300), &code)),
         (
-            "a nonce of 60,000 bytes",
-            signed(&at, &"n".repeat(60_000), &code),
+            "a nonce of 30,000 bytes",
+            signed(&at, &"n".repeat(30_000), &code),
         ),
         ("400 digits", signed(&"9".repeat(400), "n", &code)),
         ("13 digits", signed(&"9".repeat(13), "n", &code)),

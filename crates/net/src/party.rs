@@ -75,6 +75,19 @@ impl Party {
         Self::new(Kind::Connection, self.0.ip, Some(self.clone()))
     }
 
+    /// Whether there are other handles of it, or connections from it.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_of_one_address_with(&self, other: &Self) -> bool {
+        match (&self.0.address, &other.0.address) {
+            (Some(own), Some(other)) => Arc::ptr_eq(&own.0, &other.0),
+            _ => false,
+        }
+    }
+
     fn new(kind: Kind, ip: IpAddr, address: Option<Self>) -> Self {
         Self(Arc::new(Inner {
             kind,

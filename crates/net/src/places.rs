@@ -29,7 +29,10 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Table {
     held: usize,
+    /// Some may hold no place, and yet things that were taken in their name.
     addresses: HashMap<AddressKey, Address>,
+    /// How many addresses there may be before those of which nothing is left are forgotten.
+    addresses_before_sweep: usize,
     next_id: u64,
 }
 
@@ -58,6 +61,9 @@ pub struct Place {
 /// An address holds at most so many times as many places as are left free: three quarters of all if
 /// it is the only one, and there always is a place for one more address.
 const HELD_PER_FREE: usize = 3;
+
+/// How many addresses are kept without looking whether anything is left of them.
+const ADDRESSES_BEFORE_SWEEP_MIN: usize = 64;
 
 /// How many holders are evicted at once, at most: to look for them takes longer than to evict them.
 const EVICTED_AT_ONCE_MAX: usize = 16;
@@ -142,6 +148,7 @@ impl Places {
         let (seat, id) = (Arc::new(Seat::default()), table.next_id);
         table.next_id += 1;
         table.held += 1;
+        table.forget_gone(key);
         let known = table.addresses.entry(key).or_insert_with(|| Address {
             party: Party::address(address),
             seats: BTreeMap::new(),
@@ -168,6 +175,17 @@ enum Entering {
 }
 
 impl Table {
+    /// Makes sure that `key` can be added without keeping ever more addresses.
+    fn forget_gone(&mut self, key: AddressKey) {
+        let max = self.addresses_before_sweep.max(ADDRESSES_BEFORE_SWEEP_MIN);
+        if self.addresses.len() < max || self.addresses.contains_key(&key) {
+            return;
+        }
+        self.addresses
+            .retain(|_, it| !it.seats.is_empty() || it.party.is_shared());
+        self.addresses_before_sweep = self.addresses.len() * 2;
+    }
+
     fn held_by(&self, key: AddressKey) -> usize {
         self.addresses.get(&key).map_or(0, |it| it.seats.len())
     }
@@ -235,9 +253,6 @@ impl Drop for Place {
         table.held -= 1;
         if let Some(address) = table.addresses.get_mut(&self.key) {
             address.seats.remove(&self.id);
-            if address.seats.is_empty() {
-                table.addresses.remove(&self.key);
-            }
         }
         drop(table);
         self.places.0.left.notify_waiters();
@@ -405,7 +420,22 @@ mod tests {
         assert_eq!((places.held(), places.evicted()), (95, 1));
         drop((held, others));
         assert_eq!(places.held(), 0);
-        assert!(places.table().addresses.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_address_is_known_as_long_as_something_is_taken_in_its_name() {
+        let places = Places::new(100_000);
+        let place = places.enter(ONE).await.unwrap();
+        let party = place.party().clone();
+        drop(place);
+        for host in 0..10_000_u32 {
+            let address = IpAddr::V4((0x0a00_0000 + host).into());
+            places.enter(address).await.unwrap();
+        }
+        let known = places.table().addresses.len();
+        assert!(known <= 2 * ADDRESSES_BEFORE_SWEEP_MIN, "{known}");
+        let again = places.enter(ONE).await.unwrap();
+        assert!(again.party().is_of_one_address_with(&party));
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,8 +14,8 @@ use httppubsub_store::StoreError;
 
 use crate::core::Core;
 use crate::load::Overloaded;
+use crate::measures::Reason;
 use crate::notify::NotifyError;
-use crate::refusals::Reason;
 use crate::subscriptions::NotASet;
 use crate::urls::UrlRefused;
 
