@@ -168,6 +168,7 @@ const UNSUBSCRIBE_PATIENCE: Duration = Duration::from_secs(15);
 
 impl Listen {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        self.interests.doubt("listen");
         let interests = self.interests.clone().of("listen");
         if interests.is_empty() {
             usage::wrong("listen", "nothing to listen for: give --exact or --glob");

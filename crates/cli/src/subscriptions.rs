@@ -127,6 +127,7 @@ impl What {
     }
 
     async fn set(&self) -> anyhow::Result<ExitCode> {
+        self.interests.doubt("subscriptions set");
         let (of, set) = self.of("set")?;
         of.set(&set).await?;
         if self.json {
@@ -147,6 +148,9 @@ impl What {
             Change::Add => "add",
             Change::Remove => "remove",
         };
+        if change == Change::Add {
+            self.interests.doubt("subscriptions add");
+        }
         let (of, set) = self.of(verb)?;
         if set.is_empty() {
             let verb = format!("subscriptions {verb}");

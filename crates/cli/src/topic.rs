@@ -6,7 +6,7 @@ use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::topic::Topic;
 
-use crate::{shown, usage};
+use crate::{console, shown, usage};
 
 /// A topic given as text.
 pub(crate) fn parse_topic(text: &str) -> Result<Topic, String> {
@@ -68,6 +68,20 @@ pub(crate) struct Interests {
 }
 
 impl Interests {
+    /// Ends the program if a glob matches nothing, and warns of those that may mean something else
+    /// than was meant. What is only removed or looked at need not be asked.
+    pub(crate) fn doubt(&self, verb: &str) {
+        for glob in &self.glob {
+            match glob.doubt() {
+                Some(doubt) if doubt.matches_nothing() => {
+                    usage::wrong(verb, &format!("--glob '{glob}': {doubt}"));
+                }
+                Some(doubt) => console::say(format_args!("httppubsub: --glob '{glob}': {doubt}")),
+                None => {}
+            }
+        }
+    }
+
     /// All that was given to `verb`, topics first. Ends the program if it cannot be told what is
     /// meant.
     pub(crate) fn of(self, verb: &str) -> Vec<Interest> {

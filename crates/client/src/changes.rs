@@ -105,6 +105,13 @@ async fn begin(
     added.retain(|interest| core.dispatch.add(inbox, interest.clone()));
     let mut new = added.clone();
     new.retain(|interest| wanted.add(interest));
+    for interest in &new {
+        if let Interest::Glob(glob) = interest
+            && let Some(doubt) = glob.doubt()
+        {
+            tracing::warn!(?glob, %doubt, "a glob may not mean what was meant");
+        }
+    }
     let told = match way {
         _ if new.is_empty() => Ok(()),
         Way::Http(urls) if is_better_told_by_set(before + new.len(), new.len()) => {

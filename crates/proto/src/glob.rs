@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use memchr::memmem;
-use once_cell::race::OnceBox;
+use memchr::{memchr_iter, memchr3, memmem};
 
 use crate::limits::FIELD_BYTES_MAX;
-use crate::topic::{Topic, show_text};
+use crate::topic::{Topic, show_quoted, show_text};
 
 /// A pattern over topics: `*` is any run of characters, also none and also across `/`; `?` is
 /// exactly one character; `[…]` is one of a set with ranges, negated by `[^` or `[!`. Everything
@@ -15,15 +14,10 @@ use crate::topic::{Topic, show_text};
 /// nothing. A set that is never closed makes a pattern that matches nothing
 /// (`docs/protocol/subscriptions.md` §3).
 ///
-/// Two patterns are equal when they are spelled alike. It is compiled when it first has to match.
-#[derive(Clone)]
-pub struct GlobPattern(Arc<Inner>);
-
-struct Inner {
-    source: Box<str>,
-    /// In a place of its own, which a pattern that never had to match does not need.
-    program: OnceBox<Program>,
-}
+/// Two patterns are equal when they are spelled alike. Clones share the spelling, which is all that
+/// a pattern needs in memory: it is matched as it is read.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct GlobPattern(Arc<str>);
 
 /// A glob has more bytes than the wire can say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,32 +27,82 @@ pub struct GlobTooLong {
     pub bytes: usize,
 }
 
+/// Why a pattern may not mean what its author meant, although it is legal on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GlobDoubt {
+    /// A set is never closed.
+    #[error("the set that begins at byte {at} is never closed, so the glob matches nothing")]
+    NeverClosed {
+        /// Where its `[` is, from 0.
+        at: usize,
+    },
+    /// A range ends before it begins.
+    #[error("the range {first}-{last} is descending: it stands for {first:?} alone")]
+    Descending {
+        /// Its first character, which is a member of the set.
+        first: char,
+        /// Its last character.
+        last: char,
+    },
+    /// It has no characters.
+    #[error("an empty glob matches only the empty topic")]
+    Empty,
+}
+
+impl GlobDoubt {
+    /// `true` if no topic can match.
+    pub fn matches_nothing(&self) -> bool {
+        match self {
+            Self::NeverClosed { .. } => true,
+            Self::Descending { .. } | Self::Empty => false,
+        }
+    }
+}
+
 impl GlobPattern {
     /// The pattern that is spelled so; every spelling of at most [`FIELD_BYTES_MAX`] bytes is one.
-    pub fn parse(source: impl Into<Box<str>>) -> Result<Self, GlobTooLong> {
+    pub fn parse(source: impl Into<Arc<str>>) -> Result<Self, GlobTooLong> {
         let source = source.into();
         if source.len() > FIELD_BYTES_MAX {
             return Err(GlobTooLong {
                 bytes: source.len(),
             });
         }
-        Ok(Self(Arc::new(Inner {
-            source,
-            program: OnceBox::new(),
-        })))
+        Ok(Self(source))
     }
 
     /// The text of a field of the wire, which cannot be too long.
     pub(crate) fn from_field(source: &str) -> Self {
-        Self(Arc::new(Inner {
-            source: source.into(),
-            program: OnceBox::new(),
-        }))
+        Self(source.into())
     }
 
     /// How it is spelled.
     pub fn as_str(&self) -> &str {
-        &self.0.source
+        &self.0
+    }
+
+    /// How many `*` it has, those in sets included.
+    pub fn stars(&self) -> usize {
+        memchr_iter(b'*', self.0.as_bytes()).count()
+    }
+
+    /// The first reason to doubt that its author meant this.
+    pub fn doubt(&self) -> Option<GlobDoubt> {
+        if self.0.is_empty() {
+            return Some(GlobDoubt::Empty);
+        }
+        let mut doubt = None;
+        let mut rest = &*self.0;
+        while let Some(open) = rest.find('[') {
+            let Some((set, after)) = Set::parse(&rest[open + 1..]) else {
+                let at = self.0.len() - rest.len() + open;
+                return Some(GlobDoubt::NeverClosed { at });
+            };
+            let mut ranges = set.members().filter(|(first, last)| first > last);
+            doubt = doubt.or(ranges.next());
+            rest = after;
+        }
+        doubt.map(|(first, last)| GlobDoubt::Descending { first, last })
     }
 
     /// Whether the whole of `topic` matches. Takes time in proportion to topic × pattern at most.
@@ -67,49 +111,44 @@ impl GlobPattern {
     }
 
     /// Whether the whole of `topic` matches.
+    ///
+    /// The pattern is cut at its stars. What stands between two stars may match at the first place
+    /// where it fits: later places leave less to what follows, never more. So no choice is ever
+    /// taken back.
     pub fn matches_str(&self, topic: &str) -> bool {
-        self.program().matches(topic)
+        let Some((first, rest)) = Segment::cut(&self.0) else {
+            return false;
+        };
+        let Some(start) = first.at_start(topic) else {
+            return false;
+        };
+        let mut left = &topic[start..];
+        let Some(mut pattern) = rest else {
+            return left.is_empty();
+        };
+        loop {
+            match Segment::cut(pattern) {
+                None => return false,
+                Some((last, None)) => return last.is_at_end(left),
+                Some((between, Some(rest))) => match between.find_end(left) {
+                    Some(end) => (left, pattern) = (&left[end..], rest),
+                    None => return false,
+                },
+            }
+        }
     }
 
     /// The text that every matching topic starts with: the pattern up to its first wildcard.
     pub fn literal_prefix(&self) -> &str {
-        let end = self
-            .0
-            .source
-            .find(['*', '?', '['])
-            .unwrap_or(self.0.source.len());
-        &self.0.source[..end]
+        let end = self.0.find(['*', '?', '[']).unwrap_or(self.0.len());
+        &self.0[..end]
     }
 
     /// The text that every matching topic ends with: the pattern after its last wildcard. Empty
     /// where a `]` makes that hard to tell.
     pub fn literal_suffix(&self) -> &str {
-        let start = self
-            .0
-            .source
-            .rfind(['*', '?', '[', ']'])
-            .map_or(0, |at| at + 1);
-        &self.0.source[start..]
-    }
-
-    fn program(&self) -> &Program {
-        self.0
-            .program
-            .get_or_init(|| Box::new(Program::compile(&self.0.source)))
-    }
-}
-
-impl PartialEq for GlobPattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.source == other.0.source
-    }
-}
-
-impl Eq for GlobPattern {}
-
-impl std::hash::Hash for GlobPattern {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.0.source.hash(state);
+        let start = self.0.rfind(['*', '?', '[', ']']).map_or(0, |at| at + 1);
+        &self.0[start..]
     }
 }
 
@@ -122,235 +161,167 @@ impl PartialOrd for GlobPattern {
 /// By the bytes of the spelling, as etags order them.
 impl Ord for GlobPattern {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.source.as_bytes().cmp(other.0.source.as_bytes())
+        self.0.as_bytes().cmp(other.0.as_bytes())
     }
 }
 
-/// Shows a glob for people: quoted, control characters escaped, and cut where it is too long for a
-/// line of a log.
+/// Shows the spelling, with control characters escaped.
 impl std::fmt::Display for GlobPattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        show_text(&self.0.source, f)
+        show_text(&self.0, f)
     }
 }
 
+/// Shows the spelling for a line of a log: quoted, control characters escaped, cut where it is too
+/// long.
 impl std::fmt::Debug for GlobPattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "GlobPattern({self})")
+        show_quoted(&self.0, f)
     }
 }
 
-/// A pattern cut at its stars. What stands between two stars may match at the first place where it
-/// fits: later places leave less to what follows, never more. So no choice is ever taken back.
-enum Program {
-    /// An unclosed set: nothing matches.
-    Nothing,
-    /// No star.
-    Whole(Segment),
-    /// At least one star.
-    Stars {
-        first: Segment,
-        between: Vec<Segment>,
-        last: Segment,
-    },
+/// What stands between two stars: every token takes exactly one character. Its sets are closed.
+#[derive(Clone, Copy)]
+struct Segment<'a> {
+    source: &'a str,
+    is_literal: bool,
 }
 
-impl Program {
-    fn compile(source: &str) -> Self {
-        let mut segments = vec![Vec::new()];
-        let mut chars = source.chars();
-        while let Some(c) = chars.next() {
-            let token = match c {
-                '*' => {
-                    segments.push(Vec::new());
-                    continue;
+impl<'a> Segment<'a> {
+    /// The pattern up to its first star, and what follows that star if there is one; `None` if a
+    /// set before it is never closed.
+    fn cut(pattern: &'a str) -> Option<(Self, Option<&'a str>)> {
+        let (mut at, mut is_literal) = (0, true);
+        while let Some(found) = memchr3(b'*', b'?', b'[', &pattern.as_bytes()[at..]) {
+            let special = at + found;
+            let after = &pattern[special + 1..];
+            match pattern.as_bytes()[special] {
+                b'*' => {
+                    let source = &pattern[..special];
+                    return Some((Self { source, is_literal }, Some(after)));
                 }
+                b'?' => at = special + 1,
+                _ => {
+                    let (_, after) = Set::parse(after)?;
+                    at = pattern.len() - after.len();
+                }
+            }
+            is_literal = false;
+        }
+        let source = pattern;
+        Some((Self { source, is_literal }, None))
+    }
+
+    fn tokens(self) -> impl Iterator<Item = Token<'a>> {
+        let mut source = self.source;
+        std::iter::from_fn(move || {
+            let mut chars = source.chars();
+            let token = match chars.next()? {
                 '?' => Token::Any,
-                '[' => match Set::parse(&mut chars) {
-                    Some(set) => Token::Set(set),
-                    None => return Self::Nothing,
-                },
+                '[' => {
+                    let (set, after) = Set::parse(chars.as_str())?;
+                    source = after;
+                    return Some(Token::Set(set));
+                }
                 c => Token::Char(c),
             };
-            segments
-                .last_mut()
-                .expect("there is always a segment")
-                .push(token);
-        }
-        let last = segments
-            .pop()
-            .map(Segment::new)
-            .expect("there is always a segment");
-        if segments.is_empty() {
-            return Self::Whole(last);
-        }
-        let mut segments = segments.into_iter();
-        let first = segments
-            .next()
-            .map(Segment::new)
-            .expect("there is one before a star");
-        let between = segments
-            .filter(|tokens| !tokens.is_empty())
-            .map(Segment::new)
-            .collect();
-        Self::Stars {
-            first,
-            between,
-            last,
-        }
-    }
-
-    fn matches(&self, topic: &str) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Whole(segment) => segment.at_start(topic) == Some(topic.len()),
-            Self::Stars {
-                first,
-                between,
-                last,
-            } => {
-                let Some(start) = first.at_start(topic) else {
-                    return false;
-                };
-                let Some(end) = last.at_end(topic) else {
-                    return false;
-                };
-                if start > end {
-                    return false;
-                }
-                let mut middle = &topic[start..end];
-                for segment in between {
-                    match segment.find_end(middle) {
-                        Some(end) => middle = &middle[end..],
-                        None => return false,
-                    }
-                }
-                true
-            }
-        }
-    }
-}
-
-/// What stands between two stars: every token takes exactly one character.
-enum Segment {
-    Literal(Box<str>),
-    Tokens(Vec<Token>),
-}
-
-impl Segment {
-    fn new(tokens: Vec<Token>) -> Self {
-        let literal: Option<String> = tokens
-            .iter()
-            .map(|token| match token {
-                Token::Char(c) => Some(*c),
-                Token::Any | Token::Set(_) => None,
-            })
-            .collect();
-        match literal {
-            Some(literal) => Self::Literal(literal.into()),
-            None => Self::Tokens(tokens),
-        }
+            source = chars.as_str();
+            Some(token)
+        })
     }
 
     /// Where it ends if it matches at the start of `topic`.
-    fn at_start(&self, topic: &str) -> Option<usize> {
-        match self {
-            Self::Literal(literal) => topic.starts_with(&**literal).then_some(literal.len()),
-            Self::Tokens(tokens) => {
-                let mut chars = topic.char_indices();
-                for token in tokens {
-                    let (_, c) = chars.next()?;
-                    if !token.matches(c) {
-                        return None;
-                    }
-                }
-                Some(chars.offset())
+    fn at_start(self, topic: &str) -> Option<usize> {
+        if self.is_literal {
+            return topic.starts_with(self.source).then_some(self.source.len());
+        }
+        let mut chars = topic.chars();
+        for token in self.tokens() {
+            if !token.matches(chars.next()?) {
+                return None;
             }
         }
+        Some(topic.len() - chars.as_str().len())
     }
 
-    /// Where it begins if it matches at the end of `topic`.
-    fn at_end(&self, topic: &str) -> Option<usize> {
-        match self {
-            Self::Literal(literal) => topic
-                .ends_with(&**literal)
-                .then(|| topic.len() - literal.len()),
-            Self::Tokens(tokens) => {
-                let mut start = topic.len();
-                let mut chars = topic.char_indices().rev();
-                for token in tokens.iter().rev() {
-                    let (at, c) = chars.next()?;
-                    if !token.matches(c) {
-                        return None;
-                    }
-                    start = at;
-                }
-                Some(start)
+    /// Whether it matches at the end of `topic`.
+    fn is_at_end(self, topic: &str) -> bool {
+        if self.is_literal {
+            return topic.ends_with(self.source);
+        }
+        let mut before = topic.chars();
+        for _ in self.tokens() {
+            if before.next_back().is_none() {
+                return false;
             }
         }
+        let end = &topic[before.as_str().len()..];
+        self.at_start(end) == Some(end.len())
     }
 
     /// Where its first match in `topic` ends.
-    fn find_end(&self, topic: &str) -> Option<usize> {
-        match self {
-            Self::Literal(literal) => {
-                memmem::find(topic.as_bytes(), literal.as_bytes()).map(|at| at + literal.len())
-            }
-            Self::Tokens(tokens) => find_end_of_tokens(tokens, topic),
+    fn find_end(self, topic: &str) -> Option<usize> {
+        if self.is_literal {
+            let found = memmem::find(topic.as_bytes(), self.source.as_bytes());
+            return found.map(|at| at + self.source.len());
         }
+        let tokens = self.tokens().count();
+        if tokens > topic.len() {
+            return None;
+        }
+        self.find_end_of_tokens(tokens, topic)
     }
-}
 
-/// Shift-And: bit `i` of the state says that the tokens up to `i` match the characters just read.
-/// One character costs one pass over the state's words, whatever the tokens are.
-fn find_end_of_tokens(tokens: &[Token], topic: &str) -> Option<usize> {
-    let words = tokens.len().div_ceil(64);
-    let last_bit = 1u64 << ((tokens.len() - 1) % 64);
-    let mut state = vec![0u64; words];
-    let mut masks: HashMap<char, Box<[u64]>> = HashMap::new();
-    let mut uncached: Box<[u64]> = vec![0; words].into();
-    for (at, c) in topic.char_indices() {
-        let mask = if masks.contains_key(&c) || masks.len() * words < CACHED_WORDS_MAX {
-            &*masks.entry(c).or_insert_with(|| {
-                let mut mask: Box<[u64]> = vec![0; words].into();
-                fill_mask(&mut mask, tokens, c);
-                mask
-            })
-        } else {
-            fill_mask(&mut uncached, tokens, c);
-            &*uncached
-        };
-        let mut carry = 1;
-        for (word, mask) in state.iter_mut().zip(mask) {
-            let shifted = (*word << 1) | carry;
-            carry = *word >> 63;
-            *word = shifted & mask;
+    /// Shift-And: bit `i` of the state says that the tokens up to `i` match the characters just
+    /// read. One character costs one pass over the state's words, whatever the tokens are.
+    fn find_end_of_tokens(self, tokens: usize, topic: &str) -> Option<usize> {
+        let words = tokens.div_ceil(64);
+        let last_bit = 1u64 << ((tokens - 1) % 64);
+        let mut state = vec![0u64; words];
+        let mut masks: HashMap<char, Box<[u64]>> = HashMap::new();
+        let mut uncached: Box<[u64]> = vec![0; words].into();
+        for (at, c) in topic.char_indices() {
+            let mask = if masks.contains_key(&c) || masks.len() * words < CACHED_WORDS_MAX {
+                &*masks.entry(c).or_insert_with(|| {
+                    let mut mask: Box<[u64]> = vec![0; words].into();
+                    self.fill_mask(&mut mask, c);
+                    mask
+                })
+            } else {
+                self.fill_mask(&mut uncached, c);
+                &*uncached
+            };
+            let mut carry = 1;
+            for (word, mask) in state.iter_mut().zip(mask) {
+                let shifted = (*word << 1) | carry;
+                carry = *word >> 63;
+                *word = shifted & mask;
+            }
+            if state[words - 1] & last_bit != 0 {
+                return Some(at + c.len_utf8());
+            }
         }
-        if state[words - 1] & last_bit != 0 {
-            return Some(at + c.len_utf8());
+        None
+    }
+
+    fn fill_mask(self, mask: &mut [u64], c: char) {
+        mask.fill(0);
+        for (at, token) in self.tokens().enumerate() {
+            mask[at / 64] |= u64::from(token.matches(c)) << (at % 64);
         }
     }
-    None
 }
 
 /// 1 MiB: enough for every alphabet people use, not enough to hurt.
 const CACHED_WORDS_MAX: usize = 131_072;
 
-fn fill_mask(mask: &mut [u64], tokens: &[Token], c: char) {
-    for (word, tokens) in mask.iter_mut().zip(tokens.chunks(64)) {
-        *word = tokens.iter().enumerate().fold(0, |bits, (bit, token)| {
-            bits | (u64::from(token.matches(c)) << bit)
-        });
-    }
-}
-
-enum Token {
+enum Token<'a> {
     Char(char),
     Any,
-    Set(Set),
+    Set(Set<'a>),
 }
 
-impl Token {
+impl Token<'_> {
     fn matches(&self, c: char) -> bool {
         match self {
             Self::Char(own) => *own == c,
@@ -360,52 +331,51 @@ impl Token {
     }
 }
 
-struct Set {
-    negated: bool,
-    /// Both ends belong to it; a range whose start is above its end holds nothing.
-    ranges: Vec<(char, char)>,
+struct Set<'a> {
+    is_negated: bool,
+    /// What stands between the brackets, without the sign that negates it.
+    source: &'a str,
 }
 
-impl Set {
-    /// Reads on after the `[`; `None` if there is no closing `]`.
-    fn parse(chars: &mut std::str::Chars<'_>) -> Option<Self> {
-        let mut set = Self {
-            negated: false,
-            ranges: Vec::new(),
+impl<'a> Set<'a> {
+    /// Reads on after the `[`, and says what follows its `]`; `None` if there is none.
+    fn parse(after_bracket: &'a str) -> Option<(Self, &'a str)> {
+        let bare = after_bracket.strip_prefix(['^', '!']);
+        let source = bare.unwrap_or(after_bracket);
+        // A `]` that comes first is a member.
+        let from = usize::from(source.starts_with(']'));
+        let close = from + source[from..].find(']')?;
+        let set = Self {
+            is_negated: bare.is_some(),
+            source: &source[..close],
         };
-        let mut c = chars.next()?;
-        if c == '^' || c == '!' {
-            set.negated = true;
-            c = chars.next()?;
-        }
-        if c == ']' {
-            set.ranges.push((c, c));
-            c = chars.next()?;
-        }
+        Some((set, &source[close + 1..]))
+    }
+
+    /// Its members as ranges, both ends included. One whose first is above its last stands for the
+    /// first alone.
+    fn members(&self) -> impl Iterator<Item = (char, char)> + use<'a> {
+        let mut chars = self.source.chars();
+        // The member that a `-` makes the first of a range. A `]` that comes first is none.
         let mut plain_before = None;
-        while c != ']' {
-            let next = chars.clone().next();
-            match (c, plain_before, next) {
-                ('-', Some(start), Some(end)) if end != ']' => {
-                    chars.next();
-                    set.ranges.push((start, end));
-                    plain_before = None;
-                }
-                _ => {
-                    set.ranges.push((c, c));
-                    plain_before = Some(c);
-                }
+        let mut is_first = true;
+        std::iter::from_fn(move || {
+            let c = chars.next()?;
+            let is_bracket = std::mem::take(&mut is_first) && c == ']';
+            if let ('-', Some(first)) = (c, plain_before)
+                && let Some(last) = chars.next()
+            {
+                plain_before = None;
+                return Some((first, last));
             }
-            c = chars.next()?;
-        }
-        Some(set)
+            plain_before = (!is_bracket).then_some(c);
+            Some((c, c))
+        })
     }
 
     fn matches(&self, c: char) -> bool {
-        self.ranges
-            .iter()
-            .any(|(start, end)| (start..=end).contains(&&c))
-            != self.negated
+        let is_member = |(first, last)| (first..=last).contains(&c);
+        self.members().any(is_member) != self.is_negated
     }
 }
 
@@ -465,6 +435,28 @@ mod tests {
         check(&"*?".repeat(30_000), &topic, true);
         check(&format!("*{}[b]*", "?".repeat(32_000)), &topic, false);
         check(&format!("*{}b*", "a".repeat(32_000)), &topic, false);
+    }
+
+    #[test]
+    fn bad_globs_are_told_apart_by_whether_they_match_anything() {
+        let doubt = |glob: &str| GlobPattern::parse(glob).unwrap().doubt();
+        assert_eq!(doubt("a/[b"), Some(GlobDoubt::NeverClosed { at: 2 }));
+        assert_eq!(doubt("[z-a][b"), Some(GlobDoubt::NeverClosed { at: 5 }));
+        let (first, last) = ('z', 'a');
+        assert_eq!(doubt("x[z-a]"), Some(GlobDoubt::Descending { first, last }));
+        assert_eq!(doubt(""), Some(GlobDoubt::Empty));
+        for fine in ["a", "[a-z]", "[]]", "[a-]", "[]-a]", "[^!]*?", "[aa]"] {
+            assert_eq!(doubt(fine), None, "{fine}");
+        }
+        assert!(doubt("[").is_some_and(|it| it.matches_nothing()));
+        assert!(!doubt("[z-a]").is_some_and(|it| it.matches_nothing()));
+    }
+
+    /// A pattern as long as the wire allows takes no memory beside its spelling, however often it
+    /// is matched.
+    #[test]
+    fn glob_oom_a_pattern_is_its_spelling_and_nothing_else() {
+        assert_eq!(size_of::<GlobPattern>(), size_of::<Arc<str>>());
     }
 
     #[test]

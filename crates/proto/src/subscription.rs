@@ -35,11 +35,12 @@ impl Interest {
     }
 }
 
+/// Shows an interest for a line of a log.
 impl std::fmt::Display for Interest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Exact(topic) => write!(f, "exact {topic}"),
-            Self::Glob(glob) => write!(f, "glob {glob}"),
+            Self::Exact(topic) => write!(f, "exact {topic:?}"),
+            Self::Glob(glob) => write!(f, "glob {glob:?}"),
         }
     }
 }

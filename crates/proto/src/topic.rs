@@ -46,12 +46,21 @@ impl Topic {
     }
 }
 
-/// Shows a topic for people: quoted, control characters and bytes that are not UTF-8 escaped, and
-/// cut where it is too long for a line of a log.
+/// Shows the text of a topic, with control characters and bytes that are not UTF-8 escaped.
 impl std::fmt::Display for Topic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.as_str() {
             Some(text) => show_text(text, f),
+            None => write!(f, "{}", self.0.escape_ascii()),
+        }
+    }
+}
+
+/// Shows a topic for a line of a log: quoted, escaped, cut where it is too long.
+impl std::fmt::Debug for Topic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.as_str() {
+            Some(text) => show_quoted(text, f),
             None => {
                 let shown = &self.0[..self.0.len().min(SHOWN_BYTES_MAX)];
                 write!(f, "b\"{}\"", shown.escape_ascii())?;
@@ -64,8 +73,24 @@ impl std::fmt::Display for Topic {
 /// How much of a topic or glob a line of a log shows, in bytes.
 const SHOWN_BYTES_MAX: usize = 200;
 
-/// Shows text that somebody else chose: quoted, escaped, and cut where it is too long for a line.
+/// Shows text that somebody else chose as it stands, except for control characters, which could
+/// upset a terminal.
 pub(crate) fn show_text(text: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    let mut rest = text;
+    while let Some(at) = rest.find(char::is_control) {
+        f.write_str(&rest[..at])?;
+        let mut chars = rest[at..].chars();
+        chars
+            .next()
+            .map_or(Ok(()), |control| write!(f, "{}", control.escape_debug()))?;
+        rest = chars.as_str();
+    }
+    f.write_str(rest)
+}
+
+/// Shows text that somebody else chose for a line of a log: quoted, escaped, and cut where it is too
+/// long.
+pub(crate) fn show_quoted(text: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
     let shown = &text[..text.floor_char_boundary(SHOWN_BYTES_MAX)];
     write!(f, "{shown:?}")?;
     show_cut(shown.len(), text.len(), f)
@@ -76,12 +101,6 @@ fn show_cut(shown: usize, bytes: usize, f: &mut std::fmt::Formatter<'_>) -> std:
         write!(f, "… ({bytes} bytes)")?;
     }
     Ok(())
-}
-
-impl std::fmt::Debug for Topic {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Topic({self})")
-    }
 }
 
 /// Tells one notification, or one delivery of it, from another: at most
@@ -138,11 +157,23 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_is_shown_without_control_characters() {
-        assert_eq!(Topic::new("a\r\nb").unwrap().to_string(), r#""a\r\nb""#);
-        assert_eq!(
-            Topic::new(&b"\xff\x00"[..]).unwrap().to_string(),
-            r#"b"\xff\x00""#
-        );
+    fn topic_display_is_the_text_itself_and_debug_is_for_logs() {
+        for (topic, display, debug) in [
+            (&b"jobs/7 \"x\""[..], r#"jobs/7 "x""#, r#""jobs/7 \"x\"""#),
+            (
+                b"a\r\n\x1b[2J\xc2\x9b",
+                r"a\r\n\u{1b}[2J\u{9b}",
+                r#""a\r\n\u{1b}[2J\u{9b}""#,
+            ),
+            (b"\xff\x00", r"\xff\x00", r#"b"\xff\x00""#),
+        ] {
+            let topic = Topic::new(topic).unwrap();
+            assert_eq!(topic.to_string(), display);
+            assert_eq!(format!("{topic:?}"), debug);
+        }
+        let long = Topic::new("é".repeat(1_000)).unwrap();
+        assert_eq!(long.to_string(), "é".repeat(1_000));
+        let cut = format!("\"{}\"… (2000 bytes)", "é".repeat(100));
+        assert_eq!(format!("{long:?}"), cut);
     }
 }

@@ -46,7 +46,7 @@ async fn take(core: &Arc<Core>, request: Request) -> Result<Response, Failure> {
         Err(failure) => return Err(incoming.release(spent, failure)),
     };
     measures::notified();
-    tracing::debug!(%topic, message_bytes, ?reached, "notified");
+    tracing::debug!(?topic, message_bytes, ?reached, "notified");
     let trace = NotifyTrace {
         received: incoming.now,
         answered: core.clock.now(),

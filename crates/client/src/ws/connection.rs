@@ -626,7 +626,7 @@ impl Running<'_> {
                 self.compressors.retain(|(id, _)| *id != compressor);
             }
             SubscriberEvent::Missed(topic) => {
-                tracing::debug!(%topic, "the broadcaster says that something was missed");
+                tracing::debug!(?topic, "the broadcaster says that something was missed");
                 self.own.tell(ConnectionStatus::Lost);
                 self.own.dispatch.interrupted();
             }

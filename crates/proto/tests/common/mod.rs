@@ -177,7 +177,8 @@ pub(crate) fn url(text: impl AsRef<str>) -> SubscriberUrl {
 }
 
 pub(crate) fn glob(text: impl Into<String>) -> GlobPattern {
-    GlobPattern::parse(text.into()).expect("a recorded glob fits its field")
+    let text: String = text.into();
+    GlobPattern::parse(text).expect("a recorded glob fits its field")
 }
 
 /// The set in the lists `exact` and `globs`, in which globs and recovery urls are hex.
