@@ -132,9 +132,10 @@ impl CheckUrl {
 
 /// What a name resolves to, judged.
 async fn addresses(egress: &Egress, origin: &Origin) -> anyhow::Result<Vec<(IpAddr, Verdict)>> {
-    let resolved = tokio::net::lookup_host((origin.host.as_str(), origin.port)).await;
+    let resolved = httppubsub_net::resolve(&origin.host).await;
     let mut addresses: Vec<_> = resolved
         .context("the name does not resolve")?
+        .into_iter()
         .map(|it| it.ip())
         .collect();
     addresses.dedup();

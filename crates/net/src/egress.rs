@@ -7,10 +7,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use httppubsub_proto::url::{Endpoint, Origin};
 use ipnet::IpNet;
 use tokio::net::TcpStream;
+
+use crate::names;
 
 /// Where may be posted to. Clones share one policy.
 ///
@@ -334,21 +338,20 @@ impl Egress {
         }
     }
 
-    /// The first of the host's allowed addresses that answers. An error that holds a [`Forbidden`]
-    /// says that none is allowed.
+    /// Connects to the first of the host's allowed addresses that answers. An error that holds a
+    /// [`Forbidden`] says that none is allowed.
+    ///
+    /// All connections of this workspace to hosts that somebody named are made here: names are
+    /// resolved with a share of their own, and what is judged is what is connected to.
     pub(crate) async fn connect(&self, origin: &Origin) -> io::Result<TcpStream> {
         self.judge_url(origin).map_err(io::Error::other)?;
-        // What is judged here is what is connected to: nothing is resolved a second time.
-        let resolved = tokio::net::lookup_host((origin.host.as_str(), origin.port)).await?;
+        let resolved = names::resolve(&origin.host).await?;
+        let resolved = resolved.into_iter().map(|mut address| {
+            address.set_port(origin.port);
+            address
+        });
         let allowed = self.only_allowed(origin, resolved);
-        let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for address in allowed.map_err(io::Error::other)? {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => refused = error,
-            }
-        }
-        Err(refused)
+        first_that_answers(allowed.map_err(io::Error::other)?).await
     }
 
     /// Those of the addresses that are allowed; an error if there are some and none is.
@@ -370,6 +373,49 @@ impl Egress {
             _ => Ok(allowed),
         }
     }
+}
+
+/// Tries one address after the other, without waiting for one that is silent (RFC 8305 §5).
+async fn first_that_answers(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut left = in_turn_of_families(addresses).into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    loop {
+        match left.next() {
+            Some(address) => attempts.push(TcpStream::connect(address)),
+            None if attempts.is_empty() => return Err(refused),
+            None => {}
+        }
+        tokio::select! {
+            Some(connected) = attempts.next() => match connected {
+                Ok(stream) => return Ok(stream),
+                Err(error) => refused = error,
+            },
+            () = tokio::time::sleep(NEXT_ATTEMPT_DELAY), if left.len() > 0 => {}
+        }
+    }
+}
+
+/// How long an address is tried alone before the next is tried beside it (RFC 8305 §8).
+const NEXT_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// So many addresses of a name are tried: each may need a socket.
+const ATTEMPTS_MAX: usize = 6;
+
+/// In the order of the system, but of both families by turns (RFC 8305 §4): it may be that only one of
+/// them reaches anybody.
+fn in_turn_of_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let begins_with_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == begins_with_v6);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let pairs = std::iter::from_fn(|| match (first.next(), second.next()) {
+        (None, None) => None,
+        pair => Some(pair),
+    });
+    let by_turns = pairs.flat_map(|(one, other)| one.into_iter().chain(other));
+    by_turns.take(ATTEMPTS_MAX).collect()
 }
 
 fn ruled(rule: &EgressRule) -> Result<Allowed, Forbidden> {
@@ -924,6 +970,65 @@ mod tests {
                 assert_eq!(refusal(&Egress::anything(), url), None, "{url}");
             }
         }
+    }
+
+    #[test]
+    fn the_families_of_addresses_take_turns() {
+        let order = |addresses: &[&str]| -> Vec<String> {
+            let address = |text: &&str| SocketAddr::new(text.parse().unwrap(), 1);
+            let ordered = in_turn_of_families(addresses.iter().map(address).collect());
+            ordered.iter().map(|it| it.ip().to_string()).collect()
+        };
+        let (a, b, c) = ("1.1.1.1", "1.1.1.2", "1.1.1.3");
+        assert_eq!(
+            order(&["::1", "::2", "::3", a, b]),
+            ["::1", a, "::2", b, "::3"]
+        );
+        assert_eq!(order(&[a, b, c, "::1"]), [a, "::1", b, c]);
+        assert_eq!(order(&[a; 20]).len(), ATTEMPTS_MAX);
+        assert_eq!(order(&[]), [""; 0]);
+    }
+
+    /// An address at which connections are neither accepted nor refused.
+    async fn silent() -> (SocketAddr, Vec<TcpStream>, tokio::net::TcpListener) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let connecting = TcpStream::connect(address);
+            match tokio::time::timeout(Duration::from_millis(500), connecting).await {
+                Ok(connected) => waiting.push(connected.unwrap()),
+                // There is no room for another that nobody accepts.
+                Err(_) => return (address, waiting, listener),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn dead_address_is_passed_while_it_is_still_being_tried() {
+        let (silent, _waiting, _listener) = silent().await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let refusing = gone.local_addr().unwrap();
+        drop(gone);
+        for addresses in [
+            vec![silent, good],
+            vec![silent, silent, refusing, good],
+            vec![refusing, good],
+        ] {
+            let began = std::time::Instant::now();
+            let stream = first_that_answers(addresses.clone()).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), good);
+            let delays = addresses.iter().filter(|it| **it == silent).count();
+            assert!(began.elapsed() >= NEXT_ATTEMPT_DELAY * u32::try_from(delays).unwrap());
+        }
+        let error = first_that_answers(vec![refusing]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let error = first_that_answers(Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
     }
 
     #[tokio::test]

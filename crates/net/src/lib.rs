@@ -9,6 +9,7 @@ mod framing;
 mod http1;
 mod identity;
 mod log_limit;
+mod names;
 mod nonce;
 mod party;
 mod payload;
@@ -35,6 +36,7 @@ pub use egress::{
 pub use httppubsub_proto::reason::chain;
 pub use identity::identity;
 pub use log_limit::LogLimit;
+pub use names::{LookUps, look_ups, resolve};
 pub use nonce::{random_bytes, stamp};
 pub use party::Party;
 pub use payload::{FillError, Payload, PayloadReader, PayloadWriter};

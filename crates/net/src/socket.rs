@@ -15,7 +15,6 @@ use httppubsub_proto::session::{Outgoing, OutgoingBody};
 use httppubsub_proto::time;
 use httppubsub_proto::url::{Endpoint, Scheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -26,6 +25,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, handshake};
 
 use crate::agent::USER_AGENT;
+use crate::egress::Egress;
 use crate::payload::Payload;
 use crate::spool::{Reservation, Spool};
 use crate::tls::Tls;
@@ -576,7 +576,7 @@ fn endpoint(url: &str) -> Result<Endpoint, ConnectError> {
 async fn open(endpoint: &Endpoint, config: SocketConfig) -> Result<Socket, ConnectError> {
     static TLS: OnceLock<Tls> = OnceLock::new();
     let origin = endpoint.origin();
-    let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await;
+    let stream = Egress::anything().connect(origin).await;
     let stream = stream.map_err(ConnectError::Connect)?;
     stream.set_nodelay(true).map_err(ConnectError::Connect)?;
     let stream: Box<dyn Connection> = match origin.scheme {
