@@ -34,6 +34,7 @@ pub(crate) struct Connection {
     input: BytesMut,
     /// What is to be sent first.
     output: Vec<u8>,
+    opened: Instant,
     #[expect(dead_code, reason = "it is there to be given back with the connection")]
     place: OwnedSemaphorePermit,
 }
@@ -121,9 +122,15 @@ impl Connection {
         Self {
             stream,
             place,
+            opened: Instant::now(),
             input: BytesMut::new(),
             output: Vec::new(),
         }
+    }
+
+    /// When it was made.
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
     }
 
     /// Whether the peer has neither closed it nor said something unasked.

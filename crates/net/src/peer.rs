@@ -155,13 +155,14 @@ impl Peer {
         }
     }
 
-    pub(crate) fn keep(&self, connection: Box<Connection>, idle_max: usize) {
+    /// Keeps a connection for what comes next, unless there are enough or it is older than `age_max`:
+    /// what the peer's name resolves to may be something else by now.
+    pub(crate) fn keep(&self, connection: Box<Connection>, idle_max: usize, age_max: Duration) {
+        let since = Instant::now();
+        let is_old = since.saturating_duration_since(connection.opened()) >= age_max;
         let mut idle = self.idle();
-        if idle.len() < idle_max {
-            idle.push(Idle {
-                connection,
-                since: Instant::now(),
-            });
+        if idle.len() < idle_max && !is_old {
+            idle.push(Idle { connection, since });
         }
     }
 

@@ -59,6 +59,9 @@ pub struct PostConfig {
     pub idle_per_peer_max: usize,
     /// For how long. Default 30 s.
     pub idle_timeout: Duration,
+    /// How old a connection may be that is used again. One that is always in use would lead for ever
+    /// to where the peer's name led once. Default 5 min.
+    pub connection_age_max: Duration,
     /// Peers, by host and port as their urls say, that are reached at another address than their
     /// name resolves to. They are named by whoever runs the program, so `egress` is not asked.
     /// Default: none.
@@ -106,6 +109,7 @@ impl Default for PostConfig {
             breaker: None,
             idle_per_peer_max: 64,
             idle_timeout: Duration::from_secs(30),
+            connection_age_max: Duration::from_secs(300),
             pins: HashMap::new(),
             egress: Egress::default(),
             answer_bytes_max: 132 * 1024,
@@ -552,7 +556,8 @@ impl Poster {
         // Nobody waits for its place.
         let is_to_spare = self.0.connections.available_permits() > 0;
         if is_open && is_to_spare {
-            target.peer.keep(connection, config.idle_per_peer_max);
+            let (idle_max, age_max) = (config.idle_per_peer_max, config.connection_age_max);
+            target.peer.keep(connection, idle_max, age_max);
         }
         Ok(Answer { status, body })
     }
