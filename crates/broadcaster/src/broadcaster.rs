@@ -23,10 +23,11 @@ use crate::cluster::{self, JoinError};
 use crate::config::{Authorizations, Config, Preset};
 use crate::core::Core;
 use crate::forbidden::ForbiddenPeers;
+use crate::globs::GlobLimits;
 use crate::heartbeat::Heartbeat;
 use crate::hub::Hub;
 use crate::in_flight::InFlight;
-use crate::index::Index;
+use crate::index::{Index, IndexLimits};
 use crate::load::Load;
 use crate::measures::{self, Levels};
 use crate::others::Others;
@@ -144,7 +145,14 @@ impl Broadcaster {
             return Err(StartError::Spool { folder, source });
         }
         let poster = Poster::new(config.post.clone());
-        let index = Arc::new(Index::new(poster.clone()));
+        let limits = IndexLimits {
+            globs: GlobLimits {
+                bytes_max: config.glob_bytes_max,
+            },
+            receiver: SubscriberUrl::new(config.receiver_url.as_str())?,
+        };
+        let glob_limits = limits.globs;
+        let index = Arc::new(Index::new(poster.clone(), limits));
         store.watch(index.clone()).await?;
         tracing::info!(subscriptions = index.len(), "loaded the subscriptions");
         let websockets = &config.websockets;
@@ -169,6 +177,7 @@ impl Broadcaster {
         let core = Arc::new(Core {
             store,
             index,
+            glob_limits,
             hub: Hub::default(),
             in_flight: InFlight::default(),
             others: Others::new(identity),
@@ -269,6 +278,7 @@ impl Broadcaster {
             websockets: sessions_max.saturating_sub(sessions_free),
             deliveries: core.load.deliveries(),
             requests: core.poster.load(),
+            look_ups: httppubsub_net::look_ups(),
             spool_memory: core.spool.memory_used(),
             spool_disk: core.spool.disk_used(),
             broadcasters: core.others.alive(),

@@ -64,6 +64,10 @@ pub struct Config {
     /// Longest body of a SET_SUBSCRIPTIONS, in bytes; longer ones are answered 413. Default 64 MiB,
     /// some half a million subscriptions.
     pub set_bytes_max: usize,
+    /// Longest glob that may be subscribed, in bytes; longer ones are answered 400, as are those with
+    /// more than 64 stars. Stored ones beyond that get no deliveries. Default 4,096: people write
+    /// some dozens, and what it takes to match one grows with its length.
+    pub glob_bytes_max: usize,
     /// How many subscribers one confirmation may stand for; what it claims beyond is not counted.
     /// Default 1,000,000.
     pub subscribers_per_confirmation_max: u32,
@@ -354,6 +358,7 @@ impl Default for Config {
             body: BodyLimits::default(),
             message_bytes_max: None,
             set_bytes_max: 64 * 1024 * 1024,
+            glob_bytes_max: 4_096,
             subscribers_per_confirmation_max: 1_000_000,
             quarantine: None,
             missed: MissedSchedule::default(),

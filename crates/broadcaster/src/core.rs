@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::busy_poll::BusyPoll;
 use crate::config::{Config, Preset};
 use crate::forbidden::ForbiddenPeers;
+use crate::globs::GlobLimits;
 use crate::heartbeat::Heartbeat;
 use crate::hub::Hub;
 use crate::in_flight::InFlight;
@@ -31,6 +32,7 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) index: Arc<Index>,
+    pub(crate) glob_limits: GlobLimits,
     pub(crate) hub: Hub,
     pub(crate) in_flight: InFlight,
     pub(crate) others: Others,

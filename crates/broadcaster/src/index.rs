@@ -1,19 +1,18 @@
 //! All subscriptions, in memory and ready to be matched: the store is never asked on the way of a
 //! notification.
 
-use std::collections::BTreeMap;
-use std::collections::hash_map::Entry;
-use std::hash::BuildHasher as _;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use hashbrown::HashTable;
-use httppubsub_net::{Poster, Target};
+use httppubsub_net::{Poster, Target, chain};
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::{Interest, Subscription};
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::{EndpointError, SubscriberUrl};
 use httppubsub_store::{Change, Observer};
-use rustc_hash::{FxBuildHasher, FxHashMap};
+
+use crate::globs::{GlobLimits, GlobRefused, Globs, Key, Snapshot, hash, in_turn};
+use crate::urls;
 
 /// One subscription, ready for deliveries.
 #[derive(Debug)]
@@ -95,11 +94,6 @@ enum Removed {
     Last,
 }
 
-/// Of tables whose entries know what they are found by.
-fn hash(key: &[u8]) -> u64 {
-    FxBuildHasher.hash_one(key)
-}
-
 /// The rows of topics, each found by the topic that its rows hold.
 #[derive(Debug, Default)]
 struct Exacts(HashTable<Rows<()>>);
@@ -115,6 +109,11 @@ impl Exacts {
     fn get(&self, topic: &Topic) -> Option<&Rows<()>> {
         let topic = topic.as_bytes();
         self.0.find(hash(topic), |it| Self::topic_of(it) == topic)
+    }
+
+    fn rows(&self, topic: &Topic) -> Vec<Arc<Row>> {
+        self.get(topic)
+            .map_or_else(Vec::new, |rows| rows.as_slice().to_vec())
     }
 
     fn add(&mut self, topic: &[u8], row: Arc<Row>) {
@@ -149,73 +148,143 @@ impl Exacts {
 #[derive(Debug)]
 pub(crate) struct Index {
     poster: Poster,
+    limits: IndexLimits,
     tables: RwLock<Tables>,
-    /// What takes the place of `tables` when a reload has ended.
-    reloading: Mutex<Option<Tables>>,
+    reload: Mutex<Reload>,
 }
 
+/// Which stored rows are passed over: others wrote them, or they are of before there were limits.
+#[derive(Clone, Debug)]
+pub(crate) struct IndexLimits {
+    /// Rows of other globs are passed over.
+    pub(crate) globs: GlobLimits,
+    /// Where this broadcaster receives for its websockets.
+    pub(crate) receiver: SubscriberUrl,
+}
+
+/// Why a stored row is passed over.
+#[derive(Debug, thiserror::Error)]
+enum PassedOver {
+    #[error(transparent)]
+    Glob(#[from] GlobRefused),
+    #[error(
+        "its url is another spelling of one at which a broadcaster receives for its websockets"
+    )]
+    Spelling,
+}
+
+impl IndexLimits {
+    fn judge(&self, subscription: &Subscription) -> Result<(), PassedOver> {
+        if urls::is_another_spelling(&subscription.url, &self.receiver) {
+            return Err(PassedOver::Spelling);
+        }
+        Ok(self.globs.judge(&subscription.interest)?)
+    }
+}
+
+/// What is gathered until a reload has ended.
+#[derive(Debug, Default)]
+struct Reload {
+    /// What takes the place of the tables then.
+    tables: Option<Tables>,
+    passed_over: usize,
+}
+
+/// What is known of the rows of a topic at once.
+enum Begun {
+    All(Vec<Arc<Row>>),
+    /// These, and those of the globs that match.
+    Some(Vec<Arc<Row>>, Snapshot),
+    /// Even what may match is to be looked for elsewhere.
+    Nothing,
+}
+
+/// Longer topics have so many parts that globs are found by that looking them up takes a while.
+const LONG_TOPIC_BYTES: usize = 4_096;
+
+/// How many rows are looked up at a time, for the sake of those who change something meanwhile.
+const ROWS_AT_A_TIME: usize = 1_024;
+
 impl Index {
-    pub(crate) fn new(poster: Poster) -> Self {
+    pub(crate) fn new(poster: Poster, limits: IndexLimits) -> Self {
         Self {
             poster,
+            limits,
             tables: RwLock::default(),
-            reloading: Mutex::default(),
+            reload: Mutex::default(),
         }
     }
 
-    /// Every row that a notification on `topic` goes to.
-    pub(crate) fn matching(&self, topic: &Topic) -> Vec<Arc<Row>> {
-        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<Arc<Row>> = Vec::new();
-        if let Some(rows) = tables.exacts.get(topic) {
-            found.extend_from_slice(rows.as_slice());
-        }
-        if let Some(text) = topic.as_str() {
-            tables.globs.candidates(text, |glob| {
-                if glob.matches_str(text)
-                    && let Some(rows) = tables.globs.rows(glob)
-                {
-                    found.extend_from_slice(rows.as_slice());
-                }
-            });
-        }
-        found
-    }
-
-    /// The same for a topic so long that matching may take a while: nobody waits for it meanwhile.
-    pub(crate) async fn matching_long(&self, topic: &Topic) -> Vec<Arc<Row>> {
-        let (mut found, candidates) = {
-            let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-            let found = tables
-                .exacts
-                .get(topic)
-                .map_or_else(Vec::new, |rows| rows.as_slice().to_vec());
-            let mut candidates: Vec<(GlobPattern, Rows<Key>)> = Vec::new();
-            if let Some(text) = topic.as_str() {
-                tables.globs.candidates(text, |glob| {
-                    let rows = tables.globs.rows(glob).cloned();
-                    candidates.extend(rows.map(|rows| (glob.clone(), rows)));
-                });
-            }
-            (found, candidates)
+    /// Every row that a notification on `topic` goes to. What takes longer than a moment to find
+    /// out is found out beside the runtime.
+    pub(crate) async fn matching(self: &Arc<Self>, topic: &Topic) -> Vec<Arc<Row>> {
+        let begun = match topic.as_bytes().len() {
+            ..=LONG_TOPIC_BYTES => self.begin_to_match(topic),
+            _ => Begun::Nothing,
         };
-        let topic = topic.clone();
-        let matching = tokio::task::spawn_blocking(move || {
-            let matching = candidates
-                .into_iter()
-                .filter(|(glob, _)| glob.matches(&topic));
-            matching.map(|(_, rows)| rows).collect::<Vec<_>>()
-        });
-        for rows in matching.await.expect("matching a glob does not panic") {
-            found.extend_from_slice(rows.as_slice());
+        let (mut found, snapshot) = match begun {
+            Begun::All(found) => return found,
+            Begun::Some(found, snapshot) => (found, snapshot),
+            Begun::Nothing => {
+                let (index, topic) = (self.clone(), topic.clone());
+                in_turn(move || index.snapshot(&topic)).await
+            }
+        };
+        let globs = snapshot.matching(topic).await;
+        if globs.len() <= ROWS_AT_A_TIME {
+            self.rows_of(&globs, &mut found);
+            return found;
         }
-        found
+        let index = self.clone();
+        in_turn(move || {
+            for globs in globs.chunks(ROWS_AT_A_TIME) {
+                index.rows_of(globs, &mut found);
+            }
+            found
+        })
+        .await
+    }
+
+    fn begin_to_match(&self, topic: &Topic) -> Begun {
+        let tables = self.tables();
+        let mut found = tables.exacts.rows(topic);
+        let Some(text) = topic.as_str() else {
+            return Begun::All(found);
+        };
+        let candidates = tables.globs.found_by.candidates(text);
+        let matching = candidates.matching_at_once(text, |glob| {
+            found.extend_from_slice(tables.globs.rows(glob));
+        });
+        match matching {
+            Ok(()) => Begun::All(found),
+            Err(snapshot) => Begun::Some(found, snapshot),
+        }
+    }
+
+    fn snapshot(&self, topic: &Topic) -> (Vec<Arc<Row>>, Snapshot) {
+        let tables = self.tables();
+        let found = tables.exacts.rows(topic);
+        let text = topic.as_str();
+        let candidates = text.map(|text| tables.globs.found_by.candidates(text));
+        let snapshot = candidates.map(|it| it.snapshot()).unwrap_or_default();
+        (found, snapshot)
+    }
+
+    fn rows_of(&self, globs: &[GlobPattern], found: &mut Vec<Arc<Row>>) {
+        let tables = self.tables();
+        for glob in globs {
+            found.extend_from_slice(tables.globs.rows(glob));
+        }
+    }
+
+    fn tables(&self) -> std::sync::RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every row there is.
     #[cfg(test)]
     pub(crate) fn rows(&self) -> Vec<Arc<Row>> {
-        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let tables = self.tables();
         let exacts = tables.exacts.0.iter().map(Rows::as_slice);
         let globs = tables.globs.all.iter().map(Rows::as_slice);
         exacts.chain(globs).flatten().cloned().collect()
@@ -223,10 +292,7 @@ impl Index {
 
     /// How many rows there are.
     pub(crate) fn len(&self) -> usize {
-        self.tables
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .rows
+        self.tables().rows
     }
 
     /// `true` if a url has a row of this interest.
@@ -240,7 +306,7 @@ impl Index {
                 .is_some_and(|it| is_of_url(it.as_slice())),
             Interest::Glob(glob) => tables
                 .globs
-                .rows(glob)
+                .get(glob)
                 .is_some_and(|it| is_of_url(it.as_slice())),
         }
     }
@@ -248,39 +314,62 @@ impl Index {
 
 impl Observer for Index {
     fn observe(&self, changes: &[Change]) {
-        let mut reloading = self
-            .reloading
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut reload = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
         let tables = || self.tables.write().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             match change {
                 Change::ReloadBegan { exacts, globs } => {
-                    *reloading = Some(Tables::with_room(*exacts, *globs));
+                    reload.tables = Some(Tables::with_room(*exacts, *globs));
                 }
                 Change::ReloadEnded => {
-                    if let Some(loaded) = reloading.take() {
+                    if let Some(loaded) = reload.tables.take() {
                         // The old ones are dropped after the lock is free again.
                         let _old = std::mem::replace(&mut *tables(), loaded);
                     }
                 }
-                Change::Added(subscription) => match &mut *reloading {
-                    Some(loading) => loading.add(subscription, &self.poster),
-                    None => tables().add(subscription, &self.poster),
-                },
-                Change::Removed { url, interest } => match &mut *reloading {
+                Change::Added(subscription) => {
+                    if let Err(why) = self.limits.judge(subscription) {
+                        if reload.passed_over == 0 {
+                            warn_of(subscription, &why);
+                        }
+                        reload.passed_over += 1;
+                        continue;
+                    }
+                    match &mut reload.tables {
+                        Some(loading) => loading.add(subscription, &self.poster),
+                        None => tables().add(subscription, &self.poster),
+                    }
+                }
+                Change::Removed { url, interest } => match &mut reload.tables {
                     Some(loading) => loading.remove(url, interest),
                     None => tables().remove(url, interest),
                 },
             }
         }
+        if reload.tables.is_none() {
+            let rows = std::mem::take(&mut reload.passed_over);
+            if rows > 1 {
+                tracing::warn!(rows, "as many stored subscriptions are passed over");
+            }
+        }
     }
+}
+
+/// There may be a million of them, so only of the first is said which it is.
+fn warn_of(subscription: &Subscription, why: &PassedOver) {
+    let Subscription { url, interest, .. } = subscription;
+    tracing::warn!(
+        subscriber = %url,
+        %interest,
+        why = chain(why),
+        "a stored subscription is passed over: nothing is delivered to it"
+    );
 }
 
 #[derive(Debug, Default)]
 struct Tables {
     exacts: Exacts,
-    globs: Globs,
+    globs: GlobRows,
     /// Each with the number of its rows.
     subscribers: HashTable<(Arc<Subscriber>, usize)>,
     rows: usize,
@@ -307,13 +396,15 @@ impl Tables {
         self.rows += 1;
         let known = match interest {
             Interest::Exact(topic) => self.exacts.get(topic).map(Rows::interest),
-            Interest::Glob(glob) => self.globs.rows(glob).map(Rows::interest),
+            Interest::Glob(glob) => self.globs.get(glob).map(Rows::interest),
         };
+        // Nobody else's notices go to all websockets of a broadcaster.
+        let recovery = recovery.as_ref().filter(|it| urls::may_recover_at(url, it));
         let row = Arc::new(Row {
             subscriber,
             // One for all.
             interest: known.unwrap_or(interest).clone(),
-            recovery: recovery.clone(),
+            recovery: recovery.cloned(),
         });
         match interest {
             Interest::Exact(topic) => self.exacts.add(topic.as_bytes(), row),
@@ -359,86 +450,14 @@ impl Tables {
     }
 }
 
-/// All globs, each found by something that every topic it matches must have: how it begins, how it
-/// ends, or three bytes somewhere in it. Of these, what fewest others are found by.
-#[derive(Debug)]
-struct Globs {
+/// The rows of globs, each found by the glob that its rows hold.
+#[derive(Debug, Default)]
+struct GlobRows {
     all: HashTable<Rows<Key>>,
-    by_prefix: ByEnd,
-    by_suffix: ByEnd,
-    by_gram: FxHashMap<Gram, FoundAlike>,
-    /// Those that have nothing of that kind.
-    others: Vec<GlobPattern>,
+    found_by: Globs,
 }
 
-/// What a glob is found by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
-    /// Its literal prefix, as far as [`prefix`] goes.
-    Prefix,
-    /// Its literal suffix, as far as [`suffix`] goes.
-    Suffix,
-    Gram(Gram),
-    Other,
-}
-
-type Gram = [u8; 3];
-
-#[derive(Debug)]
-struct ByEnd {
-    /// [`prefix`] or [`suffix`].
-    end: fn(&GlobPattern) -> &[u8],
-    globs: HashTable<FoundAlike>,
-    /// How many ends there are of each length.
-    lengths: BTreeMap<usize, usize>,
-}
-
-/// Longer ends are cut to this many bytes, so that one notification looks up no more than this
-/// many of them. Of so many grams a glob's is chosen.
-const END_BYTES_MAX: usize = 64;
-
-fn prefix(glob: &GlobPattern) -> &[u8] {
-    let bytes = glob.literal_prefix().as_bytes();
-    &bytes[..bytes.len().min(END_BYTES_MAX)]
-}
-
-fn suffix(glob: &GlobPattern) -> &[u8] {
-    let bytes = glob.literal_suffix().as_bytes();
-    &bytes[bytes.len().saturating_sub(END_BYTES_MAX)..]
-}
-
-/// Bytes that every topic has that the glob matches.
-fn grams(glob: &GlobPattern) -> impl Iterator<Item = Gram> {
-    let source = glob.as_str();
-    // What lies between brackets need not be there.
-    let (before, after) = match source.find('[') {
-        None => (source, ""),
-        Some(open) => {
-            let close = source.rfind(']').filter(|close| *close > open);
-            (&source[..open], close.map_or("", |at| &source[at + 1..]))
-        }
-    };
-    let literals = [before, after]
-        .into_iter()
-        .flat_map(|part| part.split(['*', '?', '[', ']']));
-    let grams = literals.flat_map(|literal| literal.as_bytes().windows(3));
-    let grams = grams.filter_map(|it| it.first_chunk::<3>()).copied();
-    grams.take(END_BYTES_MAX)
-}
-
-impl Default for Globs {
-    fn default() -> Self {
-        Self {
-            all: HashTable::default(),
-            by_prefix: ByEnd::new(prefix),
-            by_suffix: ByEnd::new(suffix),
-            by_gram: FxHashMap::default(),
-            others: Vec::new(),
-        }
-    }
-}
-
-impl Globs {
+impl GlobRows {
     fn glob_of(rows: &Rows<Key>) -> &GlobPattern {
         match rows.interest() {
             Interest::Glob(glob) => glob,
@@ -446,36 +465,14 @@ impl Globs {
         }
     }
 
-    /// Calls `visit` with every glob that may match `topic`, once.
-    fn candidates(&self, topic: &str, mut visit: impl FnMut(&GlobPattern)) {
-        let topic = topic.as_bytes();
-        for &length in self.by_prefix.lengths.keys() {
-            let Some(prefix) = topic.get(..length) else {
-                break;
-            };
-            self.by_prefix.visit(prefix, &mut visit);
-        }
-        for &length in self.by_suffix.lengths.keys() {
-            let Some(start) = topic.len().checked_sub(length) else {
-                break;
-            };
-            self.by_suffix.visit(&topic[start..], &mut visit);
-        }
-        if !self.by_gram.is_empty() {
-            let grams = topic.windows(3).filter_map(|it| it.first_chunk::<3>());
-            let mut grams: Vec<&Gram> = grams.collect();
-            grams.sort_unstable();
-            grams.dedup();
-            let found = grams.into_iter().filter_map(|gram| self.by_gram.get(gram));
-            found.flat_map(FoundAlike::as_slice).for_each(&mut visit);
-        }
-        self.others.iter().for_each(visit);
-    }
-
-    /// The rows of a glob that is here.
-    fn rows(&self, glob: &GlobPattern) -> Option<&Rows<Key>> {
+    fn get(&self, glob: &GlobPattern) -> Option<&Rows<Key>> {
         let hash = hash(glob.as_str().as_bytes());
         self.all.find(hash, |it| Self::glob_of(it) == glob)
+    }
+
+    /// The rows of a glob, if there are any.
+    fn rows(&self, glob: &GlobPattern) -> &[Arc<Row>] {
+        self.get(glob).map_or(&[], Rows::as_slice)
     }
 
     fn add(&mut self, glob: &GlobPattern, row: Arc<Row>) {
@@ -484,39 +481,9 @@ impl Globs {
         if let Some(rows) = self.all.find_mut(hash, is_it) {
             return rows.push(row);
         }
-        let key = self.best_key(glob);
-        match key {
-            Key::Prefix => self.by_prefix.add(glob),
-            Key::Suffix => self.by_suffix.add(glob),
-            Key::Gram(gram) => match self.by_gram.entry(gram) {
-                Entry::Occupied(mut alike) => alike.get_mut().push(glob.clone()),
-                Entry::Vacant(new) => drop(new.insert(FoundAlike::One(glob.clone()))),
-            },
-            Key::Other => self.others.push(glob.clone()),
-        }
+        let key = self.found_by.add(glob);
         let hash_of = |it: &Rows<Key>| self::hash(Self::glob_of(it).as_str().as_bytes());
         self.all.insert_unique(hash, Rows::One(key, row), hash_of);
-    }
-
-    fn best_key(&self, glob: &GlobPattern) -> Key {
-        let (prefix, suffix) = (prefix(glob), suffix(glob));
-        let ends = [
-            (Key::Prefix, prefix.len(), self.by_prefix.count(prefix)),
-            (Key::Suffix, suffix.len(), self.by_suffix.count(suffix)),
-        ];
-        let ends = ends.into_iter().filter(|(_, bytes, _)| *bytes > 0);
-        // Of ends that are found alike, the longer one says more, and either more than a gram.
-        let end = ends.min_by_key(|(_, bytes, count)| (*count, usize::MAX - bytes));
-        if let Some((end, _, 0)) = end {
-            return end;
-        }
-        let grams = grams(glob).map(|it| (self.by_gram.get(&it).map_or(0, FoundAlike::len), it));
-        match (end, grams.min_by_key(|(count, _)| *count)) {
-            (Some((end, _, count)), Some((others, _))) if count <= others => end,
-            (_, Some((_, gram))) => Key::Gram(gram),
-            (Some((end, ..)), None) => end,
-            (None, None) => Key::Other,
-        }
     }
 
     /// Whether there was one.
@@ -531,122 +498,8 @@ impl Globs {
             Removed::Last => {}
         }
         let (rows, _) = found.remove();
-        match rows.known() {
-            Key::Prefix => self.by_prefix.remove(glob),
-            Key::Suffix => self.by_suffix.remove(glob),
-            Key::Gram(gram) => {
-                if let Some(alike) = self.by_gram.get_mut(&gram)
-                    && alike.remove(glob) == Removed::Last
-                {
-                    self.by_gram.remove(&gram);
-                }
-            }
-            Key::Other => self.others.retain(|own| own != glob),
-        }
+        self.found_by.remove(glob, rows.known());
         true
-    }
-}
-
-impl ByEnd {
-    fn new(end: fn(&GlobPattern) -> &[u8]) -> Self {
-        Self {
-            end,
-            globs: HashTable::new(),
-            lengths: BTreeMap::new(),
-        }
-    }
-
-    fn visit(&self, end: &[u8], visit: impl FnMut(&GlobPattern)) {
-        if let Some(globs) = self.get(end) {
-            globs.as_slice().iter().for_each(visit);
-        }
-    }
-
-    fn count(&self, end: &[u8]) -> usize {
-        self.get(end).map_or(0, FoundAlike::len)
-    }
-
-    fn get(&self, end: &[u8]) -> Option<&FoundAlike> {
-        let is_it = |it: &FoundAlike| (self.end)(it.first()) == end;
-        self.globs.find(hash(end), is_it)
-    }
-
-    fn add(&mut self, glob: &GlobPattern) {
-        let (end_of, end) = (self.end, (self.end)(glob));
-        let is_it = |it: &FoundAlike| end_of(it.first()) == end;
-        if let Some(alike) = self.globs.find_mut(hash(end), is_it) {
-            return alike.push(glob.clone());
-        }
-        *self.lengths.entry(end.len()).or_default() += 1;
-        let alike = FoundAlike::One(glob.clone());
-        let hash_of = |it: &FoundAlike| hash(end_of(it.first()));
-        self.globs.insert_unique(hash(end), alike, hash_of);
-    }
-
-    fn remove(&mut self, glob: &GlobPattern) {
-        let (end_of, end) = (self.end, (self.end)(glob));
-        let is_it = |it: &FoundAlike| end_of(it.first()) == end;
-        let Ok(mut found) = self.globs.find_entry(hash(end), is_it) else {
-            return;
-        };
-        if found.get_mut().remove(glob) == Removed::Last {
-            found.remove();
-            if let Some(count) = self.lengths.get_mut(&end.len()) {
-                *count -= 1;
-                if *count == 0 {
-                    self.lengths.remove(&end.len());
-                }
-            }
-        }
-    }
-}
-
-/// Globs that are found by the same.
-#[derive(Debug)]
-enum FoundAlike {
-    /// Most often there is one, which needs no list.
-    One(GlobPattern),
-    #[expect(
-        clippy::box_collection,
-        reason = "the others must not need room for a list"
-    )]
-    Many(Box<Vec<GlobPattern>>),
-}
-
-impl FoundAlike {
-    fn as_slice(&self) -> &[GlobPattern] {
-        match self {
-            Self::One(glob) => std::slice::from_ref(glob),
-            Self::Many(globs) => globs,
-        }
-    }
-
-    fn first(&self) -> &GlobPattern {
-        &self.as_slice()[0]
-    }
-
-    fn len(&self) -> usize {
-        self.as_slice().len()
-    }
-
-    fn push(&mut self, glob: GlobPattern) {
-        match self {
-            Self::One(first) => *self = Self::Many(Box::new(vec![first.clone(), glob])),
-            Self::Many(globs) => globs.push(glob),
-        }
-    }
-
-    fn remove(&mut self, glob: &GlobPattern) -> Removed {
-        let Some(at) = self.as_slice().iter().position(|own| own == glob) else {
-            return Removed::None;
-        };
-        match self {
-            Self::Many(globs) if globs.len() > 1 => {
-                globs.swap_remove(at);
-                Removed::One
-            }
-            Self::One(_) | Self::Many(_) => Removed::Last,
-        }
     }
 }
 
@@ -655,8 +508,12 @@ mod tests {
     use super::*;
     use httppubsub_net::PostConfig;
 
-    fn index() -> Index {
-        Index::new(Poster::new(PostConfig::default()))
+    fn index() -> Arc<Index> {
+        let limits = IndexLimits {
+            globs: GlobLimits { bytes_max: 100 },
+            receiver: SubscriberUrl::new("http://own:80/v1/receive_for_websockets").unwrap(),
+        };
+        Arc::new(Index::new(Poster::new(PostConfig::default()), limits))
     }
 
     fn subscription(url: &str, interest: &str, recovery: Option<&str>) -> Subscription {
@@ -677,18 +534,14 @@ mod tests {
         Change::Removed { url, interest }
     }
 
-    async fn matching(index: &Index, topic: &str) -> Vec<String> {
+    async fn matching(index: &Arc<Index>, topic: &str) -> Vec<String> {
         let topic = Topic::new(topic).unwrap();
-        let show = |rows: Vec<Arc<Row>>| {
-            let mut found: Vec<String> = rows
-                .iter()
-                .map(|row| format!("{} {}", row.subscriber.url.as_str(), row.interest))
-                .collect();
-            found.sort();
-            found
-        };
-        let found = show(index.matching(&topic));
-        assert_eq!(found, show(index.matching_long(&topic).await));
+        let rows = index.matching(&topic).await;
+        let mut found: Vec<String> = rows
+            .iter()
+            .map(|row| format!("{} {}", row.subscriber.url.as_str(), row.interest))
+            .collect();
+        found.sort();
         found
     }
 
@@ -731,28 +584,8 @@ mod tests {
         assert_nothing_is_left(&tables.globs);
     }
 
-    fn assert_nothing_is_left(globs: &Globs) {
-        for by_end in [&globs.by_prefix, &globs.by_suffix] {
-            assert!(by_end.lengths.is_empty() && by_end.globs.is_empty());
-        }
-        assert!(globs.all.is_empty() && globs.by_gram.is_empty() && globs.others.is_empty());
-    }
-
-    #[test]
-    fn a_gram_of_a_glob_is_in_every_topic_that_it_matches() {
-        let grams_of = |glob: &str| -> Vec<String> {
-            let glob = GlobPattern::parse(glob).unwrap();
-            let grams = grams(&glob);
-            grams
-                .map(|it| String::from_utf8_lossy(&it).into_owned())
-                .collect()
-        };
-        assert_eq!(grams_of("*abcd*ef?ghi*"), ["abc", "bcd", "ghi"]);
-        assert_eq!(grams_of("*abc[defg]hij"), ["abc", "hij"]);
-        assert_eq!(grams_of("*abc[!]defg]hij[k]lmn"), ["abc", "lmn"]);
-        assert_eq!(grams_of("*abc[def"), ["abc"]);
-        assert_eq!(grams_of("*abc]def[ghi"), ["abc", "def"]);
-        assert_eq!(grams_of("*a?b[cde]*"), [""; 0]);
+    fn assert_nothing_is_left(globs: &GlobRows) {
+        assert!(globs.all.is_empty() && globs.found_by.is_empty());
     }
 
     /// Many globs of every shape, against each of them asked alone; in the end none is left.
@@ -792,11 +625,14 @@ mod tests {
         for _ in 0..300 {
             let topic = text(&literals, 6);
             let mut found = Vec::new();
-            globs.candidates(&topic, |glob| {
-                if glob.matches_str(&topic) {
-                    found.push(glob.as_str().to_owned());
-                }
+            let candidates = globs.found_by.candidates(&topic);
+            let matching = candidates.matching_at_once(&topic, |glob| {
+                found.push(glob.as_str().to_owned());
             });
+            if let Err(snapshot) = matching {
+                let matching = snapshot.matching(&Topic::new(&topic).unwrap()).await;
+                found.extend(matching.iter().map(|it| it.as_str().to_owned()));
+            }
             let wanted = distinct.iter().filter(|it| it.matches_str(&topic));
             let mut wanted: Vec<_> = wanted.map(|it| it.as_str().to_owned()).collect();
             found.sort();
@@ -810,6 +646,68 @@ mod tests {
         assert_nothing_is_left(&tables.globs);
     }
 
+    /// Rows that somebody else stored, or that are of before there were limits.
+    #[tokio::test]
+    async fn glob_oom_stored_rows_that_exceed_the_limits_are_passed_over() {
+        let index = index();
+        let long = format!("glob t*{}", "?".repeat(100));
+        let too_many = format!("glob t{}", "*".repeat(65));
+        let own = "http://own:80/v1/receive_for_websockets";
+        for (url, interest) in [
+            ("http://x/", long.as_str()),
+            ("http://x/", &too_many),
+            (&format!("{own}#1"), "t"),
+            ("http://own/v1/receive_for_websockets", "t"),
+            ("http://other/v1/%72eceive_for_websockets?", "t"),
+        ] {
+            index.observe(&[Change::Added(subscription(url, interest, None))]);
+            assert_eq!(index.len(), 0, "{url} {interest}");
+            index.observe(&[removed(url, interest)]);
+        }
+        let to_all = Some("http://own/v1/missed_for_websockets");
+        for (url, recovers) in [
+            (own, true),
+            ("http://other/v1/receive_for_websockets", true),
+            ("http://x/", false),
+        ] {
+            index.observe(&[Change::Added(subscription(url, "t", to_all))]);
+            let rows = index.matching(&Topic::new("t").unwrap()).await;
+            assert_eq!((rows.len(), rows[0].recovery.is_some()), (1, recovers));
+            index.observe(&[removed(url, "t")]);
+        }
+    }
+
+    /// Far more than are matched at once, and a topic so long that even looking it up takes a while.
+    #[tokio::test]
+    async fn what_is_matched_beside_the_runtime_is_what_would_have_been_matched_at_once() {
+        let index = index();
+        let globs: Vec<_> = (0..3_000).map(|it| format!("glob ?[{it}t]*?")).collect();
+        for glob in &globs {
+            index.observe(&[Change::Added(subscription("http://x/", glob, None))]);
+        }
+        index.observe(&[Change::Added(subscription("http://x/", "tttt", None))]);
+        assert_eq!(matching(&index, "tttt").await.len(), 3_001);
+        let long = "t".repeat(LONG_TOPIC_BYTES + 1);
+        index.observe(&[Change::Added(subscription("http://x/", &long, None))]);
+        assert_eq!(matching(&index, &long).await.len(), 3_001);
+    }
+
+    /// Whatever else there is to do is done between the slices.
+    #[tokio::test]
+    async fn glob_freeze_matching_leaves_the_thread_and_the_tables_to_others() {
+        let index = index();
+        for number in 0..10_000 {
+            let glob = format!("glob ?[{number}t]*?");
+            index.observe(&[Change::Added(subscription("http://x/", &glob, None))]);
+        }
+        let topic = Topic::new("tttt").unwrap();
+        let mut matching = std::pin::pin!(index.matching(&topic));
+        assert!(futures_util::poll!(&mut matching).is_pending());
+        index.observe(&[Change::Added(subscription("http://x/", "zzz", None))]);
+        assert_eq!(self::matching(&index, "zzz").await.len(), 1);
+        assert_eq!(matching.await.len(), 10_000);
+    }
+
     #[tokio::test]
     async fn another_recovery_url_replaces_the_row() {
         let index = index();
@@ -817,7 +715,7 @@ mod tests {
             Change::Added(subscription("http://x/", "a", None)),
             Change::Added(subscription("http://x/", "a", Some("http://x/r"))),
         ]);
-        let rows = index.matching(&Topic::new("a").unwrap());
+        let rows = index.matching(&Topic::new("a").unwrap()).await;
         assert_eq!(rows.len(), 1);
         assert_eq!(
             rows[0].recovery.as_ref().map(SubscriberUrl::as_str),

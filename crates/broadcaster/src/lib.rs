@@ -16,6 +16,10 @@ mod quarantine;
 
 mod in_flight;
 
+mod globs;
+
+mod urls;
+
 mod index;
 
 mod message;
@@ -29,8 +33,6 @@ mod hub;
 mod training;
 
 mod forbidden;
-
-mod urls;
 
 mod others;
 

@@ -1,6 +1,6 @@
 //! What a broadcaster counts and measures, by the names that whoever runs it sees.
 
-use httppubsub_net::{Places, PostLoad, ServeCounts};
+use httppubsub_net::{LookUps, Places, PostLoad, ServeCounts};
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
 const NOTIFICATIONS: &str = "httppubsub_notifications_total";
@@ -22,6 +22,8 @@ const NO_PLACE: &str = "httppubsub_deliveries_without_place_total";
 const SENT_AGAIN: &str = "httppubsub_requests_sent_again_total";
 const BROADCASTERS: &str = "httppubsub_other_broadcasters";
 const NOT_READY: &str = "httppubsub_not_ready";
+const LOOK_UPS: &str = "httppubsub_look_ups";
+const MATCHING: &str = "httppubsub_matching_slices_total";
 const SPOOL: &str = "httppubsub_spool_bytes";
 
 /// What became of a subscription that a notification matched.
@@ -48,7 +50,7 @@ const EVICTED_WEBSOCKET: &str = "websocket";
 fn describe_counters() {
     let refused: Vec<_> = Reason::ALL.iter().map(|reason| reason.label()).collect();
     let refused = [&refused[..], &REFUSED_BY_THE_SERVER].concat();
-    let counters: [(&'static str, Label<'_>, &'static str); 11] = [
+    let counters: [(&'static str, Label<'_>, &'static str); 12] = [
         (NOTIFICATIONS, None, "Notifications that were accounted for"),
         (
             MATCHED,
@@ -87,6 +89,11 @@ fn describe_counters() {
             WEBSOCKETS_CUT_OFF,
             None,
             "Websockets that did not take their messages and were closed",
+        ),
+        (
+            MATCHING,
+            None,
+            "Turns for finding out, beside everything else, which of many or long globs match",
         ),
         (
             NO_PLACE,
@@ -132,6 +139,10 @@ pub(crate) fn describe() {
     describe_gauge!(
         REQUESTS,
         "Requests to subscribers: under way, or waiting for a turn at their peer"
+    );
+    describe_gauge!(
+        LOOK_UPS,
+        "Names of peers: being resolved, or waiting for that"
     );
     describe_gauge!(
         OPEN_BREAKERS,
@@ -260,12 +271,18 @@ impl Reason {
     }
 }
 
+/// Matching took so much that it had to wait for its turn.
+pub(crate) fn matched_in_turn() {
+    counter!(MATCHING).increment(1);
+}
+
 /// What there is at a moment.
 pub(crate) struct Levels<'a> {
     pub(crate) subscriptions: usize,
     pub(crate) websockets: usize,
     pub(crate) deliveries: usize,
     pub(crate) requests: PostLoad,
+    pub(crate) look_ups: LookUps,
     pub(crate) spool_memory: u64,
     pub(crate) spool_disk: u64,
     pub(crate) broadcasters: u64,
@@ -288,6 +305,8 @@ impl Levels<'_> {
         gauge!(PENDING).set(self.deliveries as f64);
         gauge!(REQUESTS, "state" => "under_way").set(self.requests.under_way as f64);
         gauge!(REQUESTS, "state" => "waiting").set(self.requests.waiting as f64);
+        gauge!(LOOK_UPS, "state" => "under_way").set(self.look_ups.under_way as f64);
+        gauge!(LOOK_UPS, "state" => "waiting").set(self.look_ups.waiting as f64);
         gauge!(OPEN_BREAKERS).set(self.requests.open_breakers as f64);
         counter!(SENT_AGAIN).absolute(self.requests.sent_again);
         gauge!(BROADCASTERS).set(self.broadcasters as f64);

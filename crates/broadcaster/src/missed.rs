@@ -22,6 +22,7 @@ use crate::core::Core;
 use crate::index::Row;
 use crate::measures;
 use crate::quarantine::Verdict;
+use crate::urls;
 
 /// When a notice is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +207,10 @@ const POSTPONED_MAX: Duration = Duration::from_secs(600);
 /// Sends one notice and says what is to become of it.
 async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
     let (recovery, topic) = (&notice.recovery, &notice.topic);
+    if !urls::may_recover_at(&notice.url, recovery) {
+        tracing::warn!(subscriber = %notice.url, "a notice is passed over that would go to all websockets of a broadcaster");
+        return NoticeOutcome::Done;
+    }
     if core.others.is_silent(recovery) {
         return NoticeOutcome::Retry {
             attempts: notice.attempts,
@@ -220,7 +225,7 @@ async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
             if quarantine.is_some_and(|it| it.confirmed(url, interest)) {
                 tracing::info!(%recovery, %interest, "out of quarantine");
             }
-            tracing::info!(%recovery, %topic, attempts, "told a subscriber that it missed something");
+            tracing::info!(%recovery, ?topic, attempts, "told a subscriber that it missed something");
             NoticeOutcome::Done
         }
         Err(NotTaken::Unwanted) if is_believed(core, notice) => {
@@ -230,7 +235,7 @@ async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
         Err(error) => match core.config.missed.delay(attempts, rand::random()) {
             Some(delay) => {
                 let why = chain(&error);
-                tracing::info!(%recovery, %topic, attempts, why, "a notice was not taken; trying again later");
+                tracing::info!(%recovery, ?topic, attempts, why, "a notice was not taken; trying again later");
                 NoticeOutcome::Retry {
                     attempts,
                     due: shared_now(core) + delay,
@@ -238,7 +243,7 @@ async fn announce(core: &Core, notice: &ClaimedNotice) -> NoticeOutcome {
             }
             None => {
                 measures::notice_given_up();
-                tracing::warn!(%recovery, %topic, attempts, "gave up telling a subscriber that it missed something");
+                tracing::warn!(%recovery, ?topic, attempts, "gave up telling a subscriber that it missed something");
                 NoticeOutcome::Done
             }
         },

@@ -61,6 +61,8 @@ pub(crate) enum NotifyError {
     Overloaded(#[from] Overloaded),
     #[error("the store did not answer in time")]
     StoreTooSlow,
+    #[error("it took too long to find out whom it goes to")]
+    MatchingTooSlow,
     #[error("the broadcaster stopped while it delivered")]
     Stopped,
 }
@@ -107,11 +109,9 @@ pub(crate) async fn notify(
     tokio::time::timeout_at(deadlines.deliveries, core.store.catch_up())
         .await
         .map_err(|_| NotifyError::StoreTooSlow)??;
-    let rows = if topic.as_bytes().len() > LONG_TOPIC_BYTES {
-        core.index.matching_long(&topic).await
-    } else {
-        core.index.matching(&topic)
-    };
+    let rows = tokio::time::timeout_at(deadlines.deliveries, core.index.matching(&topic))
+        .await
+        .map_err(|_| NotifyError::MatchingTooSlow)?;
     if rows.is_empty() {
         return Ok(Reached::default());
     }
@@ -159,9 +159,6 @@ pub(crate) async fn notify(
         Err(_) => Err(NotifyError::StoreTooSlow),
     }
 }
-
-/// Topics longer than this are matched where it hurts nobody.
-const LONG_TOPIC_BYTES: usize = 4_096;
 
 async fn deliver_to_all(
     core: Arc<Core>,

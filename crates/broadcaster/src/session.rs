@@ -422,6 +422,11 @@ impl Session {
                 self.accept(enable_zstd, enable_training, initial_dict)
             }
             BroadcasterEvent::Interest(ticket) => {
+                if ticket.subscribe
+                    && let Err(why) = self.core.glob_limits.judge(&ticket.interest)
+                {
+                    return Err(ended(POLICY, why.to_string()));
+                }
                 self.queue(Job::Interest(ticket));
                 Ok(())
             }

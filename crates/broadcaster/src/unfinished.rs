@@ -259,7 +259,7 @@ async fn take_up(core: &Core, now: Now) -> Result<(), StoreError> {
             continue;
         }
         let (broadcaster, topic) = (&it.broadcaster, &it.topic);
-        tracing::warn!(%broadcaster, %topic, "another broadcaster ended while it delivered; telling who may have missed something");
+        tracing::warn!(%broadcaster, ?topic, "another broadcaster ended while it delivered; telling who may have missed something");
         tell(core, topic).await?;
         let topics = vec![it.topic];
         core.store.forget_in_flight(it.broadcaster, topics).await?;
@@ -269,7 +269,7 @@ async fn take_up(core: &Core, now: Now) -> Result<(), StoreError> {
 
 /// Owes everybody who may have missed something on this topic a notice.
 async fn tell(core: &Core, topic: &Topic) -> Result<(), StoreError> {
-    let rows = core.index.matching_long(topic).await;
+    let rows = core.index.matching(topic).await;
     stream::iter(rows)
         .filter(|row| std::future::ready(is_told(core, row)))
         .map(|row| async move { missed::record(core, &row, topic, When::AsScheduled).await })

@@ -110,6 +110,11 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "BYTES", value_parser = units::bytes)]
     message_bytes_max: Option<u64>,
 
+    /// Longest glob that may be subscribed, in bytes; longer ones are answered 400, and stored ones get
+    /// no deliveries. What it takes to match a glob grows with its length.
+    #[arg(long, value_name = "BYTES", default_value = "4KiB", value_parser = units::bytes)]
+    glob_bytes_max: u64,
+
     /// Messages up to this size are kept in memory, larger ones in a temporary file.
     #[arg(long, value_name = "BYTES", default_value = "10MiB", value_parser = units::bytes)]
     spool_above: u64,
@@ -483,6 +488,7 @@ impl Serve {
                 UnsubscribeImmediate::Quarantine => Some(QuarantineConfig::default()),
             },
             message_bytes_max: self.message_bytes_max,
+            glob_bytes_max: usize::try_from(self.glob_bytes_max).unwrap_or(usize::MAX),
             replay_folder: Some(self.data.clone()),
             receiver_url: format!("{own_url}{RECEIVE_FOR_WEBSOCKETS}"),
             missed_url: format!("{own_url}{MISSED_FOR_WEBSOCKETS}"),

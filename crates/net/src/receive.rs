@@ -67,25 +67,23 @@ pub struct Judge<'a> {
     pub peer: Option<&'a Peer>,
 }
 
-/// Takes a RECEIVE with these `Repr-Digest` and `Authorization` headers.
-/// `wanted` is asked before the authorization is judged.
-pub async fn receive<'a, B>(
+/// Takes a RECEIVE with these `Repr-Digest` and `Authorization` headers. Whether it is `wanted` is
+/// asked of what somebody vouches for, so that nobody else learns it or has it found out.
+pub async fn receive<'a, B, W>(
     repr_digest: Option<&[u8]>,
     authorization: Option<&[u8]>,
     body: &mut BodyReader<B>,
     judge: &Judge<'a>,
-    wanted: impl Fn(&Topic) -> bool,
+    wanted: impl FnOnce(Topic) -> W,
     now: Now,
 ) -> Result<Received<'a>, Rejected>
 where
     B: Body<Data = bytes::Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    W: Future<Output = bool>,
 {
     let sha512 = decode_repr_digest(repr_digest.unwrap_or_default())?;
     let head = body.head(HEAD_BYTES_MAX, ReceiveHead::decode).await?;
-    if !wanted(&head.topic) {
-        return Err(Rejected::Unwanted);
-    }
     let (unspent, url) = first_that_verifies(judge.urls, |url| {
         let (topic, identifier) = (&head.topic, &head.identifier);
         let claim = Claim::Receive {
@@ -98,6 +96,9 @@ where
             .authorization
             .verify(&claim, &head.tracing, authorization, now)
     })?;
+    if !wanted(head.topic.clone()).await {
+        return Err(Rejected::Unwanted);
+    }
     let spent = judge.guard.spend(unspent, now).await?;
     if let Some(peer) = judge.peer {
         peer.vouched();

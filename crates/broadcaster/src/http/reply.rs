@@ -13,6 +13,7 @@ use httppubsub_proto::wire::DecodeError;
 use httppubsub_store::StoreError;
 
 use crate::core::Core;
+use crate::globs::GlobRefused;
 use crate::load::Overloaded;
 use crate::measures::Reason;
 use crate::notify::NotifyError;
@@ -34,6 +35,8 @@ pub(crate) enum Failure {
     Lists(#[from] NotASet),
     #[error(transparent)]
     Url(#[from] UrlRefused),
+    #[error(transparent)]
+    Glob(#[from] GlobRefused),
     #[error("not authorized")]
     Auth(#[from] AuthError),
     #[error("the url has this subscription already")]
@@ -85,13 +88,17 @@ impl Failure {
     /// The status that tells of this failure (`docs/protocol/stateless.md` §2 and §8).
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Decode(_) | Self::Lists(_) | Self::WrongUrl | Self::WebSocketKey => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Decode(_)
+            | Self::Lists(_)
+            | Self::Glob(_)
+            | Self::WrongUrl
+            | Self::WebSocketKey => StatusCode::BAD_REQUEST,
             Self::Url(UrlRefused::Scheme(_) | UrlRefused::Unusable { .. }) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Url(UrlRefused::Forbidden { .. }) => StatusCode::FORBIDDEN,
+            Self::Url(UrlRefused::Forbidden { .. } | UrlRefused::ForWebSockets { .. }) => {
+                StatusCode::FORBIDDEN
+            }
             Self::NoUpgrade | Self::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
             Self::NoMoreWebSockets(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Body(error) | Self::Fill(FillError::Body(error)) => body_status(error),
@@ -143,12 +150,15 @@ impl Failure {
             Self::Existed | Self::Absent => return None,
             Self::Decode(_)
             | Self::Lists(_)
+            | Self::Glob(_)
             | Self::WrongUrl
             | Self::WebSocketKey
             | Self::NoUpgrade
             | Self::WebSocketVersion
             | Self::Url(UrlRefused::Scheme(_) | UrlRefused::Unusable { .. }) => Reason::BadRequest,
-            Self::Url(UrlRefused::Forbidden { .. }) => Reason::Url,
+            Self::Url(UrlRefused::Forbidden { .. } | UrlRefused::ForWebSockets { .. }) => {
+                Reason::Url
+            }
             Self::NoMoreWebSockets(_) => Reason::WebSockets,
             Self::Body(error) => body(error),
             Self::Fill(error) => fill(error),

@@ -63,6 +63,7 @@ async fn subscribe(core: &Arc<Core>, request: Request, kind: InterestKind) -> An
     };
     let spent = incoming.authorize(&claim, tracing).await?;
     urls::judge(&core.config.post.egress, url, recovery.as_ref())?;
+    core.glob_limits.judge(interest)?;
     let subscription = Subscription {
         url: url.clone(),
         interest: interest.clone(),
@@ -104,6 +105,7 @@ async fn unsubscribe(core: &Arc<Core>, request: Request, kind: InterestKind) -> 
         interest,
     };
     let spent = incoming.authorize(&claim, tracing).await?;
+    urls::judge_unsubscribe(url)?;
     let (store, row) = (core.store.clone(), (url.clone(), interest.clone()));
     match to_the_end(core, async move { store.unsubscribe(row.0, row.1).await }).await {
         Ok(Unsubscribed::Removed) => {
@@ -175,10 +177,14 @@ async fn replace_all(
     // What is made of them takes as much again, and is kept until it is stored.
     let (lists, _room) = (lists.bytes, lists.room);
     let (announced, egress) = (head.clone(), core.config.post.egress.clone());
+    let glob_limits = core.glob_limits;
     // Half a million entries take a while to read and to hash.
     let judged = tokio::task::spawn_blocking(move || {
         let set = announced_set(&announced, &lists)?;
         urls::judge_set(&egress, &announced.url, &set)?;
+        for (glob, _) in set.globs() {
+            glob_limits.judge_glob(glob)?;
+        }
         Ok::<_, Failure>(set)
     })
     .await;

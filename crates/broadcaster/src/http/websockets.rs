@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use httppubsub_net::{Judge, Rejected, stamp};
 use httppubsub_proto::auth::Claim;
 use httppubsub_proto::http::{ConfirmMissed, ConfirmReceive, HEAD_BYTES_MAX, MissedHead};
+use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::Endpoint;
 use tokio::time::Instant;
 
@@ -64,7 +65,7 @@ async fn receive_or_fail(core: &Arc<Core>, request: Request) -> Result<Response,
         peer: peer.as_ref(),
     };
     let now = incoming.now;
-    let wanted = |topic: &_| core.hub.wants(topic);
+    let wanted = |topic: Topic| std::future::ready(core.hub.wants(&topic));
     let received = httppubsub_net::receive(
         repr_digest.as_deref(),
         authorization.as_deref(),

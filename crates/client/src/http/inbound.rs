@@ -119,7 +119,16 @@ impl Inbound {
             header(headers, &AUTHORIZATION),
         );
         // A message that nobody here wants is confirmed all the same.
-        let received = match receive(digest, value, body, &judge, |_| true, now).await {
+        let received = match receive(
+            digest,
+            value,
+            body,
+            &judge,
+            |_| std::future::ready(true),
+            now,
+        )
+        .await
+        {
             Ok(received) => received,
             Err(rejected) => {
                 if let Rejected::Auth(AuthError::Unavailable(_)) = rejected {
@@ -183,7 +192,7 @@ impl Inbound {
     }
 
     fn missed(&self, topic: &Topic) {
-        tracing::debug!(%topic, "a message was missed");
+        tracing::debug!(?topic, "a message was missed");
         self.dispatch.found();
         self.dispatch.missed(topic);
         self.doubt.notify_one();
