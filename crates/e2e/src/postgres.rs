@@ -88,18 +88,22 @@ impl Postgres {
         let mut text = std::fs::read_to_string(&rules).expect("initdb has written it");
         text += "host all all 10.0.0.0/8 trust\n";
         std::fs::write(&rules, text).expect("it is our own");
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let port = free.local_addr().expect("it is bound").port();
-        drop(free);
+        let port = free_port();
         let settings: Vec<_> = settings.iter().map(|it| (*it).to_owned()).collect();
         let server = Mutex::new(start(&data, port, &settings));
-        let own = Own {
+        let mut own = Own {
             folder,
             port,
             settings,
             server,
         };
-        own.wait_until_ready();
+        // Another may have taken the port meanwhile.
+        while !own.becomes_ready() {
+            own.port = free_port();
+            let server = start(&data, own.port, &own.settings);
+            *own.server.get_mut().unwrap_or_else(PoisonError::into_inner) = server;
+        }
+        let port = own.port;
         Self {
             base: format!("postgres://postgres@127.0.0.1:{port}"),
             own: Some(own),
@@ -184,22 +188,33 @@ impl Postgres {
         let data = own.folder.path().join("data");
         let server = start(&data, own.port, &own.settings);
         *own.server.lock().unwrap_or_else(PoisonError::into_inner) = server;
-        own.wait_until_ready();
+        assert!(own.becomes_ready(), "PostgreSQL ended at once");
     }
 }
 
+fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    free.local_addr().expect("it is bound").port()
+}
+
 impl Own {
-    fn wait_until_ready(&self) {
+    /// Waits until it answers. `false` if it has ended before.
+    fn becomes_ready(&self) -> bool {
         let port = self.port.to_string();
         let began = Instant::now();
         loop {
             let mut ready = Command::new(program("pg_isready"));
             ready.args(["-q", "-h", "127.0.0.1", "-p", &port]);
             if ready.status().is_ok_and(|status| status.success()) {
-                return;
+                return true;
             }
+            let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+            if server.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return false;
+            }
+            drop(server);
             assert!(
-                began.elapsed() < Duration::from_secs(60),
+                began.elapsed() < Duration::from_secs(120),
                 "PostgreSQL does not answer"
             );
             thread::sleep(Duration::from_millis(20));

@@ -409,7 +409,8 @@ fn f18_a_machine_that_was_cut_off_is_in_time_again_when_it_is_back() {
 fn a_broadcaster_that_was_killed_is_left_in_peace_and_starts_anew() {
     let cluster = Cluster::new();
     let listen = own_address().to_string();
-    let lease = ["--lease", "2"];
+    // Long enough for a machine that is busy with other work.
+    let lease = ["--lease", "8"];
     let flags = [&lease[..], &["--listen", &listen]].concat();
     let mut one = cluster.serve("one", &flags);
     let (other, metrics) = cluster.serve_measured("other", &lease);
@@ -461,8 +462,9 @@ fn a_broadcaster_that_does_not_come_back_is_forgotten() {
 #[test]
 fn a_broadcaster_that_others_have_forgotten_ends_its_websockets_which_subscribe_again() {
     let cluster = Cluster::new();
-    let one = cluster.serve("one", &["--lease", "1"]);
-    let other = cluster.serve("other", &[]);
+    // Long enough for a machine that is busy with other work.
+    let one = cluster.serve("one", &["--lease", "8"]);
+    let other = cluster.serve("other", &["--lease", "8"]);
     let client = cluster.client(one.door.address);
     let mut subscription = cluster.subscribe(&client, &[exact("t")]);
     // As if it had been cut off from the database for an hour.
