@@ -18,6 +18,7 @@
 //! | docs-say-other | docs_say_other_than_nothing_about_backups_and_what_they_say_works |
 //! | big-sets | crates/store/tests/sqlite.rs | big_sets_let_others_write_in_between |
 //! | big-sets | crates/store/tests/sqlite.rs | big_sets_are_all_or_nothing_wherever_they_are_cut_short |
+//! | big-sets | big_sets_are_the_one_or_the_other_after_a_kill |
 //! | lost-rows | lost_rows_of_an_address_that_is_another_ones_now_are_removed |
 //! | lost-rows | lost_rows_are_none_as_a_second_holder_of_a_url_does_not_start |
 
@@ -351,4 +352,44 @@ fn docs_say_other_than_nothing_about_backups_and_what_they_say_works() {
     let kept: Vec<_> = home.rows().into_iter().map(|row| row.interest).collect();
     assert_eq!(kept, [b"before"]);
     assert_eq!(subscribe(&server, "after"), 200);
+}
+
+/// F9, of a set that is written in pieces: killed before it is decided, and after.
+#[test]
+fn big_sets_are_the_one_or_the_other_after_a_kill() {
+    let home = Home::new();
+    let of = "http://127.0.0.1:1/set";
+    let sets: [SubscriptionSet; 2] = [0, 4_000].map(|first| {
+        let topics = first..first + 8_000;
+        topics
+            .map(|number| (exact(&format!("set/{number:05}")), None))
+            .collect()
+    });
+    let etags = sets.clone().map(|set| set.etag(&url(of)));
+    let mut server = home.serve(&[]);
+    server.door.set(of, &sets[0]);
+    let mut last = 0;
+    for is_decided in [false, true, false, true] {
+        let asked = server.door.signer.set(&url(of), &sets[1 - last]);
+        let mut connection = server.door.connect();
+        connection.post(&asked).unwrap();
+        // It is under way, or has ended already.
+        eventually("the set is written", || {
+            let rows = home.count("httppubsub_set_rows");
+            let decided = home.count("httppubsub_sets WHERE is_decided");
+            let is_so = match is_decided {
+                false => rows > 0,
+                true => decided > 0,
+            };
+            (is_so || server.door.etag(of) == etags[1 - last]).then_some(())
+        });
+        server.process.kill();
+        server = home.serve(&[]);
+        let etag = server.door.etag(of);
+        let found = etags.iter().position(|it| *it == etag);
+        last = found.expect("it is the one or the other");
+        assert_eq!(home.count("httppubsub_sets"), 0);
+        assert_eq!(home.count("httppubsub_set_rows"), 0);
+        assert_eq!(home.rows().len(), 8_000);
+    }
 }
