@@ -130,22 +130,21 @@ impl Feed {
 
     fn tell_all(&self, snapshot: &Connection, observer: &dyn Observer) -> Result<(), Failure> {
         let mut urls = Urls::default();
-        let count = |sql| -> Result<usize, Failure> {
-            let rows: i64 = snapshot.query_row(sql, [], |row| row.get(0))?;
-            Ok(usize::try_from(rows).unwrap_or(0))
-        };
-        let exacts = count("SELECT count(*) FROM httppubsub_subscription_exacts")?;
-        let globs = count("SELECT count(*) FROM httppubsub_subscription_globs")?;
+        let (exacts_listed, globs_listed) = (EXACTS.listed(snapshot)?, GLOBS.listed(snapshot)?);
+        let about = |listed: [i64; 2]| usize::try_from(listed[0]).unwrap_or(0);
+        let (exacts, globs) = (about(exacts_listed), about(globs_listed));
         let mut changes = vec![Change::ReloadBegan { exacts, globs }];
-        for (kind, table, sql) in [
+        for (kind, table, listed, sql) in [
             (
                 Kind::Exact,
-                "httppubsub_subscription_exacts",
+                EXACTS.name,
+                exacts_listed,
                 "SELECT url, exact, missed_url, id FROM httppubsub_subscription_exacts NOT INDEXED",
             ),
             (
                 Kind::Glob,
-                "httppubsub_subscription_globs",
+                GLOBS.name,
+                globs_listed,
                 "SELECT url, glob, missed_url, id FROM httppubsub_subscription_globs NOT INDEXED",
             ),
         ] {
@@ -180,7 +179,11 @@ impl Feed {
                 }
             }
             drop(rows);
-            check_indexes(snapshot, table, read)?;
+            // What a disk lost is missing in one of them only.
+            if listed != [read; 2] {
+                let what = format!("{table} has {read} rows, its indexes have {listed:?}");
+                return Err(Failure::Damaged(what));
+            }
             if unreadable > 1 {
                 tracing::warn!(
                     ?kind,
@@ -194,28 +197,38 @@ impl Feed {
     }
 }
 
-/// Compares how many rows of `table` were read with how many each of its indexes has, which are other
-/// pages of the file: what a disk lost is missing in one of them only.
-fn check_indexes(snapshot: &Connection, table: &str, read: i64) -> Result<(), Failure> {
-    let indexes = match table {
-        "httppubsub_subscription_exacts" => [
-            "idx_httppubsub_subscription_exacts_exact_url",
-            "httppubsub_exacts_of_url",
-        ],
-        _ => [
-            "idx_httppubsub_subscription_globs_glob_url",
-            "httppubsub_globs_of_url",
-        ],
-    };
-    for index in indexes {
-        let sql = format!("SELECT count(*) FROM {table} INDEXED BY {index}");
-        let listed: i64 = snapshot.query_row(&sql, [], |row| row.get(0))?;
-        if listed != read {
-            let what = format!("{table} has {read} rows, its index {index} has {listed}");
-            return Err(Failure::Damaged(what));
+/// A table of subscriptions and two of its indexes, which are other pages of the file.
+struct Indexed {
+    name: &'static str,
+    indexes: [&'static str; 2],
+}
+
+const EXACTS: Indexed = Indexed {
+    name: "httppubsub_subscription_exacts",
+    indexes: [
+        "idx_httppubsub_subscription_exacts_exact_url",
+        "httppubsub_exacts_of_url",
+    ],
+};
+
+const GLOBS: Indexed = Indexed {
+    name: "httppubsub_subscription_globs",
+    indexes: [
+        "idx_httppubsub_subscription_globs_glob_url",
+        "httppubsub_globs_of_url",
+    ],
+};
+
+impl Indexed {
+    /// How many rows each of the indexes lists.
+    fn listed(&self, snapshot: &Connection) -> Result<[i64; 2], Failure> {
+        let mut listed = [0; 2];
+        for (index, listed) in self.indexes.iter().zip(&mut listed) {
+            let sql = format!("SELECT count(*) FROM {} INDEXED BY {index}", self.name);
+            *listed = snapshot.query_row(&sql, [], |row| row.get(0))?;
         }
+        Ok(listed)
     }
-    Ok(())
 }
 
 /// How many changes the observer is told at a time.
