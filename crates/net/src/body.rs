@@ -126,6 +126,11 @@ where
         }
     }
 
+    /// Where room is taken for what is held of it.
+    pub(crate) fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
     /// How many bytes are still to come, if the peer has said how long the body is.
     pub fn bytes_left(&self) -> Option<u64> {
         let to_come = self.body.size_hint().exact()?;

@@ -25,7 +25,7 @@ use crate::spool::{DiskRoom, Reservation, Spool};
 impl Spool {
     /// Reads all of `source`, whose length and digest are not known yet.
     pub async fn read(&self, mut source: impl AsyncRead + Unpin) -> io::Result<Payload> {
-        let mut filling = Filling::new(self.clone());
+        let mut filling = Filling::new(self);
         loop {
             let mut part = BytesMut::with_capacity(CHUNK_BYTES);
             if source.read_buf(&mut part).await? == 0 {
@@ -137,12 +137,11 @@ impl Payload {
     }
 
     /// Takes what is left of a body, which must be exactly `announced` bytes with the digest
-    /// `sha512`.
+    /// `sha512`, into the spool of `body`.
     pub async fn fill<B>(
         body: &mut BodyReader<B>,
         announced: u64,
         sha512: &Sha512,
-        spool: &Spool,
     ) -> Result<Self, FillError>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -159,7 +158,7 @@ impl Payload {
                 more,
             });
         }
-        let mut writer = PayloadWriter::new(spool, announced, *sha512)?;
+        let mut writer = PayloadWriter::new(body.spool(), announced, *sha512)?;
         while let Some(part) = body.part().await? {
             writer.push(part).await?;
         }
@@ -248,6 +247,7 @@ impl Payload {
             payload: self.clone(),
             at: 0,
             state: ReaderState::default(),
+            room: None,
         }
     }
 
@@ -277,7 +277,7 @@ pub struct PayloadWriter {
 impl PayloadWriter {
     /// For a body that was announced so. Fails if it needs a file for which there is no room.
     pub fn new(spool: &Spool, announced: u64, sha512: Sha512) -> Result<Self, FillError> {
-        let filling = Filling::announced(spool.clone(), announced)?;
+        let filling = Filling::announced(spool, announced)?;
         Ok(Self {
             filling,
             announced,
@@ -324,7 +324,8 @@ pub(crate) struct Filling {
     memory: Blocks,
     /// Of what is in memory, or waits for the file.
     room: Reservation,
-    disk: DiskRoom,
+    /// There is none before the first byte goes to a file, or is announced for one.
+    disk: Option<DiskRoom>,
     file: Option<File>,
     /// Arrived, not in the hasher and the file yet.
     waiting: Blocks,
@@ -336,18 +337,24 @@ pub(crate) struct Filling {
 }
 
 impl Filling {
-    pub(crate) fn new(spool: Spool) -> Self {
+    pub(crate) fn new(spool: &Spool) -> Self {
         Self {
             hasher: Sha512Hasher::default(),
             bytes: 0,
             memory: Blocks::default(),
             room: spool.reservation(),
-            disk: DiskRoom::none(spool),
+            disk: None,
             file: None,
             waiting: Blocks::default(),
             waiting_max: 0,
             is_away: false,
         }
+    }
+
+    fn disk(&mut self) -> &mut DiskRoom {
+        let spool = self.room.spool();
+        self.disk
+            .get_or_insert_with(|| DiskRoom::none(spool.clone()))
     }
 
     /// Whether a part of `bytes` bytes, which are counted already, has room in memory.
@@ -358,11 +365,11 @@ impl Filling {
     }
 
     /// For a body of `bytes` bytes. Fails if it needs a file for which there is no room.
-    pub(crate) fn announced(spool: Spool, bytes: u64) -> io::Result<Self> {
+    pub(crate) fn announced(spool: &Spool, bytes: u64) -> io::Result<Self> {
         let needs_file = bytes > spool.config().memory_each_max;
         let mut filling = Self::new(spool);
         if needs_file {
-            filling.disk.take(bytes)?;
+            filling.disk().take(bytes)?;
         }
         Ok(filling)
     }
@@ -388,7 +395,8 @@ impl Filling {
             self.memory.push(part);
             return Ok(());
         }
-        self.disk.write(self.on_disk_with(part.len()))?;
+        let bytes = self.on_disk_with(part.len());
+        self.disk().write(bytes)?;
         self.waiting.push(part);
         if self.file.is_none() || self.waiting.bytes >= self.waiting_max {
             self.write_waiting().await?;
@@ -404,7 +412,8 @@ impl Filling {
             self.memory.copy(part);
             return Ok(());
         }
-        self.disk.write(self.on_disk_with(part.len()))?;
+        let bytes = self.on_disk_with(part.len());
+        self.disk().write(bytes)?;
         if self.file.is_none() {
             let written = self.unwritten().write();
             if written.is_err() {
@@ -479,7 +488,7 @@ impl Filling {
             Some(file) => Kept::File {
                 file,
                 offset: 0,
-                _room: Some(self.disk),
+                _room: self.disk,
             },
             None => {
                 let bytes = match <[Bytes; 1]>::try_from(self.memory.take()) {
@@ -503,6 +512,9 @@ impl Filling {
 fn given_up() -> io::Error {
     io::Error::other("a part of the body was given up")
 }
+
+/// How much is read of a file at once where memory has no room for more.
+const SMALL_CHUNK_BYTES: usize = 16 * 1024;
 
 /// How much of a body waits to be written where memory has no room for more.
 const WAITING_BYTES_MIN: usize = 4 * 1024;
@@ -594,6 +606,8 @@ pub struct PayloadReader {
     payload: Payload,
     at: u64,
     state: ReaderState,
+    /// Of what is read of a file at once.
+    room: Option<Reservation>,
 }
 
 type Reading = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
@@ -664,9 +678,10 @@ impl PayloadReader {
                     Kept::File { offset, .. } => {
                         let payload = self.payload.clone();
                         let at = offset + self.at;
+                        let chunk_bytes = self.payload.take_chunk(&mut self.room);
                         self.state = ReaderState::Reading(Box::pin(blocking(move || {
                             let bytes = usize::try_from(left).unwrap_or(usize::MAX);
-                            payload.read_exact(at, bytes.min(CHUNK_BYTES))
+                            payload.read_exact(at, bytes.min(chunk_bytes))
                         })));
                     }
                 },
@@ -693,6 +708,25 @@ impl Payload {
         }
         let _ = (socket, at, max);
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// How much of a file a reader may read at once: a large chunk if there is room for it, which is
+    /// kept in `room`.
+    fn take_chunk(&self, room: &mut Option<Reservation>) -> usize {
+        let Kept::File {
+            _room: Some(disk), ..
+        } = &self.0.kept
+        else {
+            return CHUNK_BYTES;
+        };
+        if room.is_none() {
+            let mut reservation = disk.spool().reservation();
+            if !reservation.grow_unless_file(CHUNK_BYTES as u64) {
+                return SMALL_CHUNK_BYTES;
+            }
+            *room = Some(reservation);
+        }
+        CHUNK_BYTES
     }
 
     fn read_exact(&self, at: u64, bytes: usize) -> io::Result<Bytes> {
@@ -753,7 +787,7 @@ mod tests {
             BodyLimits::default(),
             small_spool(),
         );
-        Payload::fill(&mut body, announced, &sha512, &small_spool()).await
+        Payload::fill(&mut body, announced, &sha512).await
     }
 
     #[cfg(target_os = "linux")]
@@ -924,6 +958,27 @@ mod tests {
         let second = spool.read(&b"0123456789"[..]).await.unwrap();
         assert!(first.in_memory().is_some() && second.in_memory().is_none());
         assert_eq!(second.to_bytes().await.unwrap(), "0123456789");
+    }
+
+    #[tokio::test]
+    async fn memory_beside_of_readers_of_files_takes_room_or_is_small() {
+        let spool = Spool::new(SpoolConfig {
+            memory_each_max: 10,
+            memory_total_max: 400 * 1024,
+            ..SpoolConfig::default()
+        });
+        let source = vec![7; 1_000_000];
+        let payload = spool.read(&source[..]).await.unwrap();
+        let (mut first, mut second) = (payload.reader(), payload.reader());
+        assert_eq!(first.part().await.unwrap().unwrap().len(), CHUNK_BYTES);
+        assert_eq!(spool.memory_used(), CHUNK_BYTES as u64);
+        let part = second.part().await.unwrap().unwrap();
+        assert_eq!(part.len(), SMALL_CHUNK_BYTES);
+        drop(first);
+        assert_eq!(spool.memory_used(), 0);
+        assert_eq!(second.part().await.unwrap().unwrap().len(), CHUNK_BYTES);
+        drop(second);
+        assert_eq!(spool.memory_used(), 0);
     }
 
     #[tokio::test]

@@ -120,6 +120,12 @@ impl Places {
         }
     }
 
+    /// Evicts some who can be, although there are places.
+    pub(crate) fn make_room(&self) {
+        let evicted = self.table().evict(0, QUIET_MIN);
+        self.0.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
+    }
+
     fn try_enter(&self, address: IpAddr, has_evicted: &mut bool) -> Entering {
         let key = AddressKey::of(address);
         let mut table = self.table();

@@ -12,7 +12,6 @@ use crate::body::{BodyReader, HeadError};
 use crate::payload::{FillError, Payload};
 use crate::replay::ReplayGuard;
 use crate::serve::Peer;
-use crate::spool::Spool;
 
 /// A RECEIVE that is all it claims to be.
 #[derive(Debug)]
@@ -52,7 +51,7 @@ impl From<HeadError> for Rejected {
     }
 }
 
-/// What a RECEIVE is judged by, and where its message is kept.
+/// What a RECEIVE is judged by.
 #[derive(Clone, Copy, Debug)]
 pub struct Judge<'a> {
     /// The texts that its signature may be over, the likeliest first.
@@ -61,8 +60,6 @@ pub struct Judge<'a> {
     pub authorization: &'a dyn Authorization,
     /// Where authorizations are spent.
     pub guard: &'a ReplayGuard,
-    /// Where messages are kept.
-    pub spool: &'a Spool,
     /// Whose it is, if [`serve`](crate::serve) knows.
     pub peer: Option<&'a Peer>,
 }
@@ -103,7 +100,7 @@ where
     if let Some(peer) = judge.peer {
         peer.vouched();
     }
-    match Payload::fill(body, head.message_bytes, &sha512, judge.spool).await {
+    match Payload::fill(body, head.message_bytes, &sha512).await {
         Ok(payload) => Ok(Received { head, payload, url }),
         Err(error) => {
             // Nothing came of it: the sender may send the very same again.

@@ -216,8 +216,10 @@ async fn accept(
                 // The peer is gone already.
                 Err(error) if is_the_connections_own(&error) => {}
                 Err(error) => {
-                    // Out of file descriptors or memory: those who are served will give some back.
+                    // Out of file descriptors or memory: those who are idle give some back, and those who
+                    // are served will.
                     tracing::error!(%error, "cannot accept connections; trying again");
+                    places.make_room();
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }

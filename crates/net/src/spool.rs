@@ -300,6 +300,10 @@ impl DiskRoom {
         }
     }
 
+    pub(crate) fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
     /// Takes room for `more` bytes, if all bounds allow it.
     pub(crate) fn take(&mut self, more: u64) -> io::Result<()> {
         if more == 0 {

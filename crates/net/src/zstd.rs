@@ -128,7 +128,7 @@ impl Zstd {
         }
         let (inner, plain) = (self.0.clone(), plain.clone());
         elsewhere(
-            Filling::new(spool.clone()),
+            Filling::new(spool),
             |error| error,
             move |sink| inner.compress(&plain, sink),
         )
@@ -154,7 +154,7 @@ impl Zstd {
             })?;
             return kept(plain, spool).await.map_err(DecompressError::Spool);
         }
-        let filling = Filling::announced(spool.clone(), plain_bytes);
+        let filling = Filling::announced(spool, plain_bytes);
         let filling = filling.map_err(DecompressError::Spool)?;
         let (inner, wire, limits) = (self.0.clone(), wire.clone(), *limits);
         elsewhere(filling, DecompressError::Spool, move |sink| {
@@ -176,7 +176,7 @@ const CHUNK_BYTES: u64 = 128 * 1024;
 const ELSEWHERE_MAX: usize = 16;
 
 async fn kept(bytes: Vec<u8>, spool: &Spool) -> io::Result<Payload> {
-    let mut filling = Filling::new(spool.clone());
+    let mut filling = Filling::new(spool);
     filling.push(bytes.into()).await?;
     filling.payload().await
 }

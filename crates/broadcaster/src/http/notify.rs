@@ -80,7 +80,6 @@ async fn take_and_deliver(
     {
         return Err(Failure::MessageTooLong { bytes, bytes_max });
     }
-    let spool = incoming.spool.clone();
-    let payload = Payload::fill(incoming.body(), bytes, &head.sha512, &spool).await?;
+    let payload = Payload::fill(incoming.body(), bytes, &head.sha512).await?;
     Ok(notify_all(core, head.topic.clone(), payload, IfFull::Fail).await?)
 }

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use httppubsub_net::{BodyReader, Peer, Spent, Spool};
+use httppubsub_net::{BodyReader, Peer, Spent};
 use httppubsub_proto::auth::Claim;
 use httppubsub_proto::time::Now;
 
@@ -16,25 +16,23 @@ pub(crate) struct Incoming<'a> {
     pub(crate) core: &'a Core,
     pub(crate) parts: Parts,
     pub(crate) now: Now,
-    /// Where room is taken in the name of who sent it.
-    pub(crate) spool: Spool,
     body: Option<BodyReader<Body>>,
 }
 
 impl<'a> Incoming<'a> {
     pub(crate) fn new(core: &'a Core, request: axum::extract::Request) -> Self {
         let (parts, body) = request.into_parts();
+        // Room is taken in the name of who sent it.
         let spool = match parts.extensions.get::<Peer>() {
             Some(peer) => core.spool.for_party(&peer.party),
             // Somebody else's server.
             None => core.spool.clone(),
         };
-        let body = Some(BodyReader::new(body, core.config.body, spool.clone()));
+        let body = Some(BodyReader::new(body, core.config.body, spool));
         Self {
             core,
             parts,
             now: core.clock.now(),
-            spool,
             body,
         }
     }

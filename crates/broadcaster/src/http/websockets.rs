@@ -61,7 +61,6 @@ async fn receive_or_fail(core: &Arc<Core>, request: Request) -> Result<Response,
         urls: &[&core.config.receiver_url],
         authorization: &*core.to_subscriber,
         guard: &core.guard,
-        spool: &incoming.spool.clone(),
         peer: peer.as_ref(),
     };
     let now = incoming.now;

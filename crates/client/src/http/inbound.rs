@@ -64,8 +64,8 @@ enum Turned {
 /// `POST /v1/receive`.
 pub(crate) async fn receive_one(State(inbound): State<Arc<Inbound>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let (mut body, peer) = inbound.read(&parts, body);
-    let taken = inbound.take(&parts.headers, &mut body, peer).await;
+    let mut body = BodyReader::new(body, inbound.body, inbound.spool.clone());
+    let taken = inbound.take(&parts, &mut body).await;
     body.abandon();
     taken.unwrap_or_else(|turned| {
         inbound.log(&turned, "RECEIVE");
@@ -76,7 +76,7 @@ pub(crate) async fn receive_one(State(inbound): State<Arc<Inbound>>, request: Re
 /// `POST /v1/recover`.
 pub(crate) async fn recover_one(State(inbound): State<Arc<Inbound>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let (mut body, _) = inbound.read(&parts, body);
+    let mut body = BodyReader::new(body, inbound.body, inbound.spool.clone());
     let taken = inbound.take_missed(&parts.headers, &mut body).await;
     body.abandon();
     taken.unwrap_or_else(|turned| {
@@ -86,23 +86,7 @@ pub(crate) async fn recover_one(State(inbound): State<Arc<Inbound>>, request: Re
 }
 
 impl Inbound {
-    /// The body of a request, whose head takes room in the name of who sent it. Messages do not:
-    /// all come from the one broadcaster.
-    fn read<'a>(&self, parts: &'a Parts, body: Body) -> (BodyReader<Body>, Option<&'a Peer>) {
-        let peer = parts.extensions.get::<Peer>();
-        let spool = match peer {
-            Some(peer) => self.spool.for_party(&peer.party),
-            None => self.spool.clone(),
-        };
-        (BodyReader::new(body, self.body, spool), peer)
-    }
-
-    async fn take(
-        &self,
-        headers: &HeaderMap,
-        body: &mut BodyReader<Body>,
-        peer: Option<&Peer>,
-    ) -> Result<Response, Turned> {
+    async fn take(&self, parts: &Parts, body: &mut BodyReader<Body>) -> Result<Response, Turned> {
         if self.stopped.is_cancelled() {
             return Err(Turned::ShutDown);
         }
@@ -111,9 +95,9 @@ impl Inbound {
             urls: &spellings(&self.urls.receive),
             authorization: &*self.to_subscriber,
             guard: &self.guard,
-            spool: &self.spool,
-            peer,
+            peer: parts.extensions.get::<Peer>(),
         };
+        let headers = &parts.headers;
         let (digest, value) = (
             header(headers, &REPR_DIGEST),
             header(headers, &AUTHORIZATION),

@@ -10,6 +10,7 @@
 //! | memory-beside | crates/net/src/spool.rs | memory_beside_of_parts_of_one_byte_is_that_of_their_bytes |
 //! | memory-beside | memory_beside_before_authorization_is_small |
 //! | memory-beside | crates/net/src/spool.rs | memory_beside_bodies_comes_of_the_same_budget_and_has_a_share |
+//! | memory-beside | crates/net/src/payload.rs | memory_beside_of_readers_of_files_takes_room_or_is_small |
 //! | head-drip | crates/net/src/body.rs | head_drip_is_looked_at_once_a_field |
 //! | half-closed | half_closed_publishers_are_answered_and_those_that_are_gone_keep_no_place |
 //! | bare-lf | bare_lf_is_a_400 |
