@@ -1,7 +1,6 @@
 //! This process's websocket sessions, as far as other rooms need to know: what they want, and the
 //! way to hand them something.
 
-use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,82 +15,97 @@ use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::globs::{Globs, Key, Snapshot};
 use crate::message::Message;
 use crate::queue::{NotHanded, Receiver, Sender, queue};
 
 /// The sessions of this process.
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
-    members: Mutex<ByInterest<Vec<Arc<Member>>>>,
-    counts: Mutex<ByInterest<Counted>>,
+    wanted: Mutex<ByInterest>,
     next_id: AtomicU64,
     /// Cancelled when all sessions that began in it have to begin anew.
     era: Mutex<CancellationToken>,
 }
 
 /// What is kept for each topic and glob.
-#[derive(Debug)]
-struct ByInterest<T> {
-    exacts: FxHashMap<Topic, T>,
-    globs: FxHashMap<GlobPattern, T>,
+#[derive(Debug, Default)]
+struct ByInterest {
+    exacts: FxHashMap<Topic, Wanted>,
+    globs: FxHashMap<GlobPattern, (Wanted, Key)>,
+    found_by: Globs,
 }
 
-impl<T> Default for ByInterest<T> {
-    fn default() -> Self {
-        Self {
-            exacts: FxHashMap::default(),
-            globs: FxHashMap::default(),
-        }
-    }
-}
-
-impl<T: Default> ByInterest<T> {
-    fn entry(&mut self, interest: &Interest) -> &mut T {
-        fn entry<'a, K: Clone + Eq + Hash, T: Default>(
-            map: &'a mut FxHashMap<K, T>,
-            key: &K,
-        ) -> &'a mut T {
-            map.entry(key.clone()).or_default()
-        }
+impl ByInterest {
+    fn entry(&mut self, interest: &Interest) -> &mut Wanted {
         match interest {
-            Interest::Exact(topic) => entry(&mut self.exacts, topic),
-            Interest::Glob(glob) => entry(&mut self.globs, glob),
+            Interest::Exact(topic) => self.exacts.entry(topic.clone()).or_default(),
+            Interest::Glob(glob) => {
+                let found_by = &mut self.found_by;
+                let entry = self.globs.entry(glob.clone());
+                let (wanted, _) = entry.or_insert_with(|| (Wanted::default(), found_by.add(glob)));
+                wanted
+            }
         }
     }
 
     fn remove(&mut self, interest: &Interest) {
         match interest {
             Interest::Exact(topic) => drop(self.exacts.remove(topic)),
-            Interest::Glob(glob) => drop(self.globs.remove(glob)),
+            Interest::Glob(glob) => {
+                if let Some((_, key)) = self.globs.remove(glob) {
+                    self.found_by.remove(glob, key);
+                }
+            }
         }
     }
 
-    fn get(&self, interest: &Interest) -> Option<&T> {
+    fn get(&self, interest: &Interest) -> Option<&Wanted> {
         match interest {
             Interest::Exact(topic) => self.exacts.get(topic),
-            Interest::Glob(glob) => self.globs.get(glob),
+            Interest::Glob(glob) => self.globs.get(glob).map(|(wanted, _)| wanted),
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = (Interest, &T)> {
+    fn get_mut(&mut self, interest: &Interest) -> Option<&mut Wanted> {
+        match interest {
+            Interest::Exact(topic) => self.exacts.get_mut(topic),
+            Interest::Glob(glob) => self.globs.get_mut(glob).map(|(wanted, _)| wanted),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Interest, &Wanted)> {
         let exacts = self.exacts.iter();
         let exacts = exacts.map(|(topic, it)| (Interest::Exact(topic.clone()), it));
         let globs = self.globs.iter();
-        let globs = globs.map(|(glob, it)| (Interest::Glob(glob.clone()), it));
+        let globs = globs.map(|(glob, (it, _))| (Interest::Glob(glob.clone()), it));
         exacts.chain(globs)
     }
 
-    fn matching(&self, topic: &Topic) -> impl Iterator<Item = &T> {
-        let globs = self.globs.iter().filter(|(glob, _)| glob.matches(topic));
-        let exact = self.exacts.get(topic);
-        exact.into_iter().chain(globs.map(|(_, kept)| kept))
+    /// Calls `visit` with what is kept of each topic and glob that matches, if that is found out in a
+    /// moment; otherwise with that of the topic, and returns the globs to be matched elsewhere.
+    fn matching(&self, topic: &Topic, mut visit: impl FnMut(&Wanted)) -> Option<Snapshot> {
+        if let Some(exact) = self.exacts.get(topic) {
+            visit(exact);
+        }
+        let text = topic.as_str()?;
+        let candidates = self.found_by.candidates(text);
+        let matching = candidates.matching_at_once(text, |glob| {
+            if let Some((wanted, _)) = self.globs.get(glob) {
+                visit(wanted);
+            }
+        });
+        matching.err()
     }
 }
 
-/// How many sessions want something. A row of the store stands for all of them.
+/// A topic or glob that sessions want. A row of the store stands for all of them.
 #[derive(Debug, Default)]
-struct Counted {
+struct Wanted {
+    /// How many want it, or are about to.
     sessions: usize,
+    /// Those that are handed what matches.
+    members: Vec<Arc<Member>>,
     /// Whoever changes the row waits for its turn, and says in here whether there is one.
     row: Arc<tokio::sync::Mutex<bool>>,
 }
@@ -142,9 +156,26 @@ impl Hub {
         (Arc::new(member), inbox)
     }
 
-    /// Whether any session is subscribed to `topic`, or about to be.
-    pub(crate) fn wants(&self, topic: &Topic) -> bool {
-        self.counts().matching(topic).any(|it| it.sessions > 0)
+    /// `true` if any session is subscribed to `topic`, or about to be.
+    pub(crate) async fn wants(&self, topic: &Topic) -> bool {
+        let mut sessions = 0;
+        self.visit(topic, |wanted| sessions += wanted.sessions)
+            .await;
+        sessions > 0
+    }
+
+    /// Calls `visit` with each topic and glob that matches. What takes longer than a moment is found
+    /// out beside the runtime, and with no lock held.
+    async fn visit(&self, topic: &Topic, mut visit: impl FnMut(&Wanted)) {
+        let elsewhere = self.wanted().matching(topic, &mut visit);
+        let Some(elsewhere) = elsewhere else { return };
+        let globs = elsewhere.matching(topic).await;
+        let wanted = self.wanted();
+        for glob in &globs {
+            if let Some((it, _)) = wanted.globs.get(glob) {
+                visit(it);
+            }
+        }
     }
 
     /// Hands a message to every session that is subscribed to its topic, once however many of its
@@ -154,7 +185,7 @@ impl Hub {
     pub(crate) async fn deliver(&self, message: &Arc<Message>, deadline: Instant) -> u32 {
         let mut handed = 0;
         let mut full = Vec::new();
-        for member in self.matching(&message.topic) {
+        for member in self.matching(&message.topic).await {
             if member.is_ending() {
                 continue;
             }
@@ -184,21 +215,21 @@ impl Hub {
     }
 
     /// Tells every session that is subscribed to `topic` that it missed something.
-    pub(crate) fn missed(&self, topic: &Topic) {
-        for member in self.matching(topic) {
+    pub(crate) async fn missed(&self, topic: &Topic) {
+        for member in self.matching(topic).await {
             member.missed(topic);
         }
     }
 
-    fn matching(&self, topic: &Topic) -> Vec<Arc<Member>> {
-        let members = self.members();
-        let mut lists = members.matching(topic);
-        let mut all = lists.next().cloned().unwrap_or_default();
-        let before = all.len();
-        for more in lists {
-            all.extend_from_slice(more);
-        }
-        if all.len() > before {
+    /// The sessions to hand something about `topic`, each once.
+    async fn matching(&self, topic: &Topic) -> Vec<Arc<Member>> {
+        let (mut all, mut lists) = (Vec::new(), 0);
+        let collect = |wanted: &Wanted| {
+            lists += usize::from(!wanted.members.is_empty());
+            all.extend_from_slice(&wanted.members);
+        };
+        self.visit(topic, collect).await;
+        if lists > 1 {
             all.sort_unstable_by_key(|member| member.id);
             all.dedup_by_key(|member| member.id);
         }
@@ -215,8 +246,8 @@ impl Hub {
         interest: &Interest,
     ) -> Result<(), StoreError> {
         let row = {
-            let mut counts = self.counts();
-            let counted = counts.entry(interest);
+            let mut wanted = self.wanted();
+            let counted = wanted.entry(interest);
             counted.sessions += 1;
             counted.row.clone()
         };
@@ -245,7 +276,7 @@ impl Hub {
     /// The rows are gone, though nobody here removed them. All sessions are told to end, as they may
     /// have missed something, and those that come make new rows.
     pub(crate) async fn begin_anew(&self) {
-        let rows: Vec<_> = self.counts().iter().map(|(_, it)| it.row.clone()).collect();
+        let rows: Vec<_> = self.wanted().iter().map(|(_, it)| it.row.clone()).collect();
         for row in rows {
             // Whoever changes it is waited for: what it says of the row may be of before.
             *row.lock().await = false;
@@ -273,7 +304,7 @@ impl Hub {
         receiver: &SubscriberUrl,
         interest: &Interest,
     ) -> Result<(), StoreError> {
-        let row = self.counts().entry(interest).row.clone();
+        let row = self.wanted().entry(interest).row.clone();
         self.remove_row(row, store, receiver, interest).await
     }
 
@@ -286,8 +317,8 @@ impl Hub {
     ) -> Result<(), StoreError> {
         let mut is_there = row.lock().await;
         // Another may have removed it meanwhile, and those who came since wait for other turns.
-        let is_unwanted = |it: &Counted| it.sessions == 0 && Arc::ptr_eq(&it.row, &row);
-        if !self.counts().get(interest).is_some_and(is_unwanted) {
+        let is_unwanted = |it: &Wanted| it.sessions == 0 && Arc::ptr_eq(&it.row, &row);
+        if !self.wanted().get(interest).is_some_and(is_unwanted) {
             return Ok(());
         }
         // Of one that fails nobody knows whether it is there: whoever wants it makes it anew, and
@@ -296,9 +327,9 @@ impl Hub {
         store
             .unsubscribe(receiver.clone(), interest.clone())
             .await?;
-        let mut counts = self.counts();
-        if counts.get(interest).is_some_and(is_unwanted) {
-            counts.remove(interest);
+        let mut wanted = self.wanted();
+        if wanted.get(interest).is_some_and(is_unwanted) {
+            wanted.remove(interest);
         }
         Ok(())
     }
@@ -310,8 +341,8 @@ impl Hub {
         receiver: &SubscriberUrl,
     ) -> Result<(), StoreError> {
         let unwanted: Vec<_> = {
-            let counts = self.counts();
-            let unwanted = counts.iter().filter(|(_, it)| it.sessions == 0);
+            let wanted = self.wanted();
+            let unwanted = wanted.iter().filter(|(_, it)| it.sessions == 0);
             unwanted.map(|(of, it)| (of, it.row.clone())).collect()
         };
         for (interest, row) in unwanted {
@@ -322,8 +353,8 @@ impl Hub {
 
     /// What sessions want, and should have rows in the store.
     pub(crate) fn wanted_rows(&self) -> Vec<Interest> {
-        let counts = self.counts();
-        let with_rows = counts.iter().filter(|(_, it)| it.sessions > 0);
+        let wanted = self.wanted();
+        let with_rows = wanted.iter().filter(|(_, it)| it.sessions > 0);
         with_rows.map(|(interest, _)| interest).collect()
     }
 
@@ -335,11 +366,11 @@ impl Hub {
         subscription: Subscription,
     ) -> Result<bool, StoreError> {
         let interest = subscription.interest.clone();
-        let row = self.counts().get(&interest).map(|it| it.row.clone());
+        let row = self.wanted().get(&interest).map(|it| it.row.clone());
         let Some(row) = row else { return Ok(false) };
         let is_there = row.lock().await;
-        let is_wanted = |it: &Counted| it.sessions > 0 && Arc::ptr_eq(&it.row, &row);
-        if !*is_there || !self.counts().get(&interest).is_some_and(is_wanted) {
+        let is_wanted = |it: &Wanted| it.sessions > 0 && Arc::ptr_eq(&it.row, &row);
+        if !*is_there || !self.wanted().get(&interest).is_some_and(is_wanted) {
             return Ok(false);
         }
         if store.subscribe(subscription).await? == Subscribed::Existed {
@@ -352,8 +383,8 @@ impl Hub {
                 Topic::new(Bytes::copy_from_slice(glob.as_str().as_bytes())).ok()
             }
         };
-        let members = self.members().get(&interest).cloned().unwrap_or_default();
-        for member in members {
+        let members = self.wanted().get(&interest).map(|it| it.members.clone());
+        for member in members.into_iter().flatten() {
             topic.iter().for_each(|topic| member.missed(topic));
         }
         Ok(true)
@@ -361,43 +392,36 @@ impl Hub {
 
     /// Counts one less, and says whose turn to wait for if that was the last.
     fn discount(&self, interest: &Interest) -> Option<Arc<tokio::sync::Mutex<bool>>> {
-        let mut counts = self.counts();
-        let counted = counts.entry(interest);
+        let mut wanted = self.wanted();
+        let counted = wanted.entry(interest);
         counted.sessions = counted.sessions.saturating_sub(1);
         (counted.sessions == 0).then(|| counted.row.clone())
     }
 
     /// From now on the session is handed what matches.
     pub(crate) fn begin(&self, member: &Arc<Member>, interest: &Interest) {
-        self.members().entry(interest).push(member.clone());
+        self.wanted().entry(interest).members.push(member.clone());
     }
 
     /// From now on the session is not handed any more what matches.
     pub(crate) fn end(&self, member: &Member, interest: &Interest) {
-        let mut members = self.members();
-        let those = members.entry(interest);
-        those.retain(|one| one.id != member.id);
-        if those.is_empty() {
-            members.remove(interest);
+        if let Some(wanted) = self.wanted().get_mut(interest) {
+            wanted.members.retain(|one| one.id != member.id);
         }
     }
 
     /// Counts a session that wants this, as if its row were there.
     #[cfg(test)]
     pub(crate) fn count(&self, interest: &Interest) {
-        self.counts().entry(interest).sessions += 1;
-    }
-
-    fn members(&self) -> MutexGuard<'_, ByInterest<Vec<Arc<Member>>>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wanted().entry(interest).sessions += 1;
     }
 
     fn era(&self) -> MutexGuard<'_, CancellationToken> {
         self.era.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn counts(&self) -> MutexGuard<'_, ByInterest<Counted>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wanted(&self) -> MutexGuard<'_, ByInterest> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -445,6 +469,32 @@ mod tests {
         hub.end(&one, &exact("ab"));
         assert_eq!(hub.deliver(&message("a"), soon()).await, 1);
         assert_eq!(hub.deliver(&message("c"), soon()).await, 0);
+    }
+
+    #[tokio::test]
+    async fn glob_websockets_globs_that_take_long_are_matched_beside_the_runtime() {
+        let hub = Hub::default();
+        let (one, mut inbox) = hub.member("one".to_owned(), 8_000_000);
+        let costly = glob(&format!("{}*x", "*a".repeat(60)));
+        hub.begin(&one, &costly);
+        hub.begin(&one, &exact("short"));
+        let topic = Topic::new(format!("{}x", "a".repeat(20_000))).unwrap();
+        let message = Arc::new(Message::new(topic.clone(), Payload::from_bytes("body")));
+        {
+            let mut delivering = Box::pin(hub.deliver(&message, soon()));
+            tokio::select! {
+                biased;
+                handed = &mut delivering => panic!("{handed} at once"),
+                () = std::future::ready(()) => {}
+            }
+            // No lock is held meanwhile, and others are served.
+            assert_eq!(hub.deliver(&self::message("short"), soon()).await, 1);
+            assert_eq!(delivering.await, 1);
+        }
+        assert!(inbox.try_recv().is_some() && inbox.try_recv().is_some());
+        hub.end(&one, &costly);
+        assert_eq!(hub.deliver(&message, soon()).await, 0);
+        assert!(!hub.wants(&topic).await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -527,7 +577,7 @@ mod tests {
                         hub.join(&*store, &receiver, &recovery, &interest)
                             .await
                             .unwrap();
-                        assert!(hub.wants(&Topic::new("t").unwrap()));
+                        assert!(hub.wants(&Topic::new("t").unwrap()).await);
                         // Whoever removes what nobody wants leaves it alone.
                         hub.remove_unwanted(&*store, &receiver).await.unwrap();
                         tokio::task::yield_now().await;
@@ -545,8 +595,8 @@ mod tests {
                 session.await.unwrap();
             }
             assert_eq!(store.etag(receiver.clone()).await.unwrap(), empty);
-            assert!(!hub.wants(&Topic::new("t").unwrap()));
-            assert!(hub.counts().exacts.is_empty());
+            assert!(!hub.wants(&Topic::new("t").unwrap()).await);
+            assert!(hub.wanted().exacts.is_empty());
         }
     }
 }

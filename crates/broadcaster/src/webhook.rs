@@ -110,8 +110,10 @@ pub(crate) async fn deliver(
 ) -> Verdict {
     let Message { topic, payload, .. } = &**message;
     if row.subscriber.url.as_str() == core.config.receiver_url {
-        return if core.hub.wants(topic) {
-            Verdict::Confirmed(core.hub.deliver(message, deadline).await)
+        let handed = core.hub.deliver(message, deadline).await;
+        // One may be about to want it.
+        return if handed > 0 || core.hub.wants(topic).await {
+            Verdict::Confirmed(handed)
         } else {
             Verdict::Unsubscribe
         };

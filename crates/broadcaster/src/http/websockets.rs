@@ -64,7 +64,7 @@ async fn receive_or_fail(core: &Arc<Core>, request: Request) -> Result<Response,
         peer: peer.as_ref(),
     };
     let now = incoming.now;
-    let wanted = |topic: Topic| std::future::ready(core.hub.wants(&topic));
+    let wanted = |topic: Topic| async move { core.hub.wants(&topic).await };
     let received = httppubsub_net::receive(
         repr_digest.as_deref(),
         authorization.as_deref(),
@@ -116,7 +116,7 @@ async fn take_missed(core: &Arc<Core>, request: Request) -> Result<Response, Fai
         .to_subscriber
         .verify(&claim, &tracing, value, incoming.now)?;
     let _spent = core.guard.spend(unspent, incoming.now).await?;
-    core.hub.missed(&topic);
+    core.hub.missed(&topic).await;
     let claim = Claim::ConfirmMissed { topic: &topic, url };
     let confirm = ConfirmMissed {
         authorization: core

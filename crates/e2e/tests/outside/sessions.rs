@@ -12,6 +12,7 @@
 //! | websocket-counted | websocket_counted_notifications_are_counted_like_others |
 //! | memory-beside | memory_beside_is_room_of_the_spool |
 //! | memory-beside | crates/net/src/socket.rs | memory_beside_a_message_that_comes_is_taken_of_the_spool_and_waited_for |
+//! | glob-websockets | crates/broadcaster/src/hub.rs | glob_websockets_globs_that_take_long_are_matched_beside_the_runtime |
 //! | empty-frames | crates/net/src/socket.rs | empty_frames_and_pings_without_end_end_the_websocket |
 
 use std::collections::BTreeSet;
