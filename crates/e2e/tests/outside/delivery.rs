@@ -68,7 +68,8 @@ fn hang_doubles_nothing_and_is_answered_before_the_client_gives_up() {
 #[test]
 fn hang_never_opens_no_longer_where_notices_are_confirmed() {
     let home = Home::new();
-    let (server, metrics) = Metrics::serve(&home, &["--answer-timeout", "1"]);
+    let flags = ["--answer-timeout", "1", "--db", "memory"];
+    let (server, metrics) = Metrics::serve(&home, &flags);
     let (hanging, url) = hanging(&home, &server, "t");
     eventually("its circuit breaker opens", || {
         assert_eq!(server.door.notify("t", b"x"), 0);
@@ -258,7 +259,7 @@ fn all_places_are_never_those_of_one_peer() {
 #[test]
 fn sweep_starved_by_nobody_who_is_owed_thousands_of_notices() {
     let home = Home::new();
-    let server = home.serve(&[]);
+    let server = home.serve(&["--db", "memory"]);
     let hostile = Subscriber::start(home.signer());
     let recovery = hostile.recovery("/hangs");
     hostile.on(&recovery, |_| vec![Act::Hang]);
