@@ -367,6 +367,8 @@ fn f18_a_machine_that_was_cut_off_is_in_time_again_when_it_is_back() {
         &listen_here,
         "--answer-timeout",
         "30",
+        "--notify-timeout",
+        "40",
         lease[0],
         lease[1],
     ];

@@ -602,7 +602,7 @@ const PROMISES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
-        "**Delivery is best effort**: a message that may have been read is never sent again",
+        "**Delivery is best effort**: the message itself is never sent again.",
         &[(
             DELIVERY,
             "a_subscriber_that_was_down_is_told_until_it_accepts_once",

@@ -438,8 +438,8 @@ fn a_list_that_makes_no_sense_is_wrong_usage_and_says_what_would() {
     command.args(["listen", "--exact", "t", "--misbehave", "hang"]);
     command.args(["--bind", "0.0.0.0:0"]);
     let mut process = Process::spawn("listen", command);
-    assert_eq!(process.end().0.code(), Some(1));
-    assert!(process.log().contains("set `host`"), "{}", process.log());
+    assert_eq!(process.end().0.code(), Some(2));
+    assert!(process.log().contains("--host URL"), "{}", process.log());
 }
 
 /// Says back what it is told, until its peer ends.
