@@ -38,6 +38,13 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::hints::Hinted;
 
+/// The allocator of glibc has a heap for each of up to eight threads a core, the longest message that
+/// was ever freed decides what each of them keeps, and none gives back what is not at its end:
+/// "Memory" in `docs/operating.md` has the figures.
+#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Publish/subscribe over HTTP, for programs that should not have to hold a connection open.
 ///
 /// A broadcaster keeps subscriptions and hands every notification to all matching subscribers by

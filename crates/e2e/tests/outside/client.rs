@@ -10,6 +10,7 @@
 //! | message-in-tests | message_in_tests_is_made_and_yielded |
 //! | gap-in-tests | gap_in_tests_runs_the_callback_where_it_is |
 //! | huge-timeouts | huge_timeouts_of_a_subscription_are_as_good_as_none |
+//! | slope | slope_is_flat_since_what_was_freed_is_given_back |
 //! | error-causes | error_causes_are_told_once_whatever_prints_the_error |
 
 use std::error::Error;
@@ -18,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use httppubsub_client::{Bind, Client, ClientConfig, Feed, Message, Receiving, WebSocketOptions};
-use httppubsub_e2e::{Deaf, Home, PATIENCE};
+use httppubsub_e2e::{Deaf, Home, PATIENCE, Subscriber, eventually, exact};
 use httppubsub_proto::auth::Secrets;
 
 /// What `anyhow` prints with `{:#}`.
@@ -196,4 +197,36 @@ async fn huge_timeouts_of_a_subscription_are_as_good_as_none() {
     assert!(subscription.next().await.unwrap().is_some());
     feed.end();
     assert!(subscription.next().await.is_none());
+}
+
+/// What many threads freed is not kept by each of them. The long form is `cargo xtask soak`.
+#[test]
+#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
+fn slope_is_flat_since_what_was_freed_is_given_back() {
+    const PUBLISHERS: usize = 16;
+    let home = Home::with(&Secrets::NONE);
+    let server = home.serve(&[]);
+    let subscriber = Subscriber::start(home.signer());
+    for number in 0..PUBLISHERS {
+        let (url, topic) = (subscriber.url(&format!("/{number}")), number.to_string());
+        server.door.subscribe(&url, exact(&topic), None);
+    }
+    assert_eq!(server.door.notify("0", b"a message"), 1);
+    let began = server.process.resident_bytes();
+    std::thread::scope(|scope| {
+        for number in 0..PUBLISHERS {
+            let door = &server.door;
+            scope.spawn(move || {
+                for round in 1..=4 {
+                    // Of all lengths, since the longest that was freed decides what glibc keeps.
+                    let message = vec![7; (number + 1) * round * 100_000];
+                    door.notify(&number.to_string(), &message);
+                }
+            });
+        }
+    });
+    let kept = || server.process.resident_bytes().saturating_sub(began);
+    eventually("what was freed is given back", || {
+        (kept() < 16 << 20).then_some(())
+    });
 }
