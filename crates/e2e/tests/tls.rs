@@ -11,6 +11,7 @@ use std::sync::Arc;
 use httppubsub_broadcaster::Config;
 use httppubsub_e2e::{InProcess, Process, http_answer, httppubsub};
 use httppubsub_net::ServeConfig;
+use httppubsub_proto::auth::Secrets;
 use httppubsub_proto::http::{ConfirmReceive, ReceiveHead, UNSUBSCRIBE_IMMEDIATE};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -81,7 +82,7 @@ const MESSAGE: &str = "[the message]";
 /// What a publisher is told, with the subscriber at `url` and a broadcaster that trusts `roots`.
 fn notify(folder: &Path, roots: &Path, url: &str, flags: &[&str]) -> (String, String) {
     let secrets = folder.join("none.json");
-    std::fs::write(&secrets, "{\"version\": \"2\"}").unwrap();
+    std::fs::write(&secrets, Secrets::NONE.to_text()).unwrap();
     let secrets = secrets.to_str().unwrap();
     let mut command = httppubsub();
     command.args([
