@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use httppubsub_proto::auth::{Claim, Secrets};
 use httppubsub_proto::digest::{Sha512, encode_repr_digest};
-use httppubsub_proto::http::{ReceiveAnswer, ReceiveHead};
+use httppubsub_proto::stateless::{ReceiveAnswer, ReceiveHead};
 use httppubsub_proto::topic::{Identifier, Topic};
 use httppubsub_proto::url::{Endpoint, SubscriberUrl};
 use hyper::StatusCode;

@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use httppubsub_proto::auth::{Claim, Secrets};
-use httppubsub_proto::http::{
-    GenericResponse, SUBSCRIBE_EXACT, SUBSCRIBE_GLOB, SubscribeRequest, UNSUBSCRIBE_EXACT,
-    UNSUBSCRIBE_GLOB, UnsubscribeRequest,
+use httppubsub_proto::paths::{
+    SUBSCRIBE_EXACT, SUBSCRIBE_GLOB, UNSUBSCRIBE_EXACT, UNSUBSCRIBE_GLOB,
 };
+use httppubsub_proto::stateless::{GenericResponse, SubscribeRequest, UnsubscribeRequest};
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::url::{Endpoint, SubscriberUrl};
 use hyper::StatusCode;
@@ -78,8 +78,8 @@ impl Broadcaster {
         Self::launch(command, cores, folder, url_of).await
     }
 
-    /// Starts the published broadcaster, lonelypss, on a database on disk, and waits until it listens.
-    /// `command` runs it, see [`published_command`].
+    /// Starts the published broadcaster, lonelypss, on a database on disk, and waits until it
+    /// listens. `command` runs it, see [`published_command`].
     pub(crate) async fn start_published(
         mut command: Command,
         secrets: &Secrets,
@@ -343,7 +343,7 @@ pub(crate) fn program(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     };
     ensure!(
         program.is_file(),
-        "there is no {}: build it with `cargo build --release -p httppubsub`, or run \
+        "there is no {}: build it with `cargo build --release -p httppubsub-cli`, or run \
          `cargo xtask bench`, which does",
         program.display()
     );

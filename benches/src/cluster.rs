@@ -26,11 +26,21 @@ use crate::sinks::{Behaviour, SentAt, Sinks, latency_histogram};
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Cluster {
     /// How long each has in a turn.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
     seconds: u64,
 
     /// How many turns each has; figures are medians of turns.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..=1_000)
+    )]
     turns: u32,
 }
 

@@ -244,8 +244,8 @@ impl Contest {
 }
 
 /// What stands below a table in which somebody was not at the limit.
-pub(crate) const IDLE: &str = "\nNobody was busy all the time: other programs had the cores too, or a single publisher waited \
-     for answers. Trust the CPU time, not the rates.\n";
+pub(crate) const IDLE: &str = "\nNobody was busy all the time: other programs had the cores too, \
+    or a single publisher waited for answers. Trust the CPU time, not the rates.\n";
 
 /// Below this share of a core, neither side was what limited the rate.
 const BUSY_MIN: f64 = 0.8;
@@ -328,7 +328,8 @@ pub(crate) fn check_counts(
             received.messages == wanted.notifications
                 && received.sequences == wanted.sequences
                 && received.bytes == wanted.notifications * message_bytes,
-            "subscriber {number} received {} messages where {} were confirmed, or others than these",
+            "subscriber {number} received {} messages where {} were confirmed, or others than \
+             these",
             received.messages,
             wanted.notifications
         );

@@ -20,15 +20,30 @@ use crate::setting::Setting;
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Fanout {
     /// How many subscribers each notification is for.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
     subscribers: u32,
 
     /// How many publishers notify at once, one NOTIFY in flight each.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
     publishers: u32,
 
     /// Size of a message, at least 16.
-    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u64).range(Label::BYTES as u64..))]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(Label::BYTES as u64..)
+    )]
     message_bytes: u64,
 
     /// How messages are authorized; both: one after the other.
@@ -36,15 +51,30 @@ pub(crate) struct Fanout {
     auth: AuthChoice,
 
     /// Length of a turn.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
     seconds: u64,
 
     /// How many turns each has; figures are medians of turns.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
     turns: u32,
 
     /// How many subscribers share a port; with 1 each is a destination of its own.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     sinks_per_port: u32,
 
     /// Have the bare connections wait for each other after each message.

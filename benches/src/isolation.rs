@@ -17,8 +17,9 @@ use crate::report::{Latency, Report, median, milliseconds, table};
 use crate::setting::Setting;
 use crate::sinks::{Behaviour, SentAt, Sinks, topic};
 
-/// A tenth of the subscribers is slow, silent, wrong or rude, each in a way of its own, or one party
-/// takes all it can of something that everybody shares: what the others and the publishers notice.
+/// A tenth of the subscribers is slow, silent, wrong or rude, each in a way of its own, or one
+/// party takes all it can of something that everybody shares: what the others and the publishers
+/// notice.
 ///
 /// Notifications come at a steady rate whether or not earlier ones were answered, since the answer
 /// to a publisher waits for every subscriber. The run fails if a publisher is answered anything but
@@ -26,13 +27,23 @@ use crate::sinks::{Behaviour, SentAt, Sinks, topic};
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Isolation {
     /// How many subscribers there are, hostile ones included.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(11..=1_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(11..=1_000)
+    )]
     subscribers: u32,
 
     /// How many of them are hostile. Their ways: slow, hang, drip, truncate, garbage, bad status,
-    /// redirect, wrong identifier, no read, reset; with fewer than ten the first of these, with more
-    /// several of each.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=500))]
+    /// redirect, wrong identifier, no read, reset; with fewer than ten the first of these, with
+    /// more several of each.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..=500)
+    )]
     hostile: u32,
 
     /// Parties that take all they can; each has turns of its own. [default: all of them]
@@ -40,15 +51,30 @@ pub(crate) struct Isolation {
     greedy: Option<Vec<Greed>>,
 
     /// How many notifications a second.
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u64).range(1..=1_000)
+    )]
     per_second: u64,
 
     /// How long notifications are sent in a turn.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
     seconds: u64,
 
     /// How many turns there are with and without hostile ones; figures are medians of turns.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..=1_000)
+    )]
     turns: u32,
 
     /// How messages are authorized.

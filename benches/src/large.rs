@@ -14,17 +14,28 @@ use crate::report::{Report, mebibytes, table};
 use crate::setting::Setting;
 use crate::sinks::{Behaviour, Sinks};
 
-/// One large message to a few subscribers: its rate, and by how much the broadcaster's memory grows.
+/// One large message to a few subscribers: its rate, and by how much the broadcaster's memory
+/// grows.
 ///
 /// The message is made while it is sent; subscribers read and compare it and keep nothing.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Large {
     /// Size of the message.
-    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u64).range(1..=1_048_576)
+    )]
     mib: u64,
 
     /// How many subscribers it is for.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
     subscribers: u32,
 
     /// How messages are authorized.

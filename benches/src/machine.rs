@@ -62,8 +62,8 @@ pub(crate) fn measured(command: Command, cores: Option<Cores>) -> tokio::process
     command
 }
 
-/// Starts this program where measured processes run, as its hidden `subcommand`, and hands it `order`
-/// on its stdin.
+/// Starts this program where measured processes run, as its hidden `subcommand`, and hands it
+/// `order` on its stdin.
 pub(crate) async fn start_yardstick(
     subcommand: &str,
     order: &serde_json::Value,
@@ -88,6 +88,10 @@ pub(crate) fn order() -> anyhow::Result<serde_json::Value> {
 }
 
 /// The wall clock, which all processes of one machine share.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the benches have no clock to set"
+)]
 pub(crate) fn now() -> Now {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Now::from_unix(since_epoch.unwrap_or_default())

@@ -22,6 +22,7 @@ mod message;
 mod overload;
 mod publish;
 mod published;
+mod python;
 mod report;
 mod setting;
 mod shapes;
@@ -63,8 +64,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
-    /// All of them but `soak`, and `fanout`, which `shapes` contains: one after the other, each as it
-    /// is by default.
+    /// All of them but `soak`, and `fanout`, which `shapes` contains: one after the other, each as
+    /// it is by default.
     All,
     Shapes(shapes::Shapes),
     Fanout(fanout::Fanout),
@@ -85,6 +86,9 @@ enum Bench {
     /// The yardstick of `websocket`.
     #[command(name = websocket::ECHO, hide = true)]
     Echo,
+    /// The yardstick of `cargo xtask bench python`.
+    #[command(name = python::SUBCOMMAND, hide = true)]
+    Python(python::Yardstick),
 }
 
 fn main() -> ExitCode {
@@ -103,6 +107,7 @@ impl Arguments {
             Bench::Bare => return print(&format!("{}\n", bare::main()?)),
             Bench::Echo => return print(&format!("{}\n", websocket::echo()?)),
             Bench::Skeleton => return skeleton::main(),
+            Bench::Python(yardstick) => return yardstick.main(),
             Bench::All
             | Bench::Shapes(_)
             | Bench::Fanout(_)
@@ -145,7 +150,9 @@ impl Bench {
             Self::Websocket(websocket) => websocket.run(setting).await,
             Self::Cluster(cluster) => cluster.run(setting).await,
             Self::Soak(soak) => Box::pin(soak.run(setting)).await,
-            Self::Bare | Self::Skeleton | Self::Echo => unreachable!("it has returned already"),
+            Self::Bare | Self::Skeleton | Self::Echo | Self::Python(_) => {
+                unreachable!("it has returned already")
+            }
         }
     }
 

@@ -18,27 +18,48 @@ use crate::report::{Latency, Report, median, milliseconds, table};
 use crate::setting::Setting;
 use crate::sinks::{Behaviour, SentAt, Sinks, latency_histogram};
 
-/// Notifications at 1, 2 and 5 times the rate that can be sustained, whether or not earlier ones are
-/// answered.
+/// Notifications at 1, 2 and 5 times the rate that can be sustained, whether or not earlier ones
+/// are answered.
 ///
-/// The sustainable rate is measured first in each turn, with publishers that wait for their answers.
-/// A 503 with Retry-After is a rejection; the run fails if anything else but a 200 is answered.
+/// The sustainable rate is measured first in each turn, with publishers that wait for their
+/// answers. A 503 with Retry-After is a rejection; the run fails if anything else but a 200 is
+/// answered.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Overload {
     /// How many subscribers each notification is for.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
     subscribers: u32,
 
     /// How many publishers find the sustainable rate.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(1..=1_000)
+    )]
     publishers: u32,
 
     /// How long each rate is kept up.
-    #[arg(long, value_name = "SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
     seconds: u64,
 
     /// How many turns each rate has; figures are medians of turns.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..=1_000)
+    )]
     turns: u32,
 
     /// How messages are authorized.
@@ -228,7 +249,8 @@ impl Overload {
             }));
         }
         let text = format!(
-            "overload: {} subscribers, messages of {MESSAGE_BYTES} bytes, auth {}; {sustainable:.0} \
+            "overload: {} subscribers, messages of {MESSAGE_BYTES} bytes, auth {}; \
+             {sustainable:.0} \
              notifications a second can be sustained; median of {} turns of {} s\n{}\n\n{}",
             self.subscribers,
             self.auth.name(),

@@ -18,11 +18,21 @@ use crate::setting::Setting;
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Shapes {
     /// Length of a turn.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
     seconds: u64,
 
     /// How many turns each has; figures are medians of turns.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
     turns: u32,
 }
 

@@ -9,7 +9,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use hdrhistogram::Histogram;
 use httppubsub_proto::auth::Claim;
 use httppubsub_proto::digest::{Sha512, Sha512Hasher, decode_repr_digest};
-use httppubsub_proto::http::{ConfirmReceive, ReceiveHead};
+use httppubsub_proto::stateless::{ConfirmReceive, ReceiveHead};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::{Identifier, Topic};
 use httppubsub_proto::url::SubscriberUrl;
@@ -316,7 +316,8 @@ impl Shared {
             Behaviour::Redirect => {
                 let other = self.sinks.last().context("there is one")?.url.as_str();
                 let head = format!(
-                    "HTTP/1.1 307 Temporary Redirect\r\nlocation: {other}\r\ncontent-length: 0\r\n\r\n"
+                    "HTTP/1.1 307 Temporary Redirect\r\nlocation: {other}\r\ncontent-length: 0\r\n\
+                     \r\n"
                 );
                 stream.write_all(head.as_bytes()).await?;
                 return Ok(After::GoOn);

@@ -1,4 +1,5 @@
-//! The yardstick of latency: a fan-out with none of a broadcaster's duties, in a process of its own.
+//! The yardstick of latency: a fan-out with none of a broadcaster's duties, in a process of its
+//! own.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use bytes::{Buf as _, Bytes, BytesMut};
 use httppubsub_proto::digest::encode_repr_digest;
-use httppubsub_proto::http::ReceiveHead;
+use httppubsub_proto::stateless::ReceiveHead;
 use httppubsub_proto::topic::Identifier;
 use httppubsub_proto::url::{Endpoint, SubscriberUrl};
 use hyper::StatusCode;
@@ -61,7 +62,8 @@ impl Skeleton {
     }
 }
 
-/// The skeleton itself: reads its order from stdin, says its address, and serves until it is killed.
+/// The skeleton itself: reads its order from stdin, says its address, and serves until it is
+/// killed.
 pub(crate) fn main() -> anyhow::Result<()> {
     let order = machine::order()?;
     let urls = order["urls"].as_array().context("no urls")?;
@@ -156,7 +158,8 @@ impl Notify for Forwarder {
         };
         let head = head.encode();
         let mut rest = format!(
-            "content-type: application/octet-stream\r\nrepr-digest: {}\r\ncontent-length: {}\r\n\r\n",
+            "content-type: application/octet-stream\r\nrepr-digest: {}\r\ncontent-length: {}\r\n\
+             \r\n",
             encode_repr_digest(&message.sha512()),
             head.len() as u64 + message.bytes(),
         )

@@ -10,7 +10,7 @@ use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::{Interest, SubscriptionSet};
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
-use httppubsub_store::{SqliteStore, Store as _};
+use httppubsub_store::{SqliteStore, Subscriptions as _};
 use serde_json::json;
 
 use crate::broadcaster::Broadcaster;
@@ -28,15 +28,30 @@ use crate::sinks::{Behaviour, SentAt, Sinks};
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Subscriptions {
     /// How many are registered.
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u64).range(1_000..=10_000_000)
+    )]
     count: u64,
 
     /// How many times each notifies.
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=1_000_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000,
+        value_parser = clap::value_parser!(u64).range(10..=1_000_000)
+    )]
     notifications: u64,
 
     /// In how many turns.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(1..=1_000)
+    )]
     turns: u64,
 }
 

@@ -2,7 +2,7 @@
 //! bytes it was read from.
 #![no_main]
 
-use httppubsub_proto::http::{
+use httppubsub_proto::stateless::{
     CheckRequest, CheckResponse, ConfirmMissed, GenericResponse, InterestKind, MissedHead,
     NotifyHead, NotifyResponse, NotifyTrace, ReceiveAnswer, ReceiveHead, SetHead, SubscribeRequest,
     UNSUBSCRIBE_IMMEDIATE, UnsubscribeRequest,

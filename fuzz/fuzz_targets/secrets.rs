@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use httppubsub_proto::auth::{Claim, Scheme, Secrets, Stamp};
-use httppubsub_proto::http::GenericResponse;
+use httppubsub_proto::stateless::GenericResponse;
 use httppubsub_proto::time::Now;
 use libfuzzer_sys::fuzz_target;
 

@@ -2,7 +2,7 @@
 //! rows.
 #![no_main]
 
-use httppubsub_proto::http::{SetListsError, decode_set_lists, encode_set_lists};
+use httppubsub_proto::stateless::{SetListsError, decode_set_lists, encode_set_lists};
 use httppubsub_proto::subscription::{StrongEtagHasher, SubscriptionSet};
 use httppubsub_proto::url::SubscriberUrl;
 use libfuzzer_sys::fuzz_target;

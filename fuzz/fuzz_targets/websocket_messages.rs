@@ -3,8 +3,8 @@
 #![no_main]
 
 use bytes::Bytes;
+use httppubsub_proto::stateful::{HeaderStyle, ToBroadcaster, ToSubscriber};
 use httppubsub_proto::wire::DecodeError;
-use httppubsub_proto::ws::{HeaderStyle, ToBroadcaster, ToSubscriber};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

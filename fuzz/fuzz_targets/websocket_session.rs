@@ -19,14 +19,14 @@ use httppubsub_proto::session::{
     ReceiveTicket, SessionError, StreamCounters, SubscriberConfig, SubscriberEvent,
     SubscriberSession,
 };
-use httppubsub_proto::subscription::Interest;
-use httppubsub_proto::time::Now;
-use httppubsub_proto::topic::{Identifier, Topic};
-use httppubsub_proto::ws::{
+use httppubsub_proto::stateful::{
     BodyHead, Configure, ConfirmConfigure, ConfirmNotify, ConfirmReceive, ConnectionNonce,
     Continue, DisableCustom, EnableCustom, EnablePreset, HeaderStyle, InterestMessage,
     MissedMessage, Notify, Part, StreamPart, ToBroadcaster, ToSubscriber,
 };
+use httppubsub_proto::subscription::Interest;
+use httppubsub_proto::time::Now;
+use httppubsub_proto::topic::{Identifier, Topic};
 use libfuzzer_sys::fuzz_target;
 
 const SUBSCRIBER_NONCE: [u8; 32] = [7; 32];
@@ -391,16 +391,16 @@ impl World {
     fn poll_broadcaster(&mut self) {
         // Whatever can be sent at once is bounded by what was asked for.
         for _ in 0..10_000 {
+            while let Some(event) = self.broadcaster.poll_event() {
+                assert!(!self.broadcaster_over, "an event after the close");
+                self.broadcaster_event(event);
+            }
             match self.broadcaster.poll_output() {
                 Output::Send(message) => {
                     assert!(!self.broadcaster_over, "a message after the close");
                     let message = join(&message);
                     self.check_sent(&message);
                     self.down.push_back(message);
-                }
-                Output::Event(event) => {
-                    assert!(!self.broadcaster_over, "an event after the close");
-                    self.broadcaster_event(event);
                 }
                 Output::Close(_) => {
                     assert!(!self.broadcaster_over, "a second close");
@@ -461,21 +461,21 @@ impl World {
 
     fn poll_subscriber(&mut self) {
         for _ in 0..10_000 {
+            while let Some(event) = self.subscriber.poll_event() {
+                assert!(!self.subscriber_over, "an event after the close");
+                if let SubscriberEvent::Receive(part) = event {
+                    let begins = part.begins.map(|(_, head)| head);
+                    let ends = part.ends.is_some();
+                    check_placed(&mut self.receive_left, begins, part.bytes.len(), ends);
+                    self.receipts.extend(part.ends);
+                }
+            }
             match self.subscriber.poll_output() {
                 Output::Send(message) => {
                     assert!(!self.subscriber_over, "a message after the close");
                     let message = join(&message);
                     ToBroadcaster::decode(&message).expect("what is sent can be read");
                     self.up.push_back(message);
-                }
-                Output::Event(event) => {
-                    assert!(!self.subscriber_over, "an event after the close");
-                    if let SubscriberEvent::Receive(part) = event {
-                        let begins = part.begins.map(|(_, head)| head);
-                        let ends = part.ends.is_some();
-                        check_placed(&mut self.receive_left, begins, part.bytes.len(), ends);
-                        self.receipts.extend(part.ends);
-                    }
                 }
                 Output::Close(_) => {
                     assert!(!self.subscriber_over, "a second close");

@@ -154,9 +154,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--exact-hex", action="append", default=[], metavar="HEX")
     parser.add_argument("--glob", action="append", default=[], metavar="PATTERN")
     parser.add_argument("--count", type=int, default=0, help="0: until told to leave")
-    parser.add_argument("--timeout", type=float, default=60, help="seconds")
+    parser.add_argument("--timeout", type=float, default=180, help="seconds")
     parser.add_argument("--resubscribe-interval", type=float, default=300, help="seconds")
-    parser.add_argument("--request-timeout", type=float, default=30, help="seconds")
+    parser.add_argument("--request-timeout", type=float, default=60, help="seconds")
     add_websocket_arguments(parser)
     return parser.parse_args()
 

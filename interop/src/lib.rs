@@ -6,17 +6,21 @@
 
 mod auth;
 mod body;
+mod broadcaster;
+mod notifier;
 mod programs;
 mod raw;
+mod subscriber;
 mod venv;
 mod world;
 
 pub use auth::{Auth, Scheme};
 pub use body::{Body, random_file, sha512};
+pub use broadcaster::Broadcaster;
 pub use httppubsub_e2e::{PATIENCE, Process, httppubsub};
+pub use notifier::{Notifier, NotifyFailed, Sent};
 pub use programs::{Side, peer};
 pub use raw::{Answer, Delivery, RawSubscriber};
+pub use subscriber::{Message, Subscriber};
 pub use venv::python;
-pub use world::{
-    Broadcaster, Message, Notifier, NotifyFailed, Rows, Sent, Subscriber, Wants, World,
-};
+pub use world::{Rows, Wants, World};

@@ -4,7 +4,6 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
 
 use httppubsub_e2e::PATIENCE;
 
@@ -81,7 +80,7 @@ impl RawSubscriber {
 
 /// Serves one request and closes the connection.
 fn serve(stream: TcpStream, answer: Answer, deliveries: &Sender<Delivery>) -> io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream);
     let path = line(&mut reader)?
         .split(' ')

@@ -3,9 +3,11 @@
 use std::ffi::OsString;
 
 use crate::command::{cargo, run};
+use crate::python;
 
 /// Measure the broadcaster: `all`, `shapes`, `fanout`, `large`, `published`, `isolation`,
 /// `overload`, `subscriptions`, `websocket`, `cluster` or `soak`; `--help` after a name tells more.
+/// Or `python`, the Python package.
 ///
 /// Builds `httppubsub` and the benchmarks for release, then runs the one that is named.
 #[derive(Clone, Debug, clap::Args)]
@@ -28,9 +30,14 @@ impl Bench {
     }
 
     pub(crate) fn run(&self) -> anyhow::Result<()> {
+        if let Some((name, options)) = self.arguments.split_first()
+            && name == "python"
+        {
+            return python::bench(options);
+        }
         let mut build = cargo(["build", "--release", "-p", "httppubsub-bench"]);
         if !self.only_asks_for_help() {
-            build.args(["-p", "httppubsub"]);
+            build.args(["-p", "httppubsub-cli"]);
         }
         run(&mut build)?;
         let mut bench = cargo([

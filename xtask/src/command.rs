@@ -19,8 +19,13 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> 
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(arguments).current_dir(root());
-    // `cargo xtask` sets these for this program. Passed on, they would make dependencies that look
-    // at them (ring does) compile anew each time.
+    without_own_settings(&mut command);
+    command
+}
+
+/// Takes from the environment of `command` what `cargo xtask` sets for this program. Passed on to
+/// cargo, it would make dependencies that look at it (ring does) compile anew each time.
+pub(crate) fn without_own_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if ["CARGO_PKG_", "CARGO_MANIFEST_"]
@@ -30,7 +35,6 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> 
             command.env_remove(&name);
         }
     }
-    command
 }
 
 /// Runs `command` in view of the user; fails unless it succeeds.

@@ -14,7 +14,12 @@ use crate::tool::{Tool, install_subcommand};
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Fuzz {
     /// How long each target runs.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 300,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     seconds: u64,
 
     /// Run these targets only. [default: all]

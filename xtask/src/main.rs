@@ -8,8 +8,10 @@
 
 mod bench;
 mod command;
+mod commits;
 mod deny;
 mod fuzz;
+mod python;
 mod soak;
 mod test;
 mod tool;
@@ -32,6 +34,7 @@ enum Task {
     Bench(bench::Bench),
     Fuzz(fuzz::Fuzz),
     Soak(soak::Soak),
+    Wheel(python::Wheel),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Task::Bench(bench) => bench.run().map(|()| ExitCode::SUCCESS),
         Task::Fuzz(fuzz) => fuzz.run().map(|()| ExitCode::SUCCESS),
         Task::Soak(soak) => soak.run().map(|()| ExitCode::SUCCESS),
+        Task::Wheel(wheel) => wheel.run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("cargo xtask: {error:#}");
@@ -61,4 +65,5 @@ Examples:
   cargo xtask bench overload               more notifications than can be delivered
   cargo xtask soak --minutes 60            an hour in which everything comes, goes and fails
   cargo xtask fuzz --seconds 60            every fuzz target for a minute
-  cargo xtask fuzz globs                   one of them";
+  cargo xtask fuzz globs                   one of them
+  cargo xtask wheel                        the wheel of the Python package";

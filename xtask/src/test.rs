@@ -2,16 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum as _;
 
 use crate::command::{cargo, run};
+use crate::commits;
 use crate::deny;
+use crate::python;
 use crate::tool::Tool;
 
-/// Run everything that CI runs: format, lints, build, tests, interoperability, dependencies.
+/// Run everything that CI runs: format, lints, build, tests, interoperability, dependencies,
+/// the Python package.
 ///
 /// Looks first whether everything needed is there, and says what is missing. Stops at the first
 /// failure unless told to go on. The last line says how many steps passed and failed; the exit
@@ -29,18 +33,24 @@ pub(crate) struct Test {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Step {
-    /// The code is formatted.
+    /// The code is formatted, and so are the messages of commits.
     Fmt,
     /// Clippy and the compiler have nothing to say.
     Clippy,
     /// Everything compiles, the program `httppubsub` included.
     Build,
+    /// Each part alone: a client without TLS and websockets, stores one by one, the fuzz targets.
+    Parts,
     /// Tests of all crates, and the examples in their documentation.
     Test,
+    /// Documentation has no links that lead nowhere.
+    Doc,
     /// Both directions against the published Python packages.
     Interop,
     /// Licences, sources and known vulnerabilities of dependencies.
     Deny,
+    /// The Python package: lints, types, and tests of its wheel.
+    Python,
 }
 
 impl Test {
@@ -54,7 +64,7 @@ impl Test {
         let missing = missing_tools(&steps);
         let mut results = Vec::new();
         for step in steps {
-            // Whoever lacks something should learn it before the first step has run.
+            // A missing tool is to be known before the first step has run.
             if !missing.is_empty() && !self.keep_going && step.lacks(&missing).is_none() {
                 continue;
             }
@@ -116,9 +126,12 @@ impl Step {
             Self::Fmt => "cargo fmt --all --check",
             Self::Clippy => "cargo clippy --workspace --all-targets -- -D warnings",
             Self::Build => "cargo build --workspace",
+            Self::Parts => "cargo clippy, test and check of parts alone",
             Self::Test => "cargo test --workspace --exclude httppubsub-interop",
+            Self::Doc => "cargo doc --workspace --no-deps",
             Self::Interop => "cargo test -p httppubsub-interop",
             Self::Deny => "cargo deny check",
+            Self::Python => "maturin build; ruff; mypy; basedpyright; pytest",
         }
     }
 
@@ -126,10 +139,12 @@ impl Step {
         match self {
             Self::Fmt => &[Tool::Rustfmt],
             Self::Clippy => &[Tool::Clippy, Tool::CCompiler],
-            Self::Build => &[Tool::CCompiler],
+            Self::Build | Self::Doc => &[Tool::CCompiler],
+            Self::Parts => &[Tool::Clippy, Tool::CCompiler, Tool::CppCompiler],
             Self::Test => &[Tool::CCompiler, Tool::Postgres, Tool::PgBouncer],
             Self::Interop => &[Tool::CCompiler, Tool::Python, Tool::Postgres],
             Self::Deny => &[],
+            Self::Python => &[Tool::CCompiler, Tool::PackagePython],
         }
     }
 
@@ -171,14 +186,53 @@ impl Step {
     /// Does it; says what could not be checked.
     fn run(self) -> anyhow::Result<Option<String>> {
         match self {
-            Self::Fmt | Self::Clippy | Self::Build | Self::Test | Self::Interop => {
-                let arguments = self.heading().split(' ').skip(1);
-                run(&mut cargo(arguments)).map(|()| None)
+            Self::Fmt => {
+                run(&mut cargo(self.heading().split(' ').skip(1)))?;
+                commits::check()
+            }
+            Self::Clippy | Self::Build | Self::Test | Self::Interop => {
+                let mut command = cargo(self.heading().split(' ').skip(1));
+                if std::env::var_os(TEST_THREADS).is_none() {
+                    let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+                    command.env(TEST_THREADS, (cores * TESTS_PER_CORE).to_string());
+                }
+                run(&mut command).map(|()| None)
+            }
+            Self::Doc => {
+                let mut command = cargo(self.heading().split(' ').skip(1));
+                run(command.env("RUSTDOCFLAGS", "-D warnings")).map(|()| None)
+            }
+            Self::Parts => {
+                for part in PARTS {
+                    eprintln!("cargo {part}");
+                    run(&mut cargo(part.split(' ')))?;
+                }
+                Ok(None)
             }
             Self::Deny => deny::check(),
+            Self::Python => python::test(),
         }
     }
 }
+
+/// What is to work alone, though all of it together is what the other steps build. The fuzz
+/// targets are a workspace of their own; only running them needs more than the stable compiler.
+const PARTS: [&str; 8] = [
+    "clippy -p httppubsub --no-default-features --features client -- -D warnings",
+    "clippy -p httppubsub --no-default-features --features client,tls -- -D warnings",
+    "clippy -p httppubsub --no-default-features --features client,websocket -- -D warnings",
+    "clippy -p httppubsub --no-default-features --features broadcaster -- -D warnings",
+    "clippy -p httppubsub-store --no-default-features -- -D warnings",
+    "clippy -p httppubsub-store --no-default-features --features postgres -- -D warnings",
+    "test -p httppubsub-client --no-default-features --lib --tests",
+    "check --manifest-path fuzz/Cargo.toml --target-dir target",
+];
+
+/// How many tests of a binary run at a time; a reader's own number is left as it is.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
+
+/// Most tests wait for deadlines and other processes, and leave their core to others meanwhile.
+const TESTS_PER_CORE: usize = 3;
 
 /// What the steps need and do not find; says it all at once.
 fn missing_tools(steps: &[Step]) -> BTreeSet<Tool> {

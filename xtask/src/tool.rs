@@ -18,6 +18,8 @@ pub(crate) enum Tool {
     CppCompiler,
     /// Runs the published packages.
     Python,
+    /// Runs our own package.
+    PackagePython,
     /// What several broadcasters share.
     Postgres,
     /// A pooler in front of it.
@@ -33,6 +35,7 @@ impl Tool {
             Self::CCompiler => compiler_missing("CC", "cc", "C compiler"),
             Self::CppCompiler => compiler_missing("CXX", "c++", "C++ compiler"),
             Self::Python => python_missing(),
+            Self::PackagePython => crate::python::missing(),
             Self::Postgres => postgres_missing(),
             Self::PgBouncer => pgbouncer_missing(),
         }
@@ -47,6 +50,7 @@ impl std::fmt::Display for Tool {
             Self::CCompiler => "a C compiler",
             Self::CppCompiler => "a C++ compiler",
             Self::Python => "Python 3.11 or 3.12",
+            Self::PackagePython => "Python 3.11 or newer",
             Self::Postgres => "PostgreSQL",
             Self::PgBouncer => "PgBouncer",
         })
@@ -111,7 +115,8 @@ fn python_missing() -> Option<String> {
     })
 }
 
-/// The tests look for the same (`crates/e2e/src/postgres.rs`). Where this may install packages, it does.
+/// The tests look for the same (`crates/e2e/src/postgres.rs`). Where this may install packages, it
+/// does.
 fn postgres_missing() -> Option<String> {
     if std::env::var_os(POSTGRES_VARIABLE).is_some() || postgres_version().is_some() {
         return None;
@@ -126,7 +131,8 @@ fn postgres_missing() -> Option<String> {
     ))
 }
 
-/// The tests look for the same (`crates/e2e/src/pgbouncer.rs`). Where this may install packages, it does.
+/// The tests look for the same (`crates/e2e/src/pgbouncer.rs`). Where this may install packages, it
+/// does.
 fn pgbouncer_missing() -> Option<String> {
     let is_there = || {
         let programs = ["pgbouncer", "/usr/sbin/pgbouncer"];

@@ -27,8 +27,8 @@ use crate::soak::samples::{Sample, Slope, descriptors, slope};
 use crate::soak::subscribers::Which;
 use crate::soak::world::{Counts, World};
 
-/// Subscribers come and go, something fails every ten seconds: nobody misses a message unawares, and
-/// nothing is kept of those who left.
+/// Subscribers come and go, something fails every ten seconds: nobody misses a message unawares,
+/// and nothing is kept of those who left.
 ///
 /// Subscribers have new urls, origins and topics all the time; they are posted to, or hold a
 /// websocket, or are processes of their own, or are not there at all; they want topics and globs.
@@ -41,29 +41,54 @@ use crate::soak::world::{Counts, World};
 pub(crate) struct Soak {
     /// How long subscribers come and go. An interval of the slope that is narrower than 1 MiB an
     /// hour needs an hour or more.
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(1..=100_000)
+    )]
     minutes: u64,
 
-    /// After how many seconds memory should not grow any more: authorizations are remembered for 300,
-    /// and the database keeps 20,000 changes, which its connections have in their caches. [default:
-    /// 1200, and at most half of the run]
+    /// After how many seconds memory should not grow any more: authorizations are remembered for
+    /// 300, and the database keeps 20,000 changes, which its connections have in their caches.
+    /// [default: 1200, and at most half of the run]
     #[arg(long, value_name = "SECONDS")]
     warm_up: Option<u64>,
 
     /// How many subscribers there are at a time.
-    #[arg(long, value_name = "N", default_value_t = 48, value_parser = clap::value_parser!(u32).range(8..=2_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 48,
+        value_parser = clap::value_parser!(u32).range(8..=2_000)
+    )]
     subscribers: u32,
 
     /// How many seconds a subscriber stays, on average.
-    #[arg(long, value_name = "SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
     stay: u64,
 
     /// How many notifications there are a second.
-    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 40,
+        value_parser = clap::value_parser!(u32).range(1..=1_000)
+    )]
     per_second: u32,
 
     /// How many seconds pass between two faults.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
     fault_every: u64,
 
     /// How messages are authorized.
@@ -308,6 +333,13 @@ impl Run {
                 it.high
             ),
             None => "too short for a slope of memory".to_owned(),
+        };
+        let growth = match self.slope {
+            Some(it) if it.low <= SLOPE_MAX && it.high > SLOPE_MAX => format!(
+                "{growth}\nnot decided: the interval reaches above {SLOPE_MAX} MiB/h; a longer \
+                 run narrows it"
+            ),
+            _ => growth,
         };
         let text = format!(
             "soak of {} min\n\n{}\n{}\n{growth}\n",

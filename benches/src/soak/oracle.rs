@@ -103,8 +103,8 @@ impl Oracle {
         }
     }
 
-    /// Waits until the subscriber is owed nothing, at most for `patience`; then it is forgotten, and
-    /// what it is still owed is lost.
+    /// Waits until the subscriber is owed nothing, at most for `patience`; then it is forgotten,
+    /// and what it is still owed is lost.
     pub(crate) async fn settle(&self, subscriber: u64, patience: Duration) {
         let deadline = Instant::now() + patience;
         loop {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use httppubsub_client::{Bind, Client, ClientConfig, WebSocketOptions};
+use httppubsub_client::{Bind, Client, ClientConfig, WebSocketConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -24,9 +24,10 @@ pub(crate) async fn publish(world: Arc<World>, per_second: u32) -> anyhow::Resul
         .bind(Bind::Nothing);
     let by_websocket = ClientConfig::builder([format!("ws://{}", world.address)])
         .secrets(&world.secrets)
-        .websocket(WebSocketOptions {
-            connect_retries: u32::MAX,
-            ..WebSocketOptions::default()
+        .websocket({
+            let mut websocket = WebSocketConfig::default();
+            websocket.connect_retries = u32::MAX;
+            websocket
         });
     let by_http = Client::start(by_http.build()?).await?;
     let by_websocket = Client::start(by_websocket.build()?).await?;

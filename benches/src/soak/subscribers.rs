@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use httppubsub_client::{Bind, Client, ClientConfig, Receiving, Subscription, WebSocketOptions};
+use httppubsub_client::{Bind, Client, ClientConfig, Receiving, Subscription, WebSocketConfig};
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::{Endpoint, SubscriberUrl};
@@ -89,10 +89,8 @@ async fn websocket(world: &World, live: Duration) -> anyhow::Result<()> {
     let url = format!("ws://{}", listener.local_addr()?);
     let front = Front::serve(listener, world.address);
     let exposed = world.expose(Victim::WebSocket(front.mode.clone()));
-    let options = WebSocketOptions {
-        connect_retries: u32::MAX,
-        ..WebSocketOptions::default()
-    };
+    let mut options = WebSocketConfig::default();
+    options.connect_retries = u32::MAX;
     let config = ClientConfig::builder([url])
         .secrets(&world.secrets)
         .websocket(options);
@@ -116,7 +114,7 @@ async fn listen(
 ) {
     let subscriber = world.oracle.join(wants);
     let (gaps, mut gap) = tokio::sync::mpsc::unbounded_channel();
-    subscription.on_receiving(move |receiving| {
+    subscription.on_gap(move |receiving| {
         if receiving == Receiving::AfterGap {
             // Nobody looks any more when it leaves.
             let _ = gaps.send(());

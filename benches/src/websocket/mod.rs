@@ -24,11 +24,21 @@ pub(crate) struct Websocket {
     only: Vec<Part>,
 
     /// How many subscribers each notification is for.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
     sessions: u32,
 
     /// Size of a message, at least 16.
-    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u64).range(Label::BYTES as u64..=1_000_000))]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(Label::BYTES as u64..=1_000_000)
+    )]
     message_bytes: u64,
 
     /// How messages are authorized, in deliveries.
@@ -37,27 +47,57 @@ pub(crate) struct Websocket {
 
     /// How many messages the echo sends to a websocket before the first is answered. The
     /// broadcaster sends 3.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..=1_000)
+    )]
     echo_in_flight: u32,
 
     /// Length of a turn of deliveries.
-    #[arg(long, value_name = "SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
     seconds: u64,
 
     /// How many turns of deliveries each has; figures are medians of turns.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..=1_000)
+    )]
     turns: u32,
 
     /// How many sessions are idle.
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=25_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u32).range(1..=25_000)
+    )]
     idle: u32,
 
     /// How long they are idle; the broadcaster pings after 20 s.
-    #[arg(long, value_name = "SECONDS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
     idle_seconds: u64,
 
     /// Size of the large message.
-    #[arg(long, value_name = "MIB", default_value_t = 1_024, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 1_024,
+        value_parser = clap::value_parser!(u64).range(1..=1_048_576)
+    )]
     mib: u64,
 }
 

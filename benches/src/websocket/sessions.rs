@@ -11,13 +11,13 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use hdrhistogram::Histogram;
 use httppubsub_proto::auth::Secrets;
 use httppubsub_proto::digest::Sha512;
+use httppubsub_proto::paths::WEBSOCKET;
 use httppubsub_proto::session::{
     Nonces, Outgoing, OutgoingBody, Output, ReceivePart, SubscriberConfig, SubscriberEvent,
     SubscriberSession,
 };
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::url::Endpoint;
-use httppubsub_proto::ws::WEBSOCKET;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -180,6 +180,9 @@ impl Shared {
         let mut wire_bytes = 0;
         loop {
             loop {
+                while let Some(event) = machine.poll_event() {
+                    self.on(event, number, &mut machine)?;
+                }
                 match machine.poll_output() {
                     Output::Send(Outgoing { head, body }) => {
                         ensure!(body == OutgoingBody::Empty, "nothing with a body is sent");
@@ -188,7 +191,6 @@ impl Shared {
                         }
                         socket.feed(Message::Binary(head)).await?;
                     }
-                    Output::Event(event) => self.on(event, number, &mut machine)?,
                     Output::Close(reason) => return Err(reason.into()),
                     Output::Timeout(_) => break,
                 }

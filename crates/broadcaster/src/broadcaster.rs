@@ -1,71 +1,75 @@
 //! A broadcaster, from start to stop.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use httppubsub_net::{
-    Places, Poster, ReplayGuard, ReplayGuardError, ServeConfig, ServeCounts, Spool, SteadyClock,
-    Zstd,
-};
-use httppubsub_proto::session::BroadcasterConfig;
+use httppubsub_net::SecretsFileError;
+use httppubsub_net::body::Spool;
+use httppubsub_net::inbound::{ReplayGuard, ReplayGuardError};
 use httppubsub_proto::url::{SubscriberUrl, UrlTooLong};
 use httppubsub_store::{Store, StoreError};
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::busy_poll::BusyPoll;
-use crate::cluster::{self, JoinError};
-use crate::config::{Authorizations, Config, Preset};
-use crate::core::Core;
-use crate::forbidden::ForbiddenPeers;
-use crate::globs::GlobLimits;
-use crate::heartbeat::Heartbeat;
-use crate::hub::Hub;
-use crate::in_flight::InFlight;
-use crate::index::{Index, IndexLimits};
-use crate::load::Load;
-use crate::measures::{self, Levels};
-use crate::others::Others;
-use crate::quarantine::Quarantine;
-use crate::readiness;
-use crate::refusals::Refusals;
-use crate::session::PLAIN_LEVEL;
-use crate::spending::Spenders;
-use crate::training::SampleRoom;
-use crate::{http, missed, own_rows, unfinished};
+use crate::cluster::heartbeat::JoinError;
+use crate::composition::{Foundation, Running, compose};
+use crate::config::{Authorizations, Config};
+use crate::http::{self, Router};
+use crate::observe::metrics;
 
 /// A running broadcaster. Clones are the same one.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::sync::Arc;
-/// use httppubsub_broadcaster::{Authorizations, Broadcaster, Config};
-/// use httppubsub_proto::auth::Secrets;
+/// use httppubsub_broadcaster::Broadcaster;
 /// use httppubsub_store::SqliteStore;
+/// use tokio::net::TcpListener;
 ///
-/// let secrets = Secrets::parse(&std::fs::read_to_string("broadcaster-secrets.json")?)?;
 /// let store = Arc::new(SqliteStore::open("subscriptions.db").await?);
-/// let broadcaster =
-///     Broadcaster::start(Config::default(), store, Authorizations::from(&secrets)).await?;
-/// let app = axum::Router::new().nest("/pubsub", broadcaster.router());
-/// # let _: axum::Router = app;
+/// let broadcaster = Broadcaster::builder(store)
+///     .secrets_file("broadcaster-secrets.json")
+///     .build()
+///     .await?;
+/// let listener = TcpListener::bind("127.0.0.1:3003").await?;
+/// let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
+/// broadcaster.serve_until(listener, ctrl_c).await;
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Broadcaster {
-    pub(crate) core: Arc<Core>,
+    /// All parts that anything outside of them asks for.
+    pub(crate) running: Arc<Running>,
 }
 
-/// Why a broadcaster does not start.
+/// A broadcaster does not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
-    /// Its subscriptions cannot be read.
+    /// Neither secrets nor schemes were set.
+    #[error("nothing says who may subscribe and notify: set secrets, or `Secrets::NONE`")]
+    NoAuthorization,
+    /// The secrets file cannot be used.
+    #[error(transparent)]
+    SecretsFile(#[from] SecretsFileError),
+    /// A preset dictionary that cannot be told from others.
+    #[error("a preset dictionary needs an id of its own from 2 on, not {id}")]
+    Preset {
+        /// As given.
+        id: u16,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// The cause.
+        r#source: std::io::Error,
+    },
+    /// The subscriptions cannot be read.
     #[error("cannot load the subscriptions: {0}")]
     Store(StoreError),
     /// Used authorizations cannot be remembered.
@@ -76,7 +80,7 @@ pub enum StartError {
     Identity {
         /// Where.
         folder: PathBuf,
-        /// Why not.
+        /// The cause.
         r#source: std::io::Error,
     },
     /// Another broadcaster that lives has the url of this one.
@@ -90,7 +94,7 @@ pub enum StartError {
     Spool {
         /// Which.
         folder: PathBuf,
-        /// Why not.
+        /// The cause.
         r#source: std::io::Error,
     },
     /// A url of its own cannot be subscribed.
@@ -119,13 +123,17 @@ impl From<UrlTooLong> for StartError {
 impl Broadcaster {
     /// Loads the subscriptions of `store` and begins to send the notices that are owed. Must be
     /// called inside a tokio runtime.
+    ///
+    /// It has read all subscriptions when it returns, so the first notification finds all of them.
+    /// With a store that is shared it may wait for up to a lease (20 s by default) if another
+    /// broadcaster has its url.
     pub async fn start(
         config: Config,
         store: Arc<dyn Store>,
         authorizations: Authorizations,
     ) -> Result<Self, StartError> {
         let config = config.bounded();
-        measures::describe();
+        metrics::describe();
         let now = config.clock.now();
         let guard = match &config.replay_folder {
             Some(folder) => ReplayGuard::open(folder, config.replay_codes_max, now)?,
@@ -137,6 +145,7 @@ impl Broadcaster {
                 let folder = folder.clone();
                 StartError::Identity { folder, source }
             })?,
+            // A restart forgets it, and then nothing says that an earlier life has moved.
             None => httppubsub_net::random_bytes(),
         };
         let spool = Spool::new(config.spool.clone());
@@ -144,121 +153,136 @@ impl Broadcaster {
             let folder = config.spool.folder.clone();
             return Err(StartError::Spool { folder, source });
         }
-        let poster = Poster::new(config.post.clone());
-        let limits = IndexLimits {
-            globs: GlobLimits {
-                bytes_max: config.glob_bytes_max,
-            },
-            receiver: SubscriberUrl::new(config.receiver_url.as_str())?,
+        let foundation = Foundation {
+            store: store.clone(),
+            authorizations,
+            guard,
+            identity,
+            spool,
+            own_url: SubscriberUrl::new(config.receiver_url.as_str())?,
+            missed_url: SubscriberUrl::new(config.missed_url.as_str())?,
         };
-        let glob_limits = limits.globs;
-        let index = Arc::new(Index::new(poster.clone(), limits));
+        let (running, rounds) = compose(&config, foundation);
+        // Returns when everything that is stored has been told to the index.
+        let index = &running.gauges.index;
         store.watch(index.clone()).await?;
         tracing::info!(subscriptions = index.len(), "loaded the subscriptions");
-        let websockets = &config.websockets;
-        let session = BroadcasterConfig {
-            headers: websockets.headers,
-            stream_counters: websockets.stream_counters,
-            message_bytes_max: websockets.outgoing_message_bytes_max,
-            unacknowledged_max: websockets.unacknowledged_max,
-            configure_timeout: websockets.configure_timeout,
-            ..BroadcasterConfig::new(
-                authorizations.to_broadcaster.clone(),
-                authorizations.to_subscriber.clone(),
-            )
-        };
-        let prepare = |preset: &Preset| {
-            let dictionary = preset.dictionary.clone();
-            let zstd = Zstd::with_dictionary(dictionary, preset.level.into());
-            (preset.clone(), zstd)
-        };
-        let semaphore =
-            |places: usize| Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        let core = Arc::new(Core {
-            store,
-            index,
-            glob_limits,
-            hub: Hub::default(),
-            in_flight: InFlight::default(),
-            others: Others::new(identity),
-            load: Load::new(config.load),
-            busy_poll: BusyPoll::new(config.busy_poll),
-            quarantine: config.quarantine.map(Quarantine::new),
-            threads: Handle::current().metrics().num_workers(),
-            session: Arc::new(session),
-            zstd: Zstd::new(PLAIN_LEVEL.into()),
-            presets: websockets.presets.iter().map(prepare).collect(),
-            sample_room: SampleRoom::new(websockets.samples_bytes_max),
-            sessions: semaphore(websockets.sessions_max),
-            // They take places of sessions, and must not take all.
-            unauthenticated: Places::new(
-                websockets
-                    .unauthenticated_max
-                    .min(websockets.sessions_max.div_ceil(4)),
-            ),
-            serve: ServeCounts::default(),
-            refusals: Refusals::default(),
-            receiver_url: SubscriberUrl::new(config.receiver_url.as_str())?,
-            missed_url: SubscriberUrl::new(config.missed_url.as_str())?,
-            poster,
-            forbidden: ForbiddenPeers::default(),
-            spool,
-            guard,
-            spenders: Spenders::default(),
-            to_broadcaster: authorizations.to_broadcaster,
-            to_subscriber: authorizations.to_subscriber,
-            steady: SteadyClock::new(config.clock.clone()),
-            clock: config.clock.clone(),
-            tasks: TaskTracker::new(),
-            withdrawn: CancellationToken::new(),
-            shutdown: CancellationToken::new(),
-            missed_recorded: tokio::sync::Notify::new(),
-            swept: Heartbeat::new(),
-            config,
-        });
-        match cluster::join(&core).await {
+        let keeps_identity = config.replay_folder.is_some();
+        match running.heartbeats.join(keeps_identity).await {
             Ok(()) => {}
             Err(JoinError::Store(error)) => return Err(error.into()),
             Err(JoinError::Taken) => {
-                let url = core.receiver_url.to_string();
+                let url = running.endpoints.forwarded.url().to_string();
                 return Err(StartError::UrlTaken { url });
             }
         }
-        unfinished::recover(&core).await?;
-        core.tasks.spawn(cluster::stay(core.clone()));
-        core.tasks.spawn(unfinished::look_after(core.clone()));
-        core.tasks.spawn(own_rows::look_after(core.clone()));
-        core.tasks.spawn(missed::sweep(core.clone()));
-        core.tasks.spawn(readiness::probe(core.clone()));
-        core.tasks.spawn({
-            let core = core.clone();
-            async move {
-                let watching = core.load.watch();
-                core.shutdown.run_until_cancelled(watching).await;
-            }
-        });
-        if !core.config.busy_poll.is_zero() {
-            let core = core.clone();
-            core.tasks.clone().spawn(async move {
-                let polling = core.busy_poll.run();
-                core.shutdown.run_until_cancelled(polling).await;
-            });
-        }
-        Ok(Self { core })
+        // Before the first notification is taken, which would be among what an earlier life left.
+        running.journal.recover().await?;
+        // Last: a round touches all parts, and would miss rows that are not loaded.
+        rounds.begin(&running.background);
+        Ok(Self {
+            running: Arc::new(running),
+        })
     }
 
     /// Every endpoint, to be mounted at the root of an app or under a prefix.
+    ///
+    /// ```no_run
+    /// # fn example(broadcaster: httppubsub_broadcaster::Broadcaster) -> axum::Router {
+    /// let health = axum::routing::get(|| async { "ok" });
+    /// axum::Router::new()
+    ///     .route("/health", health)
+    ///     .nest("/pubsub", broadcaster.router())
+    /// # }
+    /// ```
     pub fn router(&self) -> Router {
-        http::router(self.core.clone())
+        http::router(self.running.endpoints.clone())
     }
 
-    /// Serves all endpoints to whoever connects to `listener`, until [`Broadcaster::shut_down`] is
-    /// called and the requests under way are answered, or the grace period is over.
-    pub async fn serve(&self, listener: TcpListener, mut config: ServeConfig) {
-        config.counts = self.core.serve.clone();
-        let service = hyper_util::service::TowerToHyperService::new(self.router());
-        let shutdown = self.core.shutdown.clone();
-        let cut_off = httppubsub_net::serve(listener, service, config, shutdown).await;
+    /// Serves all endpoints on `listener` until `shutdown` is ready, and then stops in the order in
+    /// which nothing is lost: not ready at `/readyz` ([`withdraw`]); after [`Config::drain_delay`],
+    /// no further connections ([`shut_down`]); when the requests under way are answered, the end of
+    /// all that runs on behalf of this broadcaster ([`finish`]). Each of the two waits takes at
+    /// most [`ServeConfig::grace`]. `true` if all ended in time.
+    ///
+    /// ```no_run
+    /// # use httppubsub_broadcaster::Broadcaster;
+    /// # async fn example(broadcaster: Broadcaster) -> std::io::Result<()> {
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:3003").await?;
+    /// let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
+    /// if !broadcaster.serve_until(listener, ctrl_c).await {
+    ///     println!("stopped while deliveries were under way");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`withdraw`]: Self::withdraw
+    /// [`shut_down`]: Self::shut_down
+    /// [`finish`]: Self::finish
+    /// [`ServeConfig::grace`]: httppubsub_net::inbound::ServeConfig::grace
+    pub async fn serve_until(
+        &self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> bool {
+        let app = http::whole_router(self.running.endpoints.clone());
+        self.serve_app_until(listener, app, shutdown).await
+    }
+
+    /// Like [`Broadcaster::serve_until`], for an `app` that has [`Broadcaster::router`] somewhere
+    /// among its own routes.
+    ///
+    /// ```no_run
+    /// # use httppubsub_broadcaster::Broadcaster;
+    /// # async fn example(broadcaster: Broadcaster) -> std::io::Result<()> {
+    /// let app = axum::Router::new().nest("/pubsub", broadcaster.router());
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:3003").await?;
+    /// let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
+    /// broadcaster.serve_app_until(listener, app, ctrl_c).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn serve_app_until(
+        &self,
+        listener: TcpListener,
+        app: Router,
+        shutdown: impl Future<Output = ()>,
+    ) -> bool {
+        let mut serving = pin!(self.serve_app(listener, app));
+        let stopping = async {
+            shutdown.await;
+            self.withdraw();
+            let delay = self.running.drain_delay;
+            if !delay.is_zero() {
+                tracing::info!(?delay, "no longer ready; serving on for a while");
+                tokio::time::sleep(delay).await;
+            }
+            tracing::info!("stopping: taking nothing new, finishing what is under way");
+            self.shut_down();
+        };
+        tokio::select! {
+            biased;
+            // A clone was shut down.
+            () = &mut serving => {}
+            () = stopping => serving.await,
+        }
+        self.finish(self.running.serve.grace).await
+    }
+
+    /// Serves all endpoints on `listener`, until [`Broadcaster::shut_down`] is called and the
+    /// requests under way are answered, or the grace period is over.
+    pub async fn serve(&self, listener: TcpListener) {
+        self.serve_app(listener, http::whole_router(self.running.endpoints.clone()))
+            .await;
+    }
+
+    /// Serves `app` until this broadcaster is shut down.
+    async fn serve_app(&self, listener: TcpListener, app: Router) {
+        let config = self.running.serve.clone();
+        let service = hyper_util::service::TowerToHyperService::new(app);
+        let shutdown = self.running.background.shutdown.clone();
+        let cut_off = httppubsub_net::inbound::serve(listener, service, config, shutdown).await;
         if cut_off > 0 {
             tracing::warn!(
                 connections = cut_off,
@@ -269,49 +293,39 @@ impl Broadcaster {
 
     /// Sets the gauges among its metrics to what they are now. What it counts and measures goes to
     /// the recorder of the crate `metrics`, if there is one; call this before its metrics are read.
-    pub fn measure(&self) {
-        let core = &self.core;
-        let sessions_max = core.config.websockets.sessions_max;
-        let sessions_free = core.sessions.available_permits();
-        let levels = Levels {
-            subscriptions: core.index.len(),
-            websockets: sessions_max.saturating_sub(sessions_free),
-            deliveries: core.load.deliveries(),
-            requests: core.poster.load(),
-            look_ups: httppubsub_net::look_ups(),
-            spool_memory: core.spool.memory_used(),
-            spool_disk: core.spool.disk_used(),
-            broadcasters: core.others.alive(),
-            serve: &core.serve,
-            unauthenticated: &core.unauthenticated,
-        };
-        levels.record();
-        readiness::measure(core);
+    pub fn update_gauges(&self) {
+        self.running.gauges.update();
+        self.running.endpoints.readiness.update_gauges();
     }
 
     /// Says at `/readyz` that no further requests are wished for, and goes on to serve them: for
-    /// load balancers that need time to notice.
+    /// load balancers that need time to notice. It cannot be taken back.
     pub fn withdraw(&self) {
-        self.core.withdrawn.cancel();
+        self.running.endpoints.readiness.withdrawn.cancel();
     }
 
-    /// Begins to stop: no longer ready, no further connections.
+    /// Begins to stop: no longer ready, no further connections. Websockets are closed over
+    /// [`WebSocketConfig::close_spread`], each when what its subscriber asked for is done.
+    ///
+    /// [`WebSocketConfig::close_spread`]: crate::WebSocketConfig::close_spread
     pub fn shut_down(&self) {
-        self.core.withdrawn.cancel();
-        self.core.shutdown.cancel();
+        self.running.endpoints.readiness.withdrawn.cancel();
+        self.running.background.shutdown.cancel();
     }
 
-    /// Waits at most `grace` until nothing runs on behalf of this broadcaster any more, and says
-    /// whether that is so. Call [`Broadcaster::shut_down`] before.
+    /// Waits at most `grace` until nothing runs on behalf of this broadcaster; `true` if that is so
+    /// then. Call [`Broadcaster::shut_down`] before. What goes on after that is lost with the
+    /// process: subscribers with a recovery url get notices from the next start on.
     pub async fn finish(&self, grace: Duration) -> bool {
-        self.core.tasks.close();
+        self.running.background.tasks.close();
         let finished = async {
-            self.core.tasks.wait().await;
-            if let Err(error) = unfinished::end(&self.core).await {
-                // Some are told in vain that they may have missed something.
+            self.running.background.tasks.wait().await;
+            // Only now is everything accounted for, and only then may others forget this one.
+            if let Err(error) = self.running.journal.end().await {
+                // Some get a notice in vain.
                 tracing::warn!(%error, "cannot write down that nothing is in flight");
             }
-            if let Err(error) = cluster::leave(&self.core).await {
+            if let Err(error) = self.running.heartbeats.leave().await {
                 // They find out.
                 tracing::warn!(%error, "cannot tell other broadcasters that this one stops");
             }

@@ -4,21 +4,27 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderValue;
-use httppubsub_net::{Payload, Spool, Zstd, repr_digest};
+use httppubsub_net::body::{Payload, Spool, Zstd};
+use httppubsub_net::outbound::repr_digest;
 use httppubsub_proto::topic::Topic;
 use tokio::sync::OnceCell;
 
-/// A message on its way to many.
+/// A message on its way to many. Shared by all deliveries of a notification: nothing in it is of a
+/// single subscriber.
 #[derive(Debug)]
 pub(crate) struct Message {
+    /// The topic, as its publisher spelled it byte for byte.
     pub(crate) topic: Topic,
+    /// The message as its publisher sent it.
     pub(crate) payload: Payload,
     /// Value of the header that every delivery carries.
     pub(crate) repr_digest: HeaderValue,
+    /// The payload as each compressor makes it, once for all sessions that use it.
     compressed: Mutex<Vec<(Zstd, Arc<OnceCell<Payload>>)>>,
 }
 
 impl Message {
+    /// A message that nobody has asked for compressed yet.
     pub(crate) fn new(topic: Topic, payload: Payload) -> Self {
         let repr_digest = repr_digest(payload.sha512());
         Self {
@@ -36,9 +42,11 @@ impl Message {
         made.await.cloned()
     }
 
+    /// The place of what `zstd` makes of the payload.
     fn cell(&self, zstd: &Zstd) -> Arc<OnceCell<Payload>> {
         let compressed = self.compressed.lock();
         let mut compressed = compressed.unwrap_or_else(PoisonError::into_inner);
+        // There are as many as compressors that sessions share, which are few: a list will do.
         if let Some((_, cell)) = compressed.iter().find(|(one, _)| one.is_same(zstd)) {
             return cell.clone();
         }

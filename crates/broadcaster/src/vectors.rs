@@ -9,11 +9,12 @@ use axum::extract::State;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use httppubsub_net::{Clock, PostConfig};
-use httppubsub_proto::auth::{Authorization, Claim, Scheme, Secrets};
+use httppubsub_net::Clock;
+use httppubsub_net::outbound::PostConfig;
+use httppubsub_proto::auth::{Authorization, Claim, Secrets};
 use httppubsub_proto::digest::hex;
 use httppubsub_proto::glob::GlobPattern;
-use httppubsub_proto::http::{
+use httppubsub_proto::stateless::{
     CheckRequest, CheckResponse, ConfirmReceive, GenericResponse, InterestKind, NotifyHead,
     NotifyResponse, NotifyTrace, ReceiveHead, SetHead, SubscribeRequest, UNSUBSCRIBE_IMMEDIATE,
     UnsubscribeRequest,
@@ -22,58 +23,22 @@ use httppubsub_proto::subscription::{Interest, Subscription};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::{Identifier, Topic};
 use httppubsub_proto::url::SubscriberUrl;
-use httppubsub_store::{MemoryStore, Store as _};
+use httppubsub_store::{MemoryStore, Notices as _, Subscriptions as _};
+use httppubsub_testkit::{secrets, unhex, vectors};
 use hyper::service::Service as _;
 use serde_json::Value;
 
 use crate::broadcaster::Broadcaster;
 use crate::config::{Authorizations, Config};
-use crate::index::Row;
+use crate::index::row::Row;
 
 /// The moment at which all vectors were recorded.
 const NOW: Now = Now::from_unix(Duration::from_millis(1_800_000_000_250));
-
-fn vectors(name: &str) -> Value {
-    let path = format!(
-        "{}/../proto/tests/vectors/{name}",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
 
 fn list(value: &Value) -> &[Value] {
     let list = value.as_array().unwrap();
     assert!(!list.is_empty());
     list
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
-        .collect()
-}
-
-fn secrets(vectors: &Value, mode: &str) -> Secrets {
-    let scheme = |direction: &str| match mode {
-        "none" => Scheme::None,
-        "token" => Scheme::Token(
-            vectors["auth"]["token"][direction]
-                .as_str()
-                .unwrap()
-                .to_owned(),
-        ),
-        _ => {
-            let secret = vectors["auth"]["hmac"][direction]["base64url"]
-                .as_str()
-                .unwrap();
-            Scheme::parse("hmac", secret).unwrap()
-        }
-    };
-    Secrets {
-        to_broadcaster: scheme("to_broadcaster"),
-        to_subscriber: scheme("to_subscriber"),
-    }
 }
 
 /// A request as the subscriber got it.
@@ -106,15 +71,13 @@ impl Subscriber {
             .with_state(own.clone());
         let service = hyper_util::service::TowerToHyperService::new(app);
         let (config, never) = Default::default();
-        tokio::spawn(httppubsub_net::serve(listener, service, config, never));
+        tokio::spawn(httppubsub_net::inbound::serve(
+            listener, service, config, never,
+        ));
         let pins = HashMap::from([(("127.0.0.1".to_owned(), 3002), address)]);
-        (
-            own,
-            PostConfig {
-                pins,
-                ..PostConfig::default()
-            },
-        )
+        let mut post = PostConfig::default();
+        post.pins = pins;
+        (own, post)
     }
 
     fn take(&self) -> Vec<Delivery> {
@@ -213,7 +176,7 @@ impl Stage {
 
     /// All rows, as the index knows them.
     fn rows(&self) -> BTreeSet<Subscription> {
-        let rows = self.broadcaster.core.index.rows();
+        let rows = self.broadcaster.running.gauges.index.rows();
         let row = |row: &Row| Subscription {
             url: row.subscriber.url.clone(),
             interest: row.interest.clone(),
@@ -264,7 +227,7 @@ async fn the_recorded_conversation_goes_the_same_way() {
             "{case}: {body:?}"
         );
         // Overridden: of these answers only the one to a topic that nobody wants ends a row here
-        // (`docs/reliability.md` §5.1 no. 5).
+        // (`docs/design/threats.md` §5.1 no. 5).
         let ends_the_row = expected["body"] == hex(&UNSUBSCRIBE_IMMEDIATE);
         let is_overridden = ends_the_row && case != "fan-out: irrelevant topic";
         if is_overridden {
@@ -318,7 +281,8 @@ async fn join(stage: &Stage) {
         Interest::Exact(Topic::new("ws").unwrap()),
         Interest::Glob(GlobPattern::parse("ws/*").unwrap()),
     ] {
-        stage.broadcaster.core.hub.count(&interest);
+        let endpoints = &stage.broadcaster.running.endpoints;
+        endpoints.forwarded.hub.count(&interest);
         let recovery = Some(url("missed_for_websockets"));
         let row = Subscription {
             url: url("receive_for_websockets"),
@@ -602,7 +566,7 @@ async fn answers_to_receive_are_taken_as_recorded() {
 }
 
 impl Stage {
-    /// A subscriber that never answers, or to whom no connection can be made.
+    /// A subscriber that never answers; with `connects` false it accepts no connection either.
     async fn silent(connects: bool) -> Self {
         let (subscriber, mut post) = Subscriber::start(Arc::new(|_| None)).await;
         post.answer_timeout = Duration::from_millis(200);

@@ -1,16 +1,26 @@
 //! Flags that say which broadcasters are asked, and how.
+//!
+//! Secrets are looked for in this order:
+//!
+//! 1. `--secrets FILE`;
+//! 2. the variable `HTTPPUBSUB_SECRETS`;
+//! 3. `httppubsub-data/subscriber-secrets.json` in the current folder, if every broadcaster is on
+//!    loopback;
+//! 4. none: requests go without authorization, which a broadcaster with secrets refuses.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use httppubsub_client::{
-    BroadcasterAddress, ClientConfig, ClientConfigBuilder, PresetDictionary, WebSocketOptions,
+    BroadcasterAddress, ClientConfig, ClientConfigBuilder, PresetDictionary, WebSocketConfig,
 };
 use httppubsub_proto::url::Endpoint;
 
+use crate::console;
 use crate::hints::{self, Hinted, Receiver, SecretsFile};
-use crate::{console, secrets, units};
+use crate::secrets;
+use crate::units;
 
 /// Flags of every verb that speaks with a broadcaster.
 #[derive(Clone, Debug, clap::Args)]
@@ -51,7 +61,10 @@ pub(crate) struct WebSocket {
     zstd_preset: Option<(u16, PathBuf)>,
 }
 
+/// `ID:PATH` of a dictionary. 0 and 1 are taken by the protocol: no compression, and zstd without a
+/// dictionary (`docs/protocol/stateful.md`).
 fn preset(text: &str) -> Result<(u16, PathBuf), String> {
+    // At the first colon: a path may hold more.
     let (id, path) = text.split_once(':').ok_or("use ID:PATH")?;
     let id: u16 = id.parse().map_err(|error| format!("ID: {error}"))?;
     match (id, path) {
@@ -63,7 +76,7 @@ fn preset(text: &str) -> Result<(u16, PathBuf), String> {
 
 impl WebSocket {
     /// The configuration, with a websocket if one is asked for. `connect_retries` as in
-    /// [`WebSocketOptions`].
+    /// [`WebSocketConfig`].
     pub(crate) fn on(
         &self,
         builder: ClientConfigBuilder,
@@ -72,14 +85,14 @@ impl WebSocket {
         if !self.ws {
             return Ok(builder);
         }
-        let mut options = WebSocketOptions {
-            compression: !self.no_compression,
-            connect_retries,
-            ..WebSocketOptions::default()
-        };
+        let mut options = WebSocketConfig::default();
+        options.compression = !self.no_compression;
+        options.connect_retries = connect_retries;
         if let Some((id, path)) = &self.zstd_preset {
             let dictionary = std::fs::read(path)
                 .with_context(|| format!("cannot read the dictionary {}", path.display()))?;
+            // Asked for from the first message on: the file is there, so there is nothing to learn
+            // first.
             options.initial_dict = *id;
             options.presets.push(PresetDictionary {
                 id: *id,
@@ -90,21 +103,28 @@ impl WebSocket {
     }
 }
 
-/// What the first start of `httppubsub serve` in the same folder leaves for its subscribers.
+/// The file that the first start of `httppubsub serve` in the same folder writes for subscribers.
 const SECRETS: &str = "httppubsub-data/subscriber-secrets.json";
 
 impl Connection {
     /// A client's configuration that says this much.
+    ///
+    /// # Errors
+    ///
+    /// A secrets file that cannot be read or parsed. It is read here, before anything is sent, so
+    /// that a mistyped path is not taken for a refusal of the broadcaster.
     pub(crate) fn builder(&self) -> anyhow::Result<ClientConfigBuilder> {
         let secrets = secrets::read(self.secrets().path())?;
+        // Their order on the command line is their priority: others are asked only when those
+        // before cannot.
         let broadcasters = self.broadcaster.iter().zip(0..);
         let broadcasters =
             broadcasters.map(|(url, at)| BroadcasterAddress::new(url.as_str()).priority(at));
         Ok(ClientConfig::builder(broadcasters).secrets(&secrets))
     }
 
-    /// Which secrets are gone by. Those that nobody named are used for a broadcaster on loopback
-    /// only: they are of one that was started in this folder, and others should not be shown a
+    /// The secrets file in use. A file found by default serves a broadcaster on loopback only: it
+    /// belongs to one that was started in this folder, and a broadcaster elsewhere must not see its
     /// token.
     fn secrets(&self) -> SecretsFile {
         if let Some(path) = &self.secrets {
@@ -137,6 +157,8 @@ impl Connection {
     }
 }
 
+/// `true` if `broadcaster` can only be on this machine. A name other than `localhost` is not looked
+/// up: it may lead elsewhere the next time.
 fn is_on_loopback(broadcaster: &str) -> bool {
     // It may be named by its websocket as well.
     let (_, rest) = broadcaster.split_once("://").unwrap_or(("", broadcaster));

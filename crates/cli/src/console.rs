@@ -1,8 +1,11 @@
 //! Standard output and standard error: the only code that writes to them, and none of it panics.
 //!
-//! What goes to standard error is queued and written by a thread of its own: a reader that is stopped
-//! or gone holds nothing up. What goes to standard output is data, and fails where it cannot be
-//! written.
+//! What goes to standard error is queued and written by a thread of its own: a reader that is
+//! stopped or gone holds nothing up. What goes to standard output is data, and fails where it
+//! cannot be written.
+//!
+//! The macros `print!` and `eprintln!` panic when they cannot write and hold a lock while they
+//! wait, so the lints of the workspace forbid them everywhere else.
 
 #![allow(
     clippy::disallowed_methods,
@@ -36,8 +39,13 @@ pub(crate) fn announce(text: impl Display) {
     STDOUT.push(format!("{text}\n").as_bytes());
 }
 
-/// Writes data to standard output at once. If its reader is gone, [`is_reader_gone`] is `true` of the
-/// error.
+/// Writes data to standard output at once. If its reader is gone, [`is_reader_gone`] is `true` of
+/// the error.
+///
+/// # Errors
+///
+/// Those of the write. Unlike a line for people, data that cannot be written must not be lost
+/// without a word.
 pub(crate) fn write(data: &[u8]) -> io::Result<()> {
     write_all(&mut Stdout, data).map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => io::Error::new(ErrorKind::BrokenPipe, ReaderGone),
@@ -53,6 +61,7 @@ pub(crate) fn is_reader_gone(error: &(dyn Error + 'static)) -> bool {
     error.is_some_and(|error| error.is::<ReaderGone>())
 }
 
+/// The mark by which an error says that it is only this, through any number of contexts.
 #[derive(Debug)]
 struct ReaderGone;
 
@@ -92,6 +101,7 @@ pub(crate) fn stdout_has_colors() -> bool {
     io::stdout().is_terminal() && colors_are_wanted()
 }
 
+/// See <https://no-color.org>: any value that is not empty says no.
 fn colors_are_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
@@ -112,8 +122,10 @@ impl Write for QueuedStderr {
     }
 }
 
+/// Both are started by the first line: a verb that writes nothing has no threads for it.
 static STDERR: LazyLock<Arc<Lines>> = LazyLock::new(|| Lines::start(Stderr, count_dropped, tell));
 
+/// Dropped lines are not counted here: `announce` is for the two lines with which `serve` begins.
 static STDOUT: LazyLock<Arc<Lines>> = LazyLock::new(|| Lines::start(Stdout, |_| {}, |_| {}));
 
 /// Counts lines of the log that nobody read in time.
@@ -121,6 +133,7 @@ pub(crate) fn count_dropped(lines: u64) {
     metrics::counter!("httppubsub_log_lines_dropped_total").increment(lines);
 }
 
+/// Says that lines are missing, at the place where they are.
 fn tell(lines: u64) {
     if tracing::dispatcher::has_been_set() {
         tracing::warn!(lines, "log lines were dropped: nobody read them in time");
@@ -134,6 +147,7 @@ fn tell(lines: u64) {
 // Without the locks of the standard library, which a thread holds for as long as its reader is
 // stopped, and without its buffer.
 
+/// File descriptor 1.
 struct Stdout;
 
 impl Write for Stdout {
@@ -146,6 +160,7 @@ impl Write for Stdout {
     }
 }
 
+/// File descriptor 2.
 struct Stderr;
 
 impl Write for Stderr {

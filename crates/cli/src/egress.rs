@@ -1,21 +1,27 @@
 //! Flags that say where a broadcaster may post.
+//!
+//! Shared by `serve`, which posts, and `check-url`, which says what `serve` would do: the same
+//! flags give the same policy, because both call [`EgressFlags::egress`]. `docs/egress.md` has the
+//! rules.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use clap::error::Error;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum};
-use httppubsub_net::{
-    Egress, EgressAction, EgressConfig, EgressPattern, EgressProfile, EgressRule, UnprovenLimits,
+use httppubsub_net::egress::{
+    Egress, EgressAction, EgressConfig, EgressPattern, EgressProfile, EgressRule,
 };
+use httppubsub_net::outbound::UnprovenLimits;
 
 /// Flags of the verbs that need to know where a broadcaster may post.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct EgressFlags {
-    /// Where may be posted to, as far as no rule says otherwise. It is asked of a url when it is
-    /// subscribed, and of every address that is connected to. Neither allows loopback (but see
-    /// --egress-loopback), link-local addresses, cloud metadata, multicast, broadcast and
-    /// unspecified addresses, and tunnels.
+    /// Addresses that may be posted to unless a rule decides otherwise.
+    ///
+    /// The profile is applied to a url when it is subscribed and to every address before a
+    /// connection. Neither profile allows loopback (but see --egress-loopback), link-local
+    /// addresses, cloud metadata, multicast, broadcast and unspecified addresses, and tunnels.
     #[arg(
         long = "egress",
         value_enum,
@@ -39,6 +45,7 @@ pub(crate) struct EgressFlags {
     ports: Vec<RangeInclusive<u16>>,
 }
 
+/// `443` or `8000-8999`, both ends included.
 fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let port = |text: &str| match text.parse() {
@@ -65,8 +72,8 @@ enum Profile {
 }
 
 impl EgressFlags {
-    /// What is posted to those that never confirmed anything: with the profile public, whoever holds
-    /// the subscribers' secret may have named somebody who knows nothing of it.
+    /// Limits for peers that never confirmed a delivery: with the profile public, a holder of the
+    /// subscribers' secret may have named a third party that knows nothing of it.
     pub(crate) fn unproven(&self) -> Option<UnprovenLimits> {
         match self.profile {
             Profile::Internal => None,
@@ -74,27 +81,31 @@ impl EgressFlags {
         }
     }
 
-    /// The policy of a broadcaster that listens there, and with `own` for whoever runs it.
+    /// The policy of a broadcaster that listens at `listen`; `own` are listeners of its operator,
+    /// which receive no posts.
     pub(crate) fn egress(&self, listen: SocketAddr, own: Vec<SocketAddr>) -> Egress {
+        // A broadcaster on loopback serves this machine only, whose subscribers are on loopback,
+        // too. One that others reach must not let them post to what listens here for itself.
         let listens_on_loopback = listen.ip().to_canonical().is_loopback();
         let (profile, loopback) = match self.profile {
             Profile::Internal => (EgressProfile::Internal, listens_on_loopback),
             Profile::Public => (EgressProfile::Public, false),
         };
-        Egress::new(EgressConfig {
-            rules: self.rules.0.clone(),
-            profile,
-            loopback: self.loopback || loopback,
-            ports: self.ports.clone(),
-            own,
-        })
+        let mut config = EgressConfig::default();
+        config.rules = self.rules.0.clone();
+        config.profile = profile;
+        config.loopback = self.loopback || loopback;
+        config.ports = self.ports.clone();
+        config.own = own;
+        Egress::new(config)
     }
 }
 
-/// What is allowed and what is denied, in the order of the command line.
+/// Rules that allow and deny, in the order of the command line.
 #[derive(Clone, Debug)]
 struct Rules(Vec<EgressRule>);
 
+/// Name, action and help of the two flags that make rules.
 const FLAGS: [(&str, EgressAction, &str); 2] = [
     (
         "egress-allow",
@@ -131,6 +142,7 @@ impl Args for Rules {
 impl FromArgMatches for Rules {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
         let mut rules = Vec::new();
+        // Each flag has its own list; the places on the command line bring the two into one order.
         for (name, action, _) in FLAGS {
             let places = matches.indices_of(name).into_iter().flatten();
             let patterns = matches.get_many(name).into_iter().flatten().cloned();

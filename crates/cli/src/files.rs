@@ -1,4 +1,10 @@
 //! Files and folders of ours that are whole and durable, or not there at all.
+//!
+//! | killed | left behind |
+//! |---|---|
+//! | while the content is written | a hidden temporary file |
+//! | before the rename is durable | the temporary file or the whole one |
+//! | later | the whole file |
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -6,11 +12,13 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-/// A file that has no name of its own until it is whole: it is written beside its place, and gone if
-/// it is dropped. A process that is killed leaves at most `.httppubsub-XXXXXX.tmp` behind.
+/// A file that has no name of its own until it is whole: it is written beside its place, and gone
+/// if it is dropped. A process that is killed leaves at most `.httppubsub-XXXXXX.tmp` behind.
 #[derive(Debug)]
 pub(crate) struct NewFile {
+    /// Removed when it is dropped, unless it was published.
     file: NamedTempFile,
+    /// Where it will be: a rename is atomic only within one file system.
     folder: PathBuf,
 }
 
@@ -31,18 +39,26 @@ impl NewFile {
     }
 
     /// Makes the content durable and then gives the file its `name` in the folder. Nothing is
-    /// overwritten: if the name is taken, the error is [`io::ErrorKind::AlreadyExists`] and comes with
-    /// the file, which may be given another name.
+    /// overwritten: if the name is taken, the error is [`io::ErrorKind::AlreadyExists`] and comes
+    /// with the file, which may be given another name.
+    ///
+    /// # Errors
+    ///
+    /// Without the file if the disk failed: after a failed `fsync` nothing is known of what it
+    /// holds.
     pub(crate) fn publish(self, name: &str) -> Result<PathBuf, (io::Error, Option<Self>)> {
         let Self { file, folder } = self;
         let path = folder.join(name);
         if let Err(error) = file.as_file().sync_all() {
             return Err((error, None));
         }
+        // Given back with the file: a long message need not be written a second time for another
+        // name.
         if let Err(refused) = file.persist_noclobber(&path) {
             let file = refused.file;
             return Err((refused.error, Some(Self { file, folder })));
         }
+        // The name is durable only when the folder is (fsync(2)).
         match sync_folder(&folder) {
             Ok(()) => Ok(path),
             Err(error) => Err((error, None)),
@@ -59,6 +75,10 @@ pub(crate) fn create(folder: &Path, name: &str, content: &[u8]) -> io::Result<Pa
 }
 
 /// Creates `folder` and its parents, as far as they are missing, and makes each of them durable.
+///
+/// # Errors
+///
+/// That of the first folder that cannot be made; those before it stay.
 pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());

@@ -1,11 +1,14 @@
-//! What can be done about an error, for who reads it.
+//! Hints: what the user can do about an error.
+//!
+//! An error says what happened; a hint says what most likely helps. They are kept apart so that
+//! logs and programs see the error alone.
 
 use std::path::{Path, PathBuf};
 
 use httppubsub_client::{
     AttemptError, NotifyError, RequestError, SubscribeError, UnsubscribeError,
 };
-use httppubsub_net::PostError;
+use httppubsub_net::outbound::PostError;
 use httppubsub_proto::url::redacted;
 
 /// An error with a hint, which is said on a line of its own behind it.
@@ -39,7 +42,7 @@ impl std::fmt::Display for Hinted {
 
 impl std::error::Error for Hinted {}
 
-/// Which secrets a verb goes by.
+/// The origin of the secrets that a verb uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SecretsFile {
     /// This one was named.
@@ -51,6 +54,7 @@ pub(crate) enum SecretsFile {
 }
 
 impl SecretsFile {
+    /// The file to read, if there is one.
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
             Self::Named(path) | Self::Found(path) => Some(path),
@@ -70,7 +74,7 @@ pub(crate) enum Receiver<'a> {
     Other(&'a str),
 }
 
-/// What came of the request to the broadcasters that is the cause of `error`, if one is.
+/// The failed request to the broadcasters that caused `error`, if there is one.
 pub(crate) fn request(error: &anyhow::Error) -> Option<&RequestError> {
     error.chain().find_map(|it| {
         if let Some(NotifyError::Request(request)) = it.downcast_ref() {
@@ -86,13 +90,17 @@ pub(crate) fn request(error: &anyhow::Error) -> Option<&RequestError> {
     })
 }
 
-/// What can be done about `error`, in which broadcasters were asked something by `secrets`.
+/// A hint for `error`, which a request authorized by `secrets` met.
+///
+/// A hint is given only where one cause is far more likely than all others: a wrong hint costs more
+/// than none.
 pub(crate) fn of(
     error: &anyhow::Error,
     secrets: &SecretsFile,
     receiver: Receiver<'_>,
 ) -> Option<String> {
     match request(error)? {
+        // Statuses as in `docs/protocol/stateless.md`; the reason tells the two kinds of 403 apart.
         RequestError::Refused { status, reason, .. } => match status.as_u16() {
             401 => Some(about_secrets(secrets)),
             403 if reason.contains(OF_EGRESS) => about_url(receiver),
@@ -132,6 +140,7 @@ const OF_EGRESS: &str = "egress policy";
 /// In what the client says of a broadcaster that closes a websocket when it hears who is there.
 const OF_CONFIGURE: &str = "CONFIGURE";
 
+/// The hint for a refused authorization, by where the secrets came from.
 fn about_secrets(secrets: &SecretsFile) -> String {
     match secrets {
         SecretsFile::Named(path) => format!(
@@ -144,7 +153,8 @@ fn about_secrets(secrets: &SecretsFile) -> String {
         ),
         SecretsFile::None { passed_over } => {
             let mut hint = "give the secrets of the broadcaster by --secrets FILE: the \
-                            subscriber-secrets.json that its first start or `httppubsub setup` wrote"
+                            subscriber-secrets.json that its first start or `httppubsub setup` \
+                            wrote"
                 .to_owned();
             if let Some(path) = passed_over {
                 hint.push_str(&format!(
@@ -157,6 +167,7 @@ fn about_secrets(secrets: &SecretsFile) -> String {
     }
 }
 
+/// The hint for a url that the egress policy of the broadcaster forbids.
 fn about_url(receiver: Receiver<'_>) -> Option<String> {
     match receiver {
         Receiver::None => None,

@@ -1,4 +1,14 @@
 //! A bounded queue of lines before a thread that writes them, for readers that may stop or vanish.
+//!
+//! ```text
+//!   any thread              the thread of the queue
+//!     push --> waiting (<= 1 MiB) --> being written (<= 1 MiB) --> file descriptor
+//!       \                                     |
+//!        no room: dropped, counted            cannot be written: dropped, counted
+//! ```
+//!
+//! A mutex and a condition variable instead of a channel: the bound is in bytes, a batch is taken
+//! at once, and [`Lines::flush`] has to know when the last of it is written.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,9 +25,12 @@ pub(crate) struct Lines {
     on_drop: fn(u64),
 }
 
+/// What the callers and the thread share.
 #[derive(Debug, Default)]
 struct State {
+    /// Whole lines, in the order in which they came.
     waiting: Vec<u8>,
+    /// The thread has taken lines and not yet written all of them.
     is_writing: bool,
     /// The last line could not be written.
     is_failing: bool,
@@ -55,6 +68,8 @@ impl Lines {
                 own.done(write_lines(&mut writer, &batch));
             }
         };
+        // A thread of the system and not a task: it may be stopped in a write for as long as the
+        // reader likes, and the runtime may be gone when the last lines are written.
         let started = thread::Builder::new().name("lines".to_owned()).spawn(write);
         if started.is_err() {
             // Without a thread all of them are dropped.
@@ -64,6 +79,7 @@ impl Lines {
     }
 
     /// Adds `text`, one line or more, each with its newline.
+    /// Never waits. A text without room is dropped whole, so that no line is cut.
     pub(crate) fn push(&self, text: &[u8]) {
         let mut state = self.state();
         if state.waiting.len() + text.len() <= WAITING_BYTES_MAX {
@@ -73,6 +89,7 @@ impl Lines {
         }
         let dropped = count(text).max(1);
         state.dropped += dropped;
+        // `on_drop` counts in the metrics, whose locks must not be taken under this one.
         drop(state);
         (self.on_drop)(dropped);
     }
@@ -86,6 +103,9 @@ impl Lines {
         drop(waited);
     }
 
+    /// Waits for lines, or for dropped ones to tell of; returns both and marks them as being
+    /// written. While writes fail, dropped lines are only summed up: telling of them would fail as
+    /// well.
     fn take(&self) -> (Vec<u8>, u64) {
         let has_nothing = |state: &mut State| {
             state.waiting.is_empty() && (state.is_failing || state.dropped == 0)
@@ -102,6 +122,7 @@ impl Lines {
         (std::mem::take(&mut state.waiting), dropped)
     }
 
+    /// Notes that the batch is done, all but `unwritten` lines.
     fn done(&self, unwritten: u64) {
         let mut state = self.state();
         state.is_writing = false;
@@ -114,6 +135,7 @@ impl Lines {
         }
     }
 
+    /// The lock is held for a copy of some bytes at most, never during a write.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,12 +155,17 @@ fn write_lines(writer: &mut impl Write, batch: &[u8]) -> u64 {
 }
 
 /// The length of the first line; `None` of nothing.
+/// With its newline, so that a line and its end are one write.
 fn first_line(text: &[u8]) -> Option<usize> {
     let line = text.split_inclusive(|byte| *byte == b'\n').next()?;
     Some(line.len())
 }
 
 /// Writes all of `bytes`, also to what another process made non-blocking.
+///
+/// # Errors
+///
+/// Any but interruptions; [`ErrorKind::WriteZero`] if the writer takes nothing.
 pub(crate) fn write_all(writer: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match writer.write(bytes) {
@@ -154,6 +181,7 @@ pub(crate) fn write_all(writer: &mut impl Write, mut bytes: &[u8]) -> io::Result
     Ok(())
 }
 
+/// The number of newlines.
 fn count(text: &[u8]) -> u64 {
     text.iter().map(|byte| u64::from(*byte == b'\n')).sum()
 }

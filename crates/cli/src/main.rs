@@ -1,31 +1,68 @@
 //! The program `httppubsub`.
+//!
+//! ```text
+//!  arguments, environment         usage   clap, and what it must not show
+//!            |
+//!            v
+//!      one verb, a file           verbs/*, listen/*, serve/*
+//!        |        |
+//!        v        v
+//!   broadcaster  client           the libraries; nothing is decided here that they could decide
+//!            |
+//!            v
+//!   stdout: data   stderr: words   console: neither blocks the program, nor panics
+//!            |
+//!            v
+//!       exit status               exit
+//! ```
+//!
+//! # Rules of the program
+//!
+//! - **Standard output is data**, one item a line, written before the next is begun; everything for
+//!   people goes to standard error. A line for a program does not change between versions.
+//! - **A reader that stops reading holds up nobody but itself.** Lines for people are dropped and
+//!   counted when their queue is full; data waits.
+//! - **The exit status says what is known**: 0 done, 1 failed or refused, 2 wrong usage, 3 perhaps
+//!   done, 4 the time ran out, 141 nobody reads any longer.
+//! - **Text from others acts on no terminal** (`shown`): a topic or an answer may hold any bytes.
+//! - **No secret in any output**: passwords in urls, tokens and keys are left out of errors, help
+//!   and logs.
+//! - **Flags before environment before defaults.** A value that cannot be right is refused before
+//!   anything is opened or sent.
+//!
+//! # Startup
+//!
+//! The hook for panics comes first, so that a bug is one line and not a trace in the middle of
+//! data. Then arguments are parsed, which ends the program for `--help` and mistakes, and only then
+//! the runtime is made, with the number of threads that `serve --threads` asks for.
+//!
+//! # In scope
+//!
+//! Flags, files, the environment, signals, the terminal, and exit statuses.
+//!
+//! # Out of scope
+//!
+//! Anything that a user of the libraries would need as well: it belongs into `client`,
+//! `broadcaster` or `net`, where it can be called.
 
-mod check_url;
-mod cluster;
-mod completions;
 mod connection;
 mod console;
-mod demo;
-mod descriptors;
 mod egress;
+mod exit;
 mod files;
 mod hints;
 mod lines;
 mod listen;
-mod logs;
-mod metrics;
-mod misbehave;
-mod notify;
 mod output;
 mod secrets;
 mod serve;
-mod setup;
 mod shown;
 mod signals;
-mod subscriptions;
+mod telemetry;
 mod topic;
 mod units;
 mod usage;
+mod verbs;
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -33,13 +70,13 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use httppubsub_client::RequestError;
-use httppubsub_net::chain;
+use httppubsub_net::error_chain;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::hints::Hinted;
 
-/// The allocator of glibc has a heap for each of up to eight threads a core, the longest message that
-/// was ever freed decides what each of them keeps, and none gives back what is not at its end:
+/// The allocator of glibc has a heap for each of up to eight threads a core, the longest message
+/// that was ever freed decides what each of them keeps, and none gives back what is not at its end:
 /// "Memory" in `docs/operating.md` has the figures.
 #[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
 #[global_allocator]
@@ -61,24 +98,26 @@ struct Arguments {
     verb: Verb,
 }
 
+/// One variant for each verb; `Serve` is boxed because it alone has some forty flags.
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Setup(setup::Setup),
-    Serve(Box<serve::Serve>),
-    Listen(listen::Listen),
-    Notify(notify::Notify),
-    Subscriptions(subscriptions::Subscriptions),
-    CheckUrl(check_url::CheckUrl),
-    Cluster(cluster::Cluster),
-    Demo(demo::Demo),
-    Completions(completions::Completions),
+    Setup(verbs::setup::Setup),
+    Serve(Box<serve::flags::Serve>),
+    Listen(listen::listen::Listen),
+    Notify(verbs::notify::Notify),
+    Subscriptions(verbs::subscriptions::Subscriptions),
+    CheckUrl(verbs::check_url::CheckUrl),
+    Cluster(verbs::cluster::Cluster),
+    Demo(verbs::demo::Demo),
+    Completions(verbs::completions::Completions),
 }
 
 fn main() -> ExitCode {
-    logs::begin_with_panics();
-    let verb = usage::parse().verb;
+    telemetry::logs::begin_with_panics();
+    let Arguments { verb } = usage::parse();
     match runtime(verb.threads()) {
         Ok(runtime) => {
+            // Standard error is flushed after the verb, as its lines are written by another thread.
             let code = runtime.block_on(async { verb.run().await.unwrap_or_else(failed) });
             console::flush();
             // A lookup of a name takes its time even if nobody needs it.
@@ -89,23 +128,28 @@ fn main() -> ExitCode {
     }
 }
 
+/// Says on standard error why the verb failed and what can be done about it, and returns the status
+/// for it. A reader of standard output that left is no failure to complain about: `| head -1` is
+/// ordinary use.
 fn failed(error: anyhow::Error) -> ExitCode {
     if error.chain().any(console::is_reader_gone) {
-        return ExitCode::from(NOBODY_READS);
+        return ExitCode::from(exit::NOBODY_READS);
     }
     let (error, hint) = Hinted::split(error);
-    console::say(format_args!("httppubsub: {}", chain(error.as_ref())));
+    console::say(format_args!("httppubsub: {}", error_chain(error.as_ref())));
     if let Some(hint) = hint {
         console::say(format_args!("hint: {hint}"));
     }
     console::flush();
     match is_ambiguous(&error) {
-        true => ExitCode::from(AMBIGUOUS),
+        true => ExitCode::from(exit::AMBIGUOUS),
         false => ExitCode::FAILURE,
     }
 }
 
 impl Verb {
+    /// Runs the verb. An error is one that the user can do something about; its text ends the
+    /// program.
     async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Setup(setup) => setup.run(),
@@ -120,7 +164,7 @@ impl Verb {
         }
     }
 
-    /// How many threads it asks for.
+    /// The number of threads that `--threads` asks for.
     fn threads(&self) -> Option<NonZeroUsize> {
         match self {
             Self::Serve(serve) => serve.threads.and_then(NonZeroUsize::new),
@@ -129,8 +173,8 @@ impl Verb {
     }
 }
 
-/// A runtime of `threads`, by default one for each core. The number is always given: without it tokio
-/// reads `TOKIO_WORKER_THREADS` itself, and panics where it cannot.
+/// A runtime of `threads`, by default one for each core. The number is always given: without it
+/// tokio reads `TOKIO_WORKER_THREADS` itself, and panics where it cannot.
 fn runtime(threads: Option<NonZeroUsize>) -> anyhow::Result<Runtime> {
     let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     Builder::new_multi_thread()
@@ -140,18 +184,7 @@ fn runtime(threads: Option<NonZeroUsize>) -> anyhow::Result<Runtime> {
         .context("cannot start")
 }
 
-/// Whether what failed may have been done all the same.
+/// `true` if the failed request may have been done all the same.
 fn is_ambiguous(error: &anyhow::Error) -> bool {
     hints::request(error).is_some_and(RequestError::is_ambiguous)
 }
-
-/// The answer that would tell whether it was done did not come.
-const AMBIGUOUS: u8 = 3;
-
-/// What was waited for did not come in time.
-const TIMED_OUT: u8 = 4;
-
-/// The reader of standard output is gone, as after `| head -1`: the status that a shell gives to a
-/// program ended by SIGPIPE, as most are then. It is not 0, which `subscriptions check` and `check-url`
-/// say of an answer that nobody read.
-const NOBODY_READS: u8 = 141;

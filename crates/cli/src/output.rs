@@ -1,4 +1,8 @@
-//! What goes to stdout: data, one thing a line.
+//! Standard output: data, one item a line.
+//!
+//! JSON objects have a name for everything that a program may want, in the same words as the
+//! library. A topic comes twice, as text (null if it is not UTF-8) and as base64. Members are added
+//! in later versions and never renamed, so a reader has to pass over those it does not know.
 
 use std::io::{self, ErrorKind};
 use std::thread;
@@ -6,10 +10,11 @@ use std::thread;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{console, shown};
+use crate::console;
+use crate::shown;
 
-/// Writes a line to stdout at once, in which nothing acts on a terminal. A reader that is gone is an
-/// error like any other.
+/// Writes a line to stdout at once, in which nothing acts on a terminal. A reader that is gone is
+/// an error like any other.
 pub(crate) fn line(text: &str) -> io::Result<()> {
     let text = shown::harmless(text);
     console::write(format!("{text}\n").as_bytes())
@@ -33,6 +38,7 @@ fn object<const N: usize>(fields: [(&str, Value); N]) -> String {
 #[derive(Clone, Debug)]
 pub(crate) struct Printer(mpsc::Sender<Line>);
 
+/// A line for the thread, and how its caller learns that it was written.
 #[derive(Debug)]
 struct Line {
     text: String,
@@ -57,6 +63,10 @@ impl Printer {
     }
 
     /// Returns when the line was written. If it is dropped before, the line may still be written.
+    ///
+    /// # Errors
+    ///
+    /// Those of the write; [`ErrorKind::BrokenPipe`] if the thread has ended.
     pub(crate) async fn line(&self, text: String) -> io::Result<()> {
         let (written, done) = oneshot::channel();
         let gone = || io::Error::from(ErrorKind::BrokenPipe);

@@ -1,4 +1,8 @@
-//! What others wrote, as it may be shown at a terminal.
+//! Text from others, escaped for a terminal.
+//!
+//! Escapes of a terminal can retitle it, hide lines, or make the next command look like another.
+//! Characters that change the order of writing can make one file name look like another
+//! (<https://trojansource.codes>). Both are shown by their number.
 
 use std::fmt::Write as _;
 
@@ -9,7 +13,7 @@ pub(crate) fn one_line(text: &str) -> String {
     escaped(text, escape, |shown, c| shown.extend(c.escape_default()))
 }
 
-/// What this program says, which may quote others: lines stay lines, and a tab stays one.
+/// Escapes control characters in `text`, but for line feeds and tabs.
 pub(crate) fn harmless(text: &str) -> String {
     let escape = |c| is_unseen(c) && !matches!(c, '\n' | '\t');
     escaped(text, escape, |shown, c| shown.extend(c.escape_default()))
@@ -25,6 +29,7 @@ pub(crate) fn json(json: &str) -> String {
     })
 }
 
+/// `text` with `escape` in place of each character for which `is_it` holds.
 fn escaped(text: &str, is_it: impl Fn(char) -> bool, escape: impl Fn(&mut String, char)) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -38,6 +43,7 @@ fn escaped(text: &str, is_it: impl Fn(char) -> bool, escape: impl Fn(&mut String
 
 /// `true` if `c` acts on a terminal (controls, line and paragraph separators, the order of writing)
 /// or takes no room and joins nothing. What joins letters or pictures is text.
+/// A zero-width joiner is left, because emoji and some scripts need it.
 fn is_unseen(c: char) -> bool {
     c.is_control()
         || matches!(

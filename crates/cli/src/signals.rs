@@ -1,4 +1,10 @@
 //! Signals that ask the process for something.
+//!
+//! | signal | `serve` | `listen` | other verbs |
+//! |---|---|---|---|
+//! | SIGTERM, SIGINT | finish, then end; the second one ends at once | unsubscribe, then end | end |
+//! | SIGHUP | ignored, and said so | as SIGTERM, unless under `nohup` | end |
+//! | SIGPIPE | ignored, as Rust programs do | status 141 | status 141 |
 
 use std::io;
 
@@ -6,7 +12,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Requests to end in an orderly way.
 pub(crate) struct Stop {
+    /// Also sent by service managers and container runtimes.
     terminate: Signal,
+    /// Ctrl-C.
     interrupt: Signal,
     hangup: Option<Signal>,
 }
@@ -31,6 +39,8 @@ impl Stop {
     }
 
     /// The next of them.
+    /// Each signal that arrives after this object was made is returned by one call, also if it
+    /// arrived before the call. May be dropped and called again.
     pub(crate) async fn signalled(&mut self) {
         let hangup = async {
             match &mut self.hangup {
@@ -53,7 +63,8 @@ pub(crate) fn go_on_upon_hangup() -> io::Result<impl Future<Output = ()>> {
     Ok(async move {
         while hangup.recv().await.is_some() {
             tracing::warn!(
-                "SIGHUP is ignored: secrets and --log are read at the start only; restart to change them"
+                "SIGHUP is ignored: secrets and --log are read at the start only; restart to \
+                 change them"
             );
         }
     })
@@ -65,6 +76,8 @@ fn hangup_is_ignored() -> bool {
     ignores(&status, SignalKind::hangup().as_raw_value())
 }
 
+/// `true` if the mask `SigIgn` in `/proc/self/status` has the bit of `signal`; signals count from
+/// 1.
 fn ignores(status: &str, signal: i32) -> bool {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());

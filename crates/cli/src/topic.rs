@@ -1,4 +1,8 @@
 //! Topics as people give them and as programs read them.
+//!
+//! A topic is any bytes, a shell passes text: `--exact-hex` and `--topic-hex` are for the rest. A
+//! word without a flag is refused rather than guessed, because `jobs/*` is a topic as well as a
+//! glob and a wrong guess receives nothing.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -6,7 +10,9 @@ use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::topic::Topic;
 
-use crate::{console, shown, usage};
+use crate::console;
+use crate::shown;
+use crate::usage;
 
 /// A topic given as text.
 pub(crate) fn parse_topic(text: &str) -> Result<Topic, String> {
@@ -27,11 +33,13 @@ pub(crate) fn parse_hex(digits: &str) -> Result<Topic, String> {
     Topic::new(bytes).map_err(|error| error.to_string())
 }
 
+/// The value of one hexadecimal digit of either case.
 fn nibble(digit: u8) -> Option<u8> {
     let value = char::from(digit).to_digit(16)?;
     u8::try_from(value).ok()
 }
 
+/// A glob of any spelling that the protocol has; [`Interests::doubt`] complains of useless ones.
 fn parse_glob(text: &str) -> Result<GlobPattern, String> {
     GlobPattern::parse(text.to_owned()).map_err(|error| error.to_string())
 }
@@ -62,14 +70,14 @@ pub(crate) struct Interests {
     )]
     glob: Vec<GlobPattern>,
 
-    /// What stands alone, which may be meant as either of them.
+    /// A word without a flag, which may be meant as a topic or as a glob.
     #[arg(value_name = "TOPIC", hide = true)]
     words: Vec<String>,
 }
 
 impl Interests {
-    /// Ends the program if a glob matches nothing, and warns of those that may mean something else
-    /// than was meant. What is only removed or looked at need not be asked.
+    /// Ends the program if a glob cannot match anything, and warns if one probably means something
+    /// else. Removing and checking need neither.
     pub(crate) fn doubt(&self, verb: &str) {
         for glob in &self.glob {
             match glob.doubt() {
@@ -88,6 +96,7 @@ impl Interests {
         if let Some(word) = self.words.first() {
             usage::wrong(verb, &what_is(word));
         }
+        // A set sorts them anyway; for `listen` the order decides nothing.
         let exacts = self
             .exact
             .into_iter()
@@ -99,7 +108,7 @@ impl Interests {
     }
 }
 
-/// What to say about a word that belongs to no flag.
+/// The complaint about a word without a flag.
 fn what_is(word: &str) -> String {
     let word = shown::one_line(word);
     let [exact, glob] = ["--exact", "--glob"].map(|flag| format!("{flag} '{word}'"));
@@ -113,11 +122,13 @@ fn what_is(word: &str) -> String {
 pub(crate) fn to_text(topic: &Topic) -> String {
     match topic.as_str() {
         Some(text) => shown::one_line(text),
+        // Bytes above 127 as `\xNN`, as in the literals of most languages.
         None => topic.as_bytes().escape_ascii().to_string(),
     }
 }
 
 /// A topic in JSON: as text where it is UTF-8, and always as base64.
+// `topic` is null and not a text with replacement characters, which could be taken for the topic.
 pub(crate) fn to_json(topic: &Topic) -> [(&'static str, serde_json::Value); 2] {
     let text = topic.as_str().map_or(serde_json::Value::Null, Into::into);
     [

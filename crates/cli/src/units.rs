@@ -1,4 +1,8 @@
 //! Durations, sizes, counts and addresses as people write them.
+//!
+//! Units are taken as written in this program's own documents, in English words, and as other tools
+//! print them. A value that could mean two things is refused: a number of bytes with a fraction, a
+//! duration below zero.
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -7,10 +11,13 @@ use std::time::Duration;
 
 use httppubsub_proto::time::FOREVER;
 
+/// The unit of a bare number, unless the flag says otherwise.
 const SECOND: Duration = Duration::from_secs(1);
 
+/// The unit of a bare number for `--busy-poll`.
 const MICROSECOND: Duration = Duration::from_micros(1);
 
+/// Units by name, each in seconds.
 const DURATIONS: [(&str, f64); 14] = [
     ("microseconds", 1e-6),
     ("milliseconds", 1e-3),
@@ -28,6 +35,7 @@ const DURATIONS: [(&str, f64); 14] = [
     ("d", 86_400.0),
 ];
 
+/// Units by lower-case name, each in bytes.
 const SIZES: [(&str, u64); 9] = [
     ("b", 1),
     ("kb", 1_000),
@@ -58,6 +66,7 @@ pub(crate) fn positive_microseconds(text: &str) -> Result<Duration, String> {
     not_zero(duration.ok_or_else(|| "not a number of microseconds, nor a duration".to_owned())?)
 }
 
+/// Refuses 0 where it would mean "at once" and not, as some expect, "never".
 fn not_zero(duration: Duration) -> Result<Duration, String> {
     match duration.is_zero() {
         true => Err("must be longer than 0".to_owned()),
@@ -65,10 +74,13 @@ fn not_zero(duration: Duration) -> Result<Duration, String> {
     }
 }
 
+/// The sum of all parts of `text`; a lone number is in the unit `bare`. `None` if a part has no
+/// number, no known unit, or is negative or not a number.
 fn duration(text: &str, bare: Duration) -> Option<Duration> {
     let text = text.trim();
     let of = |number: f64, unit: f64| {
         let is_one = number >= 0.0 && !number.is_nan();
+        // `Duration::from_secs_f64` panics beyond its range.
         let seconds = (number * unit).min(FOREVER.as_secs_f64());
         is_one.then(|| Duration::from_secs_f64(seconds))
     };
@@ -98,13 +110,14 @@ fn is_singular(known: &str, name: &str) -> bool {
     known.len() > 2 && known.strip_suffix('s') == Some(name)
 }
 
-/// A size such as `64KiB`, `10 MB` or `1.5GiB`; a bare number is of bytes. KB, MB, GB and TB are powers
-/// of 1,000, KiB, MiB, GiB and TiB of 1,024.
+/// A size such as `64KiB`, `10 MB` or `1.5GiB`; a bare number is of bytes. KB, MB, GB and TB are
+/// powers of 1,000, KiB, MiB, GiB and TiB of 1,024.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
     let (number, unit) = text.split_at(end.unwrap_or(text.len()));
     let name = unit.trim().to_ascii_lowercase();
+    // Case says nothing here: nobody means millibytes or bits by "mb".
     let unit = SIZES.iter().find(|(known, _)| *known == name);
     let unit = match (name.as_str(), unit) {
         ("", _) => 1,
@@ -120,6 +133,7 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let number: f64 = number
         .parse()
         .map_err(|_| "not a number of bytes, nor a size such as 10MiB or 64kB".to_owned())?;
+    // 1.5GiB is a whole number of bytes, 1.5 is not: rounding would hide a mistake.
     let bytes = number * unit as f64;
     match bytes.fract() == 0.0 && bytes < u64::MAX as f64 {
         true => Ok(bytes as u64),
@@ -134,7 +148,7 @@ pub(crate) fn some_bytes(text: &str) -> Result<NonZeroU32, String> {
     NonZeroU32::new(bytes).ok_or_else(|| "must be at least 1".to_owned())
 }
 
-/// How many of something there may be: at least 1, and no more than can be counted with.
+/// A count from 1 to the largest that fits.
 pub(crate) fn count(text: &str) -> Result<usize, String> {
     within(text, COUNT_MAX)
 }
@@ -144,10 +158,12 @@ pub(crate) fn threads(text: &str) -> Result<usize, String> {
     within(text, THREADS_MAX)
 }
 
+/// Far more than a process can have of anything, and small enough to multiply without overflow.
 const COUNT_MAX: usize = 1_000_000_000;
 
 const THREADS_MAX: usize = 1_024;
 
+/// A whole number from 1 to `max`.
 fn within(text: &str, max: usize) -> Result<usize, String> {
     match text.trim().parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
@@ -157,8 +173,12 @@ fn within(text: &str, max: usize) -> Result<usize, String> {
     }
 }
 
-/// Where to listen: an address and a port, or a name such as `localhost` and a port. Of the addresses of
-/// a name it is the first of IPv4, by which `localhost` is reached by default, or else the first.
+/// An address to listen on: an IP address and a port, or a name such as `localhost` and a port. Of
+/// the addresses of a name the first IPv4 address is taken, or else the first.
+///
+/// # Errors
+///
+/// Text of another form, and a name that does not resolve now: it is looked up once, at the start.
 pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -166,6 +186,8 @@ pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let use_this = "use ADDR:PORT, such as 127.0.0.1:3003, [::1]:3003 or localhost:3003";
     let (name, port) = text.rsplit_once(':').ok_or(use_this)?;
     let port: u16 = port.parse().map_err(|_| use_this)?;
+    // A url or an IPv6 address without brackets would resolve to something, and not to what was
+    // meant.
     if name.is_empty() || name.contains([':', '/', '@', ' ']) {
         return Err(use_this.to_owned());
     }
@@ -173,12 +195,14 @@ pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, String> {
         .to_socket_addrs()
         .map_err(|error| format!("the name does not resolve: {error}"))?;
     let addresses: Vec<_> = addresses.collect();
+    // `localhost` is often both; published peers and most examples use 127.0.0.1.
     let ipv4 = addresses.iter().find(|address| address.is_ipv4());
     let address = ipv4.or(addresses.first()).copied();
     address.ok_or_else(|| "the name resolves to nothing".to_owned())
 }
 
 /// The url of an HTTP server; `HOST:PORT` without a scheme is one of plain HTTP.
+/// Nothing is checked here: a url that cannot be used is refused where it is used, with a reason.
 pub(crate) fn http_url(text: &str) -> Result<String, Infallible> {
     let authority = text.split('/').next().unwrap_or_default();
     let port = authority

@@ -1,22 +1,42 @@
-//! How the program is called: arguments, variables, and complaints about them.
+//! Usage: arguments, environment variables, and errors in them.
+//!
+//! clap parses. What is added: an empty variable counts as not set, as deployment tools write it;
+//! values of variables are not shown in help; and urls in complaints lose their passwords, because
+//! standard error ends up in logs.
 
 use std::any::Any;
 use std::ffi::OsStr;
 use std::marker::PhantomData;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use clap::builder::{BoolishValueParser, Resettable, TypedValueParser};
 use clap::error::{Error, ErrorKind};
-use clap::{Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _};
+use clap::{Arg, ArgAction, Command, Parser};
 use httppubsub_proto::url::redacted;
 
-use crate::{Arguments, console};
+use crate::console;
 
-/// What was asked for, by arguments and variables. Help, and complaints, end the program.
-pub(crate) fn parse() -> Arguments {
-    let parsed = command().try_get_matches();
+/// Parses arguments and environment variables. Help and errors end the program.
+pub(crate) fn parse<Arguments: Parser>() -> Arguments {
+    let command = COMMAND.get_or_init(|| prepared(Arguments::command()));
+    let parsed = command.clone().try_get_matches();
     let arguments = parsed.and_then(|matches| Arguments::from_arg_matches(&matches));
     arguments.unwrap_or_else(|error| exit(&error))
+}
+
+/// The program's command, known once its arguments have been parsed.
+static COMMAND: OnceLock<Command> = OnceLock::new();
+
+/// The program's command with all its verbs.
+/// For completions and for complaints.
+///
+/// # Panics
+///
+/// Before [`parse`] was called, which `main` does first.
+pub(crate) fn command() -> Command {
+    let command = COMMAND.get();
+    command.expect("arguments are parsed first").clone()
 }
 
 /// Ends the program with status 2, a problem with how `verb` was called, and how it is called.
@@ -33,6 +53,7 @@ pub(crate) fn wrong(verb: &str, problem: &str) -> ! {
     exit(&command.error(ErrorKind::ValueValidation, problem))
 }
 
+/// Ends the program: with 0 after help and version, which are data, and 2 after a mistake.
 fn exit(error: &Error) -> ! {
     let text = error.render();
     let shown = |has_colors| match has_colors {
@@ -50,8 +71,8 @@ fn exit(error: &Error) -> ! {
     std::process::exit(error.exit_code())
 }
 
-/// `text` where the urls that it quotes from arguments and variables show no user names, passwords and
-/// queries.
+/// `text` where the urls that it quotes from arguments and variables show no user names, passwords
+/// and queries.
 fn without_secrets(text: &str) -> String {
     let variables = std::env::vars_os().filter(|(name, _)| {
         let name = name.to_string_lossy();
@@ -66,22 +87,21 @@ fn without_secrets(text: &str) -> String {
             None => &given,
         };
         if value.contains("://") {
+            // clap quotes a value as it was given, so the text is searched for exactly that.
             text = text.replace(value, &redacted(value));
         }
     }
     text
 }
 
-fn command() -> Command {
-    prepared(Arguments::command())
-}
-
+/// `command` and all its subcommands, with [`with_variable`] applied to each argument.
 fn prepared(command: Command) -> Command {
     command.mut_args(with_variable).mut_subcommands(prepared)
 }
 
-/// For each argument that a variable may give: an empty variable gives nothing, that of a flag may be
-/// 1, 0, yes, no, on, off, true or false, and help does not show what it holds, which may be secret.
+/// For each argument that a variable may give: an empty variable gives nothing, that of a flag may
+/// be 1, 0, yes, no, on, off, true or false, and help does not show what it holds, which may be
+/// secret.
 fn with_variable(arg: Arg) -> Arg {
     let Some(name) = arg.get_env() else {
         return arg;

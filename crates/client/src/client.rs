@@ -6,38 +6,45 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::Router;
-use httppubsub_net::{Poster, ReplayGuard, Spool};
+pub use axum::Router;
+use httppubsub_net::body::Spool;
+use httppubsub_net::inbound::ReplayGuard;
+use httppubsub_net::outbound::Poster;
 use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::Interest;
+use httppubsub_proto::time::FOREVER;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::ClientUrls;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, Notify, oneshot, watch};
+use tokio::sync::{Mutex, Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::body::NotifyBody;
-use crate::changes;
-use crate::config::{Bind, ClientConfig};
-use crate::core::Core;
-use crate::dispatch::Dispatch;
+use crate::config::{Bind, ClientConfig, ConfigError};
+#[cfg(feature = "websocket")]
+use crate::config::{BroadcasterAddress, ClientConfigBuilder, WebSocketConfig};
+use crate::desired::Desired;
 use crate::error::{CloseError, NotifyError, StartError, SubscribeError};
-use crate::http::{self, Inbound, Network, Requests};
-use crate::inbox::Inbox;
-use crate::message::ConnectionStatus;
-use crate::reconcile::reconcile_for_ever;
-use crate::subscription::{StopWhenDropped, Subscription};
-use crate::wanted::Wanted;
-use crate::ws::Link;
+use crate::receive::dispatch::Dispatch;
+use crate::receive::inbox::Inbox;
+use crate::receive::message::ConnectionStatus;
+use crate::receive::{self, Inbound};
+use crate::requests::body::NotifyBody;
+use crate::requests::{Network, Requests};
+use crate::state::ClientState;
+use crate::statuses::Statuses;
+use crate::subscriptions::changes;
+use crate::subscriptions::reconcile::reconcile_for_ever;
+use crate::subscriptions::subscription::{StopWhenDropped, Subscription};
+use crate::websocket::Link;
 
 /// A running client. Clones are the same one.
 ///
 /// When all clones and all subscriptions are dropped it stops by itself, and the broadcasters find
-/// out by and by; [`Client::close`] tells them.
+/// out when a delivery fails; [`Client::close`] tells them.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -60,70 +67,22 @@ use crate::ws::Link;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Client {
-    core: Arc<Core>,
+    /// Shared by clones, subscriptions and tasks.
+    state: Arc<ClientState>,
+    /// Empty if the client is not reached by HTTP.
     router: Router,
+    /// `None` unless it listens itself.
     local_addr: Option<SocketAddr>,
+    /// Gets the number of connections that were cut off at the end; taken by the first close.
     cut_off: Arc<std::sync::Mutex<Option<oneshot::Receiver<usize>>>>,
+    /// Stops the client with its last handle.
     stop: Arc<StopWhenDropped>,
 }
 
-/// How the connection of a client is, and how it becomes. Changes that are undone before they are
-/// looked at go unnoticed.
-#[derive(Clone, Debug)]
-pub struct Statuses(StatusesOf);
-
-#[derive(Clone, Debug)]
-enum StatusesOf {
-    Link {
-        status: watch::Receiver<ConnectionStatus>,
-        begun: bool,
-    },
-    Http {
-        stopped: CancellationToken,
-        told: Option<ConnectionStatus>,
-    },
-}
-
-impl Statuses {
-    /// At first how it is, then how it becomes; `None` when that is told and nothing more changes.
-    /// It may be dropped at any time without losing anything.
-    pub async fn next(&mut self) -> Option<ConnectionStatus> {
-        match &mut self.0 {
-            StatusesOf::Link { status, begun } => {
-                if std::mem::replace(begun, true) {
-                    status.changed().await.ok()?;
-                }
-                Some(*status.borrow_and_update())
-            }
-            StatusesOf::Http { stopped, told } => {
-                match told {
-                    None if !stopped.is_cancelled() => *told = Some(ConnectionStatus::Ok),
-                    Some(ConnectionStatus::Abandoned) => return None,
-                    None | Some(ConnectionStatus::Ok | ConnectionStatus::Lost) => {
-                        stopped.cancelled().await;
-                        *told = Some(ConnectionStatus::Abandoned);
-                    }
-                }
-                *told
-            }
-        }
-    }
-
-    /// Waits until the connection is so; whether it ever is.
-    pub async fn wait_for(&mut self, status: ConnectionStatus) -> bool {
-        while let Some(now) = self.next().await {
-            if now == status {
-                return true;
-            }
-        }
-        false
-    }
-}
-
-/// What came of a notification.
+/// The result of a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notified {
-    /// How many subscribers confirmed that they have it.
+    /// Number of subscribers that confirmed the message.
     pub subscribers: u32,
     /// Length of the message, in bytes.
     pub bytes: u64,
@@ -132,27 +91,46 @@ pub struct Notified {
 }
 
 impl Client {
+    /// Starts a client that holds one websocket to the broadcaster at `url`, of `http`, `https`,
+    /// `ws` or `wss`, and connects anew for as long as it lives. It uses no authorization;
+    /// [`ClientConfigBuilder::connect`] does the same with secrets and other settings.
+    ///
+    /// Returns before there is a connection: subscribing and notifying wait for one, and
+    /// [`Client::statuses`] tells of it. Must be called inside a tokio runtime.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = httppubsub_client::Client::connect("http://127.0.0.1:3003").await?;
+    /// client.notify("builds/7", "ready").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "websocket")]
+    pub async fn connect(url: impl Into<BroadcasterAddress>) -> Result<Self, StartError> {
+        ClientConfig::builder([url.into()]).connect().await
+    }
+
     /// Begins to listen, if so configured. Asks nothing of the broadcasters yet. Must be called
     /// inside a tokio runtime.
     pub async fn start(config: ClientConfig) -> Result<Self, StartError> {
-        let listener = match config.bind {
-            Bind::To(address) => Some(listen(address).await?),
-            Bind::Mounted | Bind::Nothing => None,
-        };
+        let listener = listen(&config.bind).await?;
         let local_addr = listener.as_ref().map(|(_, address)| *address);
-        let urls = match (config.bind, &config.host, local_addr) {
+        let urls = match (&config.bind, &config.host, local_addr) {
             (Bind::Nothing, ..) => None,
             (_, Some(host), _) => Some(ClientUrls::of_host(host)?),
+            (_, None, Some(address)) if address.ip().is_unspecified() => {
+                return Err(ConfigError::HostNeeded.into());
+            }
             (_, None, Some(address)) => Some(ClientUrls::of_host(&format!("http://{address}"))?),
             (_, None, None) => unreachable!("a mounted client has a host: `build` checks it"),
         };
         let guard = Arc::new(ReplayGuard::in_memory(config.replay_codes_max));
         let spool = Spool::new(config.spool.clone());
         let dispatch = Arc::new(Dispatch::new(config.queue_max));
-        let doubt = Arc::new(Notify::new());
+        let reconcile_now = Arc::new(Notify::new());
         let stopped = CancellationToken::new();
         let router = urls.clone().map_or_else(Router::new, |urls| {
-            http::router(Arc::new(Inbound {
+            receive::router(Arc::new(Inbound {
                 urls,
                 to_broadcaster: config.to_broadcaster.clone(),
                 to_subscriber: config.to_subscriber.clone(),
@@ -161,7 +139,7 @@ impl Client {
                 body: config.body,
                 clock: config.clock.clone(),
                 dispatch: dispatch.clone(),
-                doubt: doubt.clone(),
+                reconcile_now: reconcile_now.clone(),
                 stopped: stopped.clone(),
                 warned_at: AtomicU64::new(0),
             }))
@@ -175,32 +153,33 @@ impl Client {
         let (link, keeping) = link.unzip();
         let network = Network::new(Poster::new(config.post.clone()), &config.broadcasters);
         let network = network.expect("the urls can be posted to: `build` checks it");
-        let core = Arc::new(Core {
+        let state = Arc::new(ClientState {
             requests: Requests::new(network, &config, guard, rand::random).until(closing.clone()),
             urls,
             link,
             spool,
             dispatch,
-            wanted: Mutex::new(Wanted::default()),
-            doubt,
+            desired: Mutex::new(Desired::default()),
+            reconcile_now,
             closing,
             stopped,
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
             config,
         });
-        if core.urls.is_some() {
-            core.spawn(reconcile_for_ever(core.clone()));
+        // A websocket needs no reconciliation: nothing outlives its connection.
+        if state.urls.is_some() {
+            state.spawn(reconcile_for_ever(state.clone()));
         }
         if let Some(keeping) = keeping {
-            core.spawn(keeping);
+            state.spawn(keeping);
         }
-        core.spawn(stop_with_the_runtime(core.clone()));
-        let cut_off = listener.map(|(listener, _)| serve(&core, listener, router.clone()));
+        state.spawn(stop_with_the_runtime(state.clone()));
+        let cut_off = listener.map(|(listener, _)| serve(&state, listener, router.clone()));
         Ok(Self {
-            stop: Arc::new(StopWhenDropped(core.clone())),
+            stop: Arc::new(StopWhenDropped(state.clone())),
             cut_off: Arc::new(std::sync::Mutex::new(cut_off)),
-            core,
+            state,
             router,
             local_addr,
         })
@@ -229,39 +208,43 @@ impl Client {
         self.router.clone()
     }
 
-    /// The url at which broadcasters are told to deliver; `None` if the client is bound to nothing.
+    /// The url to which broadcasters deliver; `None` if the client is bound to nothing.
     pub fn receive_url(&self) -> Option<&str> {
-        self.core.urls.as_ref().map(|urls| urls.receive.as_str())
+        self.state.urls.as_ref().map(|urls| urls.receive.as_str())
     }
 
-    /// How the connection of the client is. One that is reached by HTTP holds none, so it is fine
-    /// until it is closed.
+    /// The status of the connection. A client that is reached by HTTP holds none, so its status is
+    /// `Ok` until it is closed.
     pub fn status(&self) -> ConnectionStatus {
-        match &self.core.link {
+        match &self.state.link {
+            _ if self.state.stopped.is_cancelled() => ConnectionStatus::Abandoned,
             Some(link) => *link.status().borrow(),
-            None if self.core.stopped.is_cancelled() => ConnectionStatus::Abandoned,
             None => ConnectionStatus::Ok,
         }
     }
 
-    /// How the connection is, and then how it becomes.
+    /// The status of the connection now, and then each change of it.
+    ///
+    /// ```no_run
+    /// # async fn example(client: httppubsub_client::Client) {
+    /// use httppubsub_client::ConnectionStatus;
+    ///
+    /// if !client.statuses().wait_for(ConnectionStatus::Ok).await {
+    ///     println!("given up: {:?}", client.connection_failure());
+    /// }
+    /// # }
+    /// ```
     pub fn statuses(&self) -> Statuses {
-        Statuses(match &self.core.link {
-            Some(link) => StatusesOf::Link {
-                status: link.status(),
-                begun: false,
-            },
-            None => StatusesOf::Http {
-                stopped: self.core.stopped.clone(),
-                told: None,
-            },
-        })
+        match &self.state.link {
+            Some(link) => Statuses::of_link(link.status()),
+            None => Statuses::of_http(self.state.stopped.clone()),
+        }
     }
 
-    /// Where and why the websocket was lost or could not be opened, in words for people; `None`
+    /// The broadcaster and the reason why the websocket was lost or not opened, for people; `None`
     /// while there is one, before that was tried, and if the client is reached by HTTP.
     pub fn connection_failure(&self) -> Option<String> {
-        self.core.link.as_ref().and_then(Link::failure)
+        self.state.link.as_ref().and_then(Link::failure)
     }
 
     /// The address that the client listens on itself.
@@ -271,6 +254,17 @@ impl Client {
 
     /// Subscribes to one topic, byte for byte. Messages that are published after this returned are
     /// received.
+    ///
+    /// ```no_run
+    /// # use httppubsub_client::Client;
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut prices = client.subscribe_exact("prices/7").await?;
+    /// while let Some(message) = prices.next().await {
+    ///     println!("{:?}", message.bytes().await?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn subscribe_exact(
         &self,
         topic: impl AsRef<[u8]>,
@@ -280,6 +274,17 @@ impl Client {
     }
 
     /// Subscribes to all topics that match `glob`; see [`GlobPattern`].
+    ///
+    /// ```no_run
+    /// # use httppubsub_client::Client;
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut prices = client.subscribe_glob("prices/*").await?;
+    /// if let Some(message) = prices.next().await {
+    ///     println!("{} has a new price", message.topic);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn subscribe_glob(
         &self,
         glob: impl AsRef<str>,
@@ -290,25 +295,40 @@ impl Client {
 
     /// Subscribes to several topics and globs at once; a message that several of them cover is
     /// yielded once for each copy that the broadcaster sends.
+    ///
+    /// ```no_run
+    /// # use httppubsub_client::Client;
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use httppubsub_client::{GlobPattern, Interest, Topic};
+    ///
+    /// let interests = [
+    ///     Interest::Exact(Topic::new("orders")?),
+    ///     Interest::Glob(GlobPattern::parse("prices/*")?),
+    /// ];
+    /// let subscription = client.subscribe(interests).await?;
+    /// # drop(subscription);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn subscribe(
         &self,
         interests: impl IntoIterator<Item = Interest>,
     ) -> Result<Subscription, SubscribeError> {
         let interests: BTreeSet<_> = interests.into_iter().collect();
-        let (core, stop) = (self.core.clone(), self.stop.clone());
-        // If nobody waits for the subscription any more when it is there, it is dropped.
-        let task = self.core.spawn(async move {
-            let inbox = changes::open(&core, interests).await?;
-            Ok(Subscription::new(stop, core, inbox))
+        let (state, stop) = (self.state.clone(), self.stop.clone());
+        // If its caller has gone when the subscription is there, it is dropped.
+        let task = self.state.spawn(async move {
+            let inbox = changes::open(&state, interests).await?;
+            Ok(Subscription::new(stop, state, inbox))
         });
         task.await.unwrap_or(Err(SubscribeError::Closed))
     }
 
     /// A subscription that no broadcaster knows of, and where its messages are put in.
     pub(crate) fn fed(&self) -> (Arc<Inbox>, Subscription) {
-        let inbox = self.core.dispatch.open();
-        let (stop, core) = (self.stop.clone(), self.core.clone());
-        let subscription = Subscription::new(stop, core, inbox.clone());
+        let inbox = self.state.dispatch.open();
+        let (stop, state) = (self.stop.clone(), self.state.clone());
+        let subscription = Subscription::new(stop, state, inbox.clone());
         (inbox, subscription)
     }
 
@@ -321,8 +341,19 @@ impl Client {
     ///
     /// Over a websocket it waits for a connection, and is begun again on the next one if the
     /// connection is lost before it was sent whole; when it is lost after that and before it was
-    /// confirmed, the error [is ambiguous], and it is not sent again by itself. If nobody waits for
-    /// it any more it is not sent, unless a broadcaster may have it already.
+    /// confirmed, the error [is ambiguous], and it is not sent again by itself. If its
+    /// caller has gone it is not sent, unless a broadcaster may have it already.
+    ///
+    /// ```no_run
+    /// # async fn example(client: httppubsub_client::Client) {
+    /// match client.notify("orders", "one more").await {
+    ///     Ok(notified) => println!("{} subscribers have it", notified.subscribers),
+    ///     // Sent again, some subscribers may get it twice.
+    ///     Err(error) if error.is_ambiguous() => println!("perhaps done: {error}"),
+    ///     Err(error) => println!("not done: {error}"),
+    /// }
+    /// # }
+    /// ```
     ///
     /// [is ambiguous]: NotifyError::is_ambiguous
     pub async fn notify(
@@ -333,25 +364,39 @@ impl Client {
         self.notify_with_progress(topic, body, |_, _| {}).await
     }
 
-    /// The same, telling `progress` from time to time how many bytes of how many are on their way.
+    /// Like [`Client::notify`], calling `progress` from time to time with the number of bytes that
+    /// are on their way, and of all bytes.
     /// It starts again when the message is sent to another broadcaster.
+    ///
+    /// ```no_run
+    /// # use httppubsub_client::Client;
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use httppubsub_client::NotifyBody;
+    ///
+    /// let progress = |sent, all| println!("{sent} of {all} bytes");
+    /// let film = NotifyBody::path("film.mkv");
+    /// client.notify_with_progress("films/new", film, progress).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn notify_with_progress(
         &self,
         topic: impl AsRef<[u8]>,
         body: impl Into<NotifyBody>,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Notified, NotifyError> {
-        let core = &self.core;
+        let state = &self.state;
         let topic = Topic::new(topic.as_ref())?;
-        if core.closing.is_cancelled() {
+        if state.closing.is_cancelled() {
             return Err(NotifyError::Closed);
         }
-        let memory_each_max = core.config.spool.memory_each_max;
-        let payload = body.into().read(&core.spool, memory_each_max).await?;
+        let memory_each_max = state.config.spool.memory_each_max;
+        // Read to its end before anything is sent: length and digest go first on the wire.
+        let payload = body.into().read(&state.spool, memory_each_max).await?;
         let sent = Arc::new(AtomicU64::new(0));
         let asking = async {
-            match &core.link {
-                None => Ok(core.requests.notify(&topic, &payload, &sent).await?),
+            match &state.link {
+                None => Ok(state.requests.notify(&topic, &payload, &sent).await?),
                 Some(link) => link.notify(&topic, &payload, &sent).await,
             }
         };
@@ -359,6 +404,7 @@ impl Client {
         let mut told = None;
         loop {
             tokio::select! {
+                // The answer first: a last report of progress is then the whole length.
                 biased;
                 subscribers = &mut asking => {
                     let subscribers = subscribers?;
@@ -379,24 +425,35 @@ impl Client {
     }
 
     /// Unsubscribes everything, finishes what is being received, and ends all subscriptions; what
-    /// they hold can still be taken. The client is closed then, also if there is an error. Needs the
-    /// runtime in which the client was started.
+    /// they hold can still be taken. All that a broadcaster of ours counted as confirmed before is
+    /// there, also over a websocket. The client is closed then, also if there is an error. Needs
+    /// the runtime in which the client was started.
+    ///
+    /// ```no_run
+    /// # async fn example(client: httppubsub_client::Client) {
+    /// if let Err(error) = client.close().await {
+    ///     println!("{error}");
+    /// }
+    /// # }
+    /// ```
     pub async fn close(&self) -> Result<(), CloseError> {
-        let core = &self.core;
-        core.closing.cancel();
-        let closing = core.clone();
-        let unsubscribed = core.spawn(async move { changes::close_all(&closing).await });
+        let state = &self.state;
+        // Before anything is asked: reconciliation must not subscribe again what is being ended.
+        state.closing.cancel();
+        let closing = state.clone();
+        let unsubscribed = state.spawn(async move { changes::close_all(&closing).await });
         let unsubscribed = unsubscribed.await;
-        // Nothing runs there any more, and nobody else may say it for the client.
-        let runtime_ended = unsubscribed.is_err() && !core.wanted.lock().await.closed;
+        // Nothing runs there now, and nobody else may say it for the client.
+        let runtime_ended = unsubscribed.is_err() && !state.desired.lock().await.closed;
         let unsubscribe = unsubscribed.unwrap_or_default();
-        if let Some(link) = &core.link {
+        if let Some(link) = &state.link {
             let mut status = link.status();
+            // Ends when the task that keeps the websocket has dropped its sender.
             while status.changed().await.is_ok() {}
         }
         // Until here what arrived was confirmed, since the broadcasters still had to deliver it.
-        core.stop();
-        core.tasks.wait().await;
+        state.stop();
+        state.tasks.wait().await;
         let cut_off = self.cut_off.lock();
         let cut_off = cut_off
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -409,37 +466,117 @@ impl Client {
             unsubscribe,
             connections_cut_off,
             runtime_ended,
+            timed_out: false,
+        })
+    }
+
+    /// Closes as [`Client::close`] does, and stops without the broadcasters' answers when `timeout`
+    /// is over. The client is closed then in any case.
+    ///
+    /// ```no_run
+    /// # async fn example(client: httppubsub_client::Client) {
+    /// use std::time::Duration;
+    ///
+    /// if let Err(error) = client.close_within(Duration::from_secs(5)).await {
+    ///     println!("{error}");
+    /// }
+    /// # }
+    /// ```
+    pub async fn close_within(&self, timeout: Duration) -> Result<(), CloseError> {
+        if let Ok(closed) = tokio::time::timeout(timeout.min(FOREVER), self.close()).await {
+            return closed;
+        }
+        self.state.stop();
+        Err(CloseError {
+            unsubscribe: Vec::new(),
+            connections_cut_off: 0,
+            runtime_ended: false,
+            timed_out: true,
         })
     }
 }
 
-/// Stops the client when the runtime drops its tasks: what waits for messages must not wait for ever.
-async fn stop_with_the_runtime(core: Arc<Core>) {
-    let stop = StopWhenDropped(core.clone());
-    core.stopped.cancelled().await;
-    drop(stop);
+#[cfg(feature = "websocket")]
+impl ClientConfigBuilder {
+    /// Starts a client that holds one websocket open, and connects anew for as long as it lives
+    /// unless [`ClientConfigBuilder::websocket`] says otherwise.
+    ///
+    /// Returns before there is a connection: subscribing and notifying wait for one, and
+    /// [`Client::statuses`] tells of it. Must be called inside a tokio runtime.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use httppubsub_client::ClientConfig;
+    ///
+    /// let client = ClientConfig::builder(["http://127.0.0.1:3003"])
+    ///     .secrets_file("httppubsub-data/subscriber-secrets.json")
+    ///     .connect()
+    ///     .await?;
+    /// client.notify("builds/7", "ready").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn connect(self) -> Result<Client, StartError> {
+        let mut config = self.build()?;
+        config.websocket.get_or_insert_with(|| WebSocketConfig {
+            connect_retries: u32::MAX,
+            ..WebSocketConfig::default()
+        });
+        // Nobody needs to reach this client.
+        config.bind = Bind::Nothing;
+        Client::start(config).await
+    }
 }
 
-/// How often progress is told.
+/// Stops the client when the runtime drops its tasks, of which some were never polled: what waits
+/// for messages must not wait for ever.
+fn stop_with_the_runtime(state: Arc<ClientState>) -> impl Future<Output = ()> {
+    let stop = StopWhenDropped(state.clone());
+    async move {
+        state.stopped.cancelled().await;
+        drop(stop);
+    }
+}
+
+/// The interval between two reports of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let listening = async {
-        let listener = TcpListener::bind(address).await?;
+/// The listener that is asked for, if any, and its address.
+async fn listen(bind: &Bind) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
+    let listener = match bind {
+        Bind::To(address) => TcpListener::bind(address).await,
+        Bind::Name(name) => TcpListener::bind(name).await,
+        Bind::Listener(listener) => listener.try_clone().and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        }),
+        Bind::Mounted | Bind::Nothing => return Ok(None),
+    };
+    let listener = listener.and_then(|listener| {
         let address = listener.local_addr()?;
         Ok((listener, address))
-    };
-    let listening = listening.await;
-    listening.map_err(|source| StartError::Bind { address, source })
+    });
+    listener.map(Some).map_err(|source| {
+        let address = match bind {
+            Bind::To(address) => address.to_string(),
+            Bind::Name(name) => name.clone(),
+            _ => "the listener that was given".to_owned(),
+        };
+        StartError::Bind { address, source }
+    })
 }
 
 /// Serves until the client is stopped, and then tells how many connections were cut off.
-fn serve(core: &Arc<Core>, listener: TcpListener, router: Router) -> oneshot::Receiver<usize> {
+fn serve(
+    state: &Arc<ClientState>,
+    listener: TcpListener,
+    router: Router,
+) -> oneshot::Receiver<usize> {
     let (cut_off, receiver) = oneshot::channel();
-    let (config, stopped) = (core.config.serve.clone(), core.stopped.clone());
-    core.spawn(async move {
+    let (config, stopped) = (state.config.serve.clone(), state.stopped.clone());
+    state.spawn(async move {
         let service = TowerToHyperService::new(router);
-        let connections = httppubsub_net::serve(listener, service, config, stopped).await;
+        let connections = httppubsub_net::inbound::serve(listener, service, config, stopped).await;
         // Nobody asks when the client was dropped.
         let _ = cut_off.send(connections);
     });

@@ -1,27 +1,31 @@
-//! What goes wrong at a client, told apart by what came of it. The message of an error ends with its
+//! Errors of a client, one type an operation. The message of an error ends with its
 //! cause.
 
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use http::StatusCode;
-use httppubsub_net::{PostError, chain};
+use httppubsub_net::error_chain;
+use httppubsub_net::outbound::PostError;
 use httppubsub_proto::auth::AuthError;
+use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::glob::GlobTooLong;
 use httppubsub_proto::topic::TopicTooLong;
 use httppubsub_proto::url::UrlTooLong;
 use httppubsub_proto::wire::DecodeError;
 
-/// Why a request to the broadcasters was not, or perhaps not, done.
+use crate::config::ConfigError;
+
+/// A request to the broadcasters that was not, or perhaps not, done.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RequestError {
     /// It was not done, and asking again is of no use.
     #[error("{broadcaster} refused with status {}{}", .status.as_u16(), colon(.reason))]
     Refused {
         /// Url of the broadcaster that refused.
         broadcaster: String,
-        /// What it answered.
+        /// The status of its answer.
         status: StatusCode,
         /// Its own words, if it gave any: at most 500 characters.
         reason: String,
@@ -31,17 +35,17 @@ pub enum RequestError {
     Ambiguous {
         /// Url of the broadcaster that was asked last without a clear answer.
         broadcaster: String,
-        /// Why its answer does not tell.
+        /// The reason why its answer does not tell.
         cause: AttemptError,
     },
     /// It was not done: no broadcaster was reached that could do it now.
     #[error("not done in {attempts} attempts; the last was at {broadcaster}: {last}")]
     RetriesExhausted {
-        /// How often a broadcaster was asked.
+        /// Number of requests that were made.
         attempts: u32,
         /// Url of the last one.
         broadcaster: String,
-        /// Why it was not done there.
+        /// The reason why it was not done there.
         last: AttemptError,
     },
     /// It was not done: it cannot be put into HTTP.
@@ -49,7 +53,7 @@ pub enum RequestError {
     NotSent {
         /// Url of the broadcaster.
         broadcaster: String,
-        /// Why not.
+        /// The reason.
         r#source: PostError,
     },
     /// It was not done: too many notifications wait for the websocket already.
@@ -57,7 +61,7 @@ pub enum RequestError {
     TooMany {
         /// The bound, [`unsent_notifications_max`].
         ///
-        /// [`unsent_notifications_max`]: crate::WebSocketOptions::unsent_notifications_max
+        /// [`unsent_notifications_max`]: crate::WebSocketConfig::unsent_notifications_max
         max: NonZeroUsize,
     },
 }
@@ -74,14 +78,15 @@ impl RequestError {
         }
     }
 
-    /// Whether the request may have been done all the same.
+    /// `true` if the request may have been done all the same.
     pub fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Ambiguous { .. })
     }
 }
 
-/// Why one attempt at a broadcaster did not do.
+/// A failed attempt at one broadcaster.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AttemptError {
     /// There was no answer.
     #[error(transparent)]
@@ -89,7 +94,7 @@ pub enum AttemptError {
     /// It cannot do it now.
     #[error("status {}{}", .status.as_u16(), colon(.reason))]
     Status {
-        /// What it answered.
+        /// The status of its answer.
         status: StatusCode,
         /// Its own words, if it gave any: at most 500 characters.
         reason: String,
@@ -123,6 +128,7 @@ impl From<AuthError> for AttemptError {
     }
 }
 
+/// The reason behind a colon; nothing without one.
 fn colon(reason: &str) -> String {
     match reason {
         "" => String::new(),
@@ -130,24 +136,31 @@ fn colon(reason: &str) -> String {
     }
 }
 
-/// Why a client does not start.
+/// A client that does not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Bind {
-        /// Which.
-        address: SocketAddr,
-        /// Why not.
+        /// As it was given.
+        address: String,
+        /// The reason.
         r#source: io::Error,
     },
     /// The client's own url does not fit the protocol.
     #[error(transparent)]
     Url(#[from] UrlTooLong),
+    /// The configuration is refused: [`Client::connect`] makes it itself.
+    ///
+    /// [`Client::connect`]: crate::Client::connect
+    #[error(transparent)]
+    Config(#[from] ConfigError),
 }
 
-/// Why there is no subscription; nothing is counted as subscribed then.
+/// A subscription that was not made; nothing is counted as subscribed then.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SubscribeError {
     /// The topic does not fit the protocol.
     #[error(transparent)]
@@ -167,7 +180,7 @@ pub enum SubscribeError {
 }
 
 impl SubscribeError {
-    /// Whether it may be subscribed all the same.
+    /// `true` if it may be subscribed all the same.
     pub fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Request(error) if error.is_ambiguous())
     }
@@ -179,9 +192,10 @@ impl From<RequestError> for SubscribeError {
     }
 }
 
-/// Why something may still be subscribed at the broadcasters. The client has let go of it already,
+/// A subscription that broadcasters may still hold. The client has let go of it already,
 /// and tries to put it right at the next reconciliation.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum UnsubscribeError {
     /// The client or the subscription was closed.
     #[error("it is closed")]
@@ -192,7 +206,7 @@ pub enum UnsubscribeError {
 }
 
 impl UnsubscribeError {
-    /// Whether it may be unsubscribed all the same.
+    /// `true` if it may be unsubscribed all the same.
     pub fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Request(error) if error.is_ambiguous())
     }
@@ -204,22 +218,32 @@ impl From<RequestError> for UnsubscribeError {
     }
 }
 
-/// Why a notification was not, or perhaps not, made.
+/// A notification that was not, or perhaps not, made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotifyError {
     /// The topic does not fit the protocol.
     #[error(transparent)]
     Topic(#[from] TopicTooLong),
     /// The message cannot be read, or not be held. Nothing was sent.
-    #[error("cannot read the message: {}", chain(.0))]
+    #[error("cannot read the message: {}", error_chain(.0))]
     Body(io::Error),
     /// The message has another length than was said. Nothing was sent.
-    #[error("the message should have {announced} bytes and has {}{got}", if .got > .announced { "at least " } else { "" })]
+    #[error(
+        "the message should have {announced} bytes and has {}{got}",
+        if .got > .announced { "at least " } else { "" }
+    )]
     Length {
         /// As said.
         announced: u64,
         /// As counted.
         got: u64,
+    },
+    /// The message has another digest than was said. Nothing was sent.
+    #[error("the message has the sha512 {got}, not the one that was said")]
+    Digest {
+        /// As computed.
+        got: Box<Sha512>,
     },
     /// The client was closed. Nothing was sent.
     #[error("the client is closed")]
@@ -236,26 +260,30 @@ impl From<RequestError> for NotifyError {
 }
 
 impl NotifyError {
-    /// Whether subscribers may have been notified all the same.
+    /// `true` if subscribers may have been notified all the same.
     pub fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Request(error) if error.is_ambiguous())
     }
 }
 
-/// What went wrong while a client was closed. It is closed all the same.
+/// Failures while a client was closed. It is closed all the same.
 #[derive(Debug, thiserror::Error)]
 #[error("closed, but {}", self.what())]
+#[non_exhaustive]
 pub struct CloseError {
-    /// Why subscriptions may be left at the broadcasters.
+    /// The reasons why subscriptions may be left at the broadcasters.
     pub unsubscribe: Vec<RequestError>,
-    /// How many connections were cut off when the grace period was over.
+    /// Number of connections that were cut off when the grace period was over.
     pub connections_cut_off: usize,
-    /// Whether the runtime in which the client was started had ended, so that nothing could be
+    /// `true` if the runtime in which the client was started had ended, so that nothing could be
     /// unsubscribed.
     pub runtime_ended: bool,
+    /// `true` if the time was over before the broadcasters had answered.
+    pub timed_out: bool,
 }
 
 impl CloseError {
+    /// All failures in one sentence. Of several of one kind the first stands for all.
     fn what(&self) -> String {
         let mut what = Vec::new();
         if let Some(first) = self.unsubscribe.first() {
@@ -264,6 +292,9 @@ impl CloseError {
         if self.runtime_ended {
             let why = "subscriptions may be left: the runtime it was started in has ended";
             what.push(why.to_owned());
+        }
+        if self.timed_out {
+            what.push("subscriptions may be left: the time was over".to_owned());
         }
         if self.connections_cut_off > 0 {
             what.push(format!(

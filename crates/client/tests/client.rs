@@ -16,12 +16,14 @@ use futures_util::StreamExt as _;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use httppubsub_client::{
-    Bind, Client, ClientConfig, ClientConfigBuilder, Ended, GlobPattern, Interest, NotifyBody,
-    NotifyError, Receiving, RequestError, SubscribeError, Topic,
+    Bind, Client, ClientConfig, ClientConfigBuilder, EndReason, Event, GlobPattern, Interest,
+    NotifyBody, NotifyError, Receiving, RequestError, SubscribeError, SubscriptionEndedError,
+    Topic,
 };
-use httppubsub_net::{Post, PostConfig, Poster, ServeConfig};
+use httppubsub_net::inbound::ServeConfig;
+use httppubsub_net::outbound::{Post, PostConfig, Poster};
 use httppubsub_proto::digest::Sha512;
-use httppubsub_proto::http::{
+use httppubsub_proto::stateless::{
     CheckResponse, GenericResponse, MissedHead, NotifyHead, NotifyResponse, ReceiveHead, SetHead,
     decode_set_lists,
 };
@@ -74,7 +76,7 @@ impl Stub {
             .fallback(answer)
             .with_state(behaviour.clone());
         let stop = CancellationToken::new();
-        tokio::spawn(httppubsub_net::serve(
+        tokio::spawn(httppubsub_net::inbound::serve(
             listener,
             hyper_util::service::TowerToHyperService::new(app),
             ServeConfig::default(),
@@ -188,14 +190,16 @@ fn glob(glob: &str) -> Interest {
 async fn post(url: &str, head: Vec<u8>, message: Option<&'static str>) -> u16 {
     let poster = Poster::new(PostConfig::default());
     let target = poster.target_str(url).unwrap();
-    let payload = message.map(httppubsub_net::Payload::from_bytes);
-    let bytes = payload.as_ref().map_or(0, httppubsub_net::Payload::len);
+    let payload = message.map(httppubsub_net::body::Payload::from_bytes);
+    let bytes = payload
+        .as_ref()
+        .map_or(0, httppubsub_net::body::Payload::len);
     let post = || {
         Ok(Post {
             authorization: None,
             repr_digest: payload
                 .as_ref()
-                .map(|it| httppubsub_net::repr_digest(it.sha512())),
+                .map(|it| httppubsub_net::outbound::repr_digest(it.sha512())),
             head: head.clone().into(),
             payload: payload.clone(),
         })
@@ -368,7 +372,7 @@ async fn a_full_queue_costs_its_own_subscription_messages_and_the_broadcaster_he
     let client = Client::start(config).await.unwrap();
     let mut subscription = client.subscribe_exact("a").await.unwrap();
     let (told, mut receiving) = mpsc::unbounded_channel();
-    subscription.on_receiving(move |receiving| {
+    subscription.on_gap(move |receiving| {
         told.send(receiving).unwrap();
         std::future::ready(())
     });
@@ -378,7 +382,7 @@ async fn a_full_queue_costs_its_own_subscription_messages_and_the_broadcaster_he
     let message = subscription.next().await.unwrap();
     assert_eq!(message.bytes().await.unwrap(), "1");
     assert_eq!(deliver(&client, "a", "3").await, 200);
-    assert_eq!(receiving.recv().await, Some(Receiving::Began));
+    assert_eq!(receiving.recv().await, Some(Receiving::First));
     assert!(receiving.try_recv().is_err());
     let message = subscription.next().await.unwrap();
     assert_eq!(message.bytes().await.unwrap(), "3");
@@ -395,7 +399,7 @@ async fn missed_is_told_before_any_later_message_and_the_broadcaster_is_checked_
     stub.set().await;
     let order = Arc::new(Mutex::new(Vec::new()));
     let noting = order.clone();
-    subscription.on_receiving(move |receiving| {
+    subscription.on_gap(move |receiving| {
         let noting = noting.clone();
         async move {
             tokio::task::yield_now().await;
@@ -417,15 +421,15 @@ async fn missed_is_told_before_any_later_message_and_the_broadcaster_is_checked_
         order.lock().unwrap().push(text);
     }
     let order = order.lock().unwrap().join(" ");
-    assert_eq!(order, "Began before AfterGap after");
+    assert_eq!(order, "First before AfterGap after");
     let (told, mut receiving) = mpsc::unbounded_channel();
-    other.on_receiving(move |receiving| {
+    other.on_gap(move |receiving| {
         told.send(receiving).unwrap();
         std::future::ready(())
     });
     client.close().await.unwrap();
     assert!(other.next().await.is_none());
-    assert_eq!(receiving.recv().await, Some(Receiving::Began));
+    assert_eq!(receiving.recv().await, Some(Receiving::First));
     assert!(receiving.try_recv().is_err());
 }
 
@@ -508,6 +512,29 @@ async fn closing_says_what_may_be_left_and_closes_all_the_same() {
 }
 
 #[tokio::test]
+async fn closing_with_a_bound_does_not_wait_for_a_broadcaster_that_is_silent() {
+    let mut stub = Stub::start().await;
+    let client = stub.client().await;
+    let mut subscription = client.subscribe_exact("a").await.unwrap();
+    assert_eq!(deliver(&client, "a", "1").await, 200);
+    stub.set().await;
+    let (_never, gate) = oneshot::channel();
+    stub.reply(Reply::Later(gate));
+    let closing = client.close_within(Duration::from_millis(1));
+    let error = closing.await.unwrap_err();
+    assert!(error.timed_out, "{error}");
+    let want = "closed, but subscriptions may be left: the time was over";
+    assert_eq!(error.to_string(), want);
+    assert!(subscription.next().await.is_some());
+    assert!(subscription.next().await.is_none());
+    assert_eq!(subscription.end_reason(), Some(EndReason::Closed));
+    let closed = client.notify("a", "x").await;
+    assert!(matches!(closed, Err(NotifyError::Closed)), "{closed:?}");
+    let client = stub.client().await;
+    client.close_within(Duration::MAX).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_client_that_is_dropped_stops_listening() {
     let stub = Stub::start().await;
     let client = stub.client().await;
@@ -543,10 +570,8 @@ async fn a_client_bound_to_nothing_notifies_and_cannot_subscribe() {
 #[tokio::test]
 async fn a_notification_is_sent_whole_wherever_it_is_read_from() {
     let mut stub = Stub::start().await;
-    let spool = httppubsub_net::SpoolConfig {
-        memory_each_max: 1_000,
-        ..Default::default()
-    };
+    let mut spool = httppubsub_net::body::SpoolConfig::default();
+    spool.memory_each_max = 1_000;
     let config = stub.config().bind(Bind::Nothing).spool(spool);
     let client = Client::start(config.build().unwrap()).await.unwrap();
     for bytes in [0, 10, 3_000_000] {
@@ -562,7 +587,12 @@ async fn a_notification_is_sent_whole_wherever_it_is_read_from() {
         for body in [
             NotifyBody::from(text.clone()),
             NotifyBody::from(text.as_slice()),
+            NotifyBody::file_range(opened.try_clone().unwrap(), 4..u64::from(bytes) + 4),
+            NotifyBody::file_range(opened.try_clone().unwrap(), 4..u64::from(bytes) + 4)
+                .with_sha512(Sha512::of(&text)),
             NotifyBody::file(opened),
+            NotifyBody::path(whole.path()).with_sha512(Sha512::of(&text)),
+            NotifyBody::reader(reader()).with_sha512(Sha512::of(&text)),
             NotifyBody::path(whole.path()),
             NotifyBody::reader(reader()),
             NotifyBody::reader_of(reader(), text.len() as u64),
@@ -581,6 +611,28 @@ async fn a_notification_is_sent_whole_wherever_it_is_read_from() {
         let error = client.notify("a", longer).await.unwrap_err();
         assert!(matches!(error, NotifyError::Length { .. }), "{error}");
     }
+    let short = NotifyBody::file_range(tempfile::tempfile().unwrap(), 4..5);
+    let error = client.notify("a", short).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            NotifyError::Length {
+                announced: 1,
+                got: 0
+            }
+        ),
+        "{error}"
+    );
+    let (pipe, _writer) = std::io::pipe().unwrap();
+    let pipe = std::fs::File::from(std::os::fd::OwnedFd::from(pipe));
+    let error = client
+        .notify("a", NotifyBody::file_range(pipe, 0..1))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, NotifyError::Body(_)), "{error}");
+    let other = NotifyBody::from("hello").with_sha512(Sha512::of(b"hallo"));
+    let error = client.notify("a", other).await.unwrap_err();
+    assert!(matches!(error, NotifyError::Digest { .. }), "{error}");
     let missing = NotifyBody::path("/nowhere/at/all");
     let error = client.notify("a", missing).await.unwrap_err();
     assert!(matches!(error, NotifyError::Body(_)), "{error}");
@@ -618,7 +670,7 @@ async fn a_time_out_is_told_apart_from_the_end() {
     assert!(subscription.next().await.is_none());
     let mut subscription = subscription.into_inner();
     let next = subscription.next_with_timeout(minute).await;
-    assert_eq!(next.unwrap_err(), Ended);
+    assert_eq!(next.unwrap_err(), SubscriptionEndedError);
 }
 
 #[tokio::test]
@@ -651,4 +703,71 @@ async fn an_address_in_use_is_named() {
     let error = Client::start(config.build().unwrap()).await.unwrap_err();
     let want = format!("cannot listen on {address}: Address already in use");
     assert!(error.to_string().starts_with(&want), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_listens_on_a_name_and_on_a_listener_that_is_there() {
+    let stub = Stub::start().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    for bind in [
+        Bind::Listener(Arc::new(listener)),
+        Bind::Name("localhost:0".to_owned()),
+    ] {
+        let given = matches!(bind, Bind::Listener(_));
+        let config = stub.config().bind(bind).build().unwrap();
+        let client = Client::start(config).await.unwrap();
+        let listens = client.local_addr().unwrap();
+        assert!(listens.ip().is_loopback() && listens.port() != 0);
+        assert!(!given || listens == address);
+        let mut subscription = client.subscribe_exact("a").await.unwrap();
+        assert_eq!(deliver(&client, "a", "1").await, 200);
+        assert!(subscription.next().await.is_some());
+        client.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_listener_of_all_addresses_needs_a_host() {
+    let everywhere = || std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    for bind in [
+        Bind::Name("0.0.0.0:0".to_owned()),
+        Bind::Listener(Arc::new(everywhere())),
+    ] {
+        let config = ClientConfig::builder(["http://127.0.0.1:1"]).bind(bind);
+        let error = Client::start(config.build().unwrap()).await.unwrap_err();
+        assert!(error.to_string().ends_with("set `host`"), "{error}");
+    }
+    let bind = Bind::Name("127.0.0.1:no".to_owned());
+    let config = ClientConfig::builder(["http://127.0.0.1:1"]).bind(bind);
+    let error = Client::start(config.build().unwrap()).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("cannot listen on 127.0.0.1:no: "),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn messages_and_marks_can_be_taken_without_the_callback() {
+    let stub = Stub::start().await;
+    let client = stub.client().await;
+    let mut subscription = client.subscribe_exact("a").await.unwrap();
+    subscription.on_gap(|receiving| async move { panic!("was told of {receiving:?}") });
+    assert_eq!(deliver(&client, "a", "1").await, 200);
+    assert_eq!(tell_missed(&client, "a").await, 200);
+    let mut taken = Vec::new();
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    while let std::task::Poll::Ready(Some(event)) = subscription.poll_event(&mut cx) {
+        taken.push(match event {
+            Event::Receiving(receiving) => format!("{receiving:?}"),
+            Event::Message(message) => format!("{:?}", message.bytes().await.unwrap()),
+        });
+    }
+    assert_eq!(taken, ["First", "b\"1\"", "AfterGap"]);
+    assert_eq!(subscription.end_reason(), None);
+    client.close().await.unwrap();
+    assert!(subscription.next_event().await.is_none());
+    assert_eq!(subscription.end_reason(), Some(EndReason::Closed));
 }

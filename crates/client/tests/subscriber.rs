@@ -18,58 +18,16 @@ use httppubsub_proto::auth::{
     AuthError, Authorization, CannotAuthorize, Claim, Scheme, Secrets, Stamp, Unspent,
 };
 use httppubsub_proto::digest::{Sha512, encode_repr_digest};
-use httppubsub_proto::http::{
+use httppubsub_proto::stateless::{
     ConfirmMissed, MissedHead, ReceiveAnswer, ReceiveHead, UNSUBSCRIBE_IMMEDIATE,
 };
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Identifier;
+use httppubsub_testkit::{cases, recorded_now, secrets, unhex, vectors};
 use serde_json::Value;
 use tower_service::Service as _;
 
 const HOST: &str = "http://127.0.0.1:3002";
-
-fn vectors() -> Value {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../proto/tests/vectors/subscriber.json"
-    );
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-#[track_caller]
-fn list<'a>(value: &'a Value, pointer: &str, count: usize) -> &'a [Value] {
-    let list = value.pointer(pointer).and_then(Value::as_array).unwrap();
-    assert_eq!(list.len(), count, "a vectors file that lost its cases");
-    list
-}
-
-fn unhex(text: &Value) -> Vec<u8> {
-    let digits = text.as_str().unwrap();
-    let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
-    (0..digits.len()).step_by(2).map(byte).collect()
-}
-
-fn recorded_now(file: &Value) -> Now {
-    Now::from_unix(Duration::from_secs_f64(
-        file["auth"]["now"].as_f64().unwrap(),
-    ))
-}
-
-fn secrets(file: &Value, mode: &str) -> Secrets {
-    let scheme = |direction: &str| match mode {
-        "none" => Scheme::None,
-        "token" => Scheme::Token(file["auth"]["token"][direction].as_str().unwrap().into()),
-        "hmac" => {
-            let secret = unhex(&file["auth"]["hmac"][direction]["hex"]);
-            Scheme::Hmac(secret.try_into().unwrap())
-        }
-        other => panic!("unknown mode {other:?}"),
-    };
-    Secrets {
-        to_broadcaster: scheme("to_broadcaster"),
-        to_subscriber: scheme("to_subscriber"),
-    }
-}
 
 /// A client as another program mounts it, with nobody to ask.
 async fn client(secrets: &Secrets, host: &str, clock: Clock) -> Client {
@@ -120,15 +78,21 @@ fn headers(case: &Value) -> Vec<(&str, &str)> {
 
 #[tokio::test]
 async fn every_request_is_answered_as_expected() {
-    let file = vectors();
+    let file = vectors("subscriber.json");
     let (now, mut overridden) = (recorded_now(&file), 0);
-    for case in list(&file, "/cases", 29) {
+    for case in cases(&file, "/cases", 29) {
         let secrets = secrets(&file, case["mode"].as_str().unwrap());
         let name = case["case"].as_str().unwrap();
         let host = name.split_once("host is ").map_or(HOST, |(_, host)| host);
         let client = client(&secrets, host, Clock::standing_at(now)).await;
         let path = case["path"].as_str().unwrap();
-        let answered = post(&client, path, &headers(case), unhex(&case["body"])).await;
+        let answered = post(
+            &client,
+            path,
+            &headers(case),
+            unhex(case["body"].as_str().unwrap()),
+        )
+        .await;
         let expected = &case["expected"];
         assert_eq!(
             u64::from(answered.status.as_u16()),
@@ -137,12 +101,12 @@ async fn every_request_is_answered_as_expected() {
         );
         let recorded = match &expected["body"] {
             Value::Null => None,
-            recorded => Some(unhex(recorded)),
+            recorded => Some(unhex(recorded.as_str().unwrap())),
         };
         if answered.status != StatusCode::OK {
             let recorded = recorded.unwrap();
             // Overridden: a published subscriber ends its subscription where a check failed, ours
-            // does not (`docs/reliability.md` §5.1 no. 5).
+            // does not (`docs/design/threats.md` §5.1 no. 5).
             assert!(
                 recorded.is_empty() || recorded == UNSUBSCRIBE_IMMEDIATE,
                 "{case}"
@@ -175,7 +139,7 @@ const OVERRIDDEN: usize = 11;
 
 /// The confirmation is about this request and signed for `url`.
 fn check_confirmation(case: &Value, body: &[u8], url: &str, secrets: &Secrets, now: Now) {
-    let request = unhex(&case["body"]);
+    let request = unhex(case["body"].as_str().unwrap());
     let verify = |claim: &Claim<'_>, authorization: &Option<String>| {
         let value = authorization.as_deref().map(str::as_bytes);
         let scheme = secrets.to_broadcaster.authorization();
@@ -206,11 +170,11 @@ fn check_confirmation(case: &Value, body: &[u8], url: &str, secrets: &Secrets, n
 
 #[tokio::test]
 async fn every_digest_header_is_taken_as_expected() {
-    let file = vectors();
+    let file = vectors("subscriber.json");
     let client = client(&Secrets::NONE, HOST, Clock::system()).await;
-    for case in list(&file, "/repr_digest/cases", 15) {
+    for case in cases(&file, "/repr_digest/cases", 15) {
         let headers = [("repr-digest", case["repr_digest"].as_str().unwrap())];
-        let body = unhex(&file["repr_digest"]["body"]);
+        let body = unhex(file["repr_digest"]["body"].as_str().unwrap());
         let answered = post(&client, "/v1/receive", &headers, body).await;
         let expected = &case["expected"]["status"];
         assert_eq!(u64::from(answered.status.as_u16()), *expected, "{case}");
@@ -415,10 +379,10 @@ async fn messages_that_could_not_be_checked_are_a_gap_once_they_can_be() {
     let app = axum::Router::new().fallback(|| async { StatusCode::OK });
     let stop = tokio_util::sync::CancellationToken::new();
     let _stop = stop.clone().drop_guard();
-    tokio::spawn(httppubsub_net::serve(
+    tokio::spawn(httppubsub_net::inbound::serve(
         listener,
         hyper_util::service::TowerToHyperService::new(app),
-        httppubsub_net::ServeConfig::default(),
+        httppubsub_net::inbound::ServeConfig::default(),
         stop,
     ));
     let switch = Arc::new(Sometimes::default());
@@ -430,7 +394,7 @@ async fn messages_that_could_not_be_checked_are_a_gap_once_they_can_be() {
     let topic = Topic::new("foo").unwrap();
     let mut subscription = client.subscribe([Interest::Exact(topic)]).await.unwrap();
     let (told, mut receiving) = tokio::sync::mpsc::unbounded_channel();
-    subscription.on_receiving(move |receiving| {
+    subscription.on_gap(move |receiving| {
         told.send(receiving).unwrap();
         std::future::ready(())
     });
@@ -447,7 +411,7 @@ async fn messages_that_could_not_be_checked_are_a_gap_once_they_can_be() {
 
     let first = subscription.next().await.unwrap();
     assert_eq!(first.bytes().await.unwrap(), "first");
-    assert_eq!(receiving.try_recv(), Ok(Receiving::Began));
+    assert_eq!(receiving.try_recv(), Ok(Receiving::First));
     assert!(receiving.try_recv().is_err());
     let second = subscription.next().await.unwrap();
     assert_eq!(second.bytes().await.unwrap(), "second");

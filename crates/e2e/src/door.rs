@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use httppubsub_proto::auth::Claim;
 use httppubsub_proto::glob::GlobPattern;
-use httppubsub_proto::http::{CheckResponse, NotifyResponse};
+use httppubsub_proto::stateless::{CheckResponse, NotifyResponse};
 use httppubsub_proto::subscription::{Interest, StrongEtag, Subscription, SubscriptionSet};
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
@@ -112,7 +112,7 @@ impl Door {
     pub fn reached(&self, asked: &Asked, response: &Response) -> u32 {
         assert_eq!(response.status, 200, "{}", response.text());
         let (head, _) =
-            httppubsub_proto::http::NotifyHead::decode(&asked.body).expect("it is ours");
+            httppubsub_proto::stateless::NotifyHead::decode(&asked.body).expect("it is ours");
         let answer = NotifyResponse::decode(&response.body).expect("it is an answer to NOTIFY");
         assert_eq!(answer.identifier, head.identifier);
         let claim = Claim::ConfirmNotify {

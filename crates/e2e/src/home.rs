@@ -6,7 +6,7 @@ use std::process::Command;
 use httppubsub_net::random_bytes;
 use httppubsub_proto::auth::{Scheme, Secrets};
 use httppubsub_proto::subscription::{Interest, Subscription};
-use httppubsub_store::{SqliteStore, Store as _, Subscribed};
+use httppubsub_store::{SqliteStore, Subscribed, Subscriptions as _};
 use rusqlite::Connection;
 use tempfile::TempDir;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use httppubsub_broadcaster::{Authorizations, Broadcaster, Config};
-use httppubsub_net::ServeConfig;
+use httppubsub_net::inbound::ServeConfig;
 use httppubsub_proto::auth::Secrets;
 use httppubsub_store::MemoryStore;
 use hyper_util::service::TowerToHyperService;
@@ -80,7 +80,9 @@ impl InProcess {
             let address = listener.local_addr().expect("it is bound");
             let service = TowerToHyperService::new(app(&broadcaster));
             let never = CancellationToken::new();
-            tokio::spawn(httppubsub_net::serve(listener, service, serve, never));
+            tokio::spawn(httppubsub_net::inbound::serve(
+                listener, service, serve, never,
+            ));
             (broadcaster, address)
         });
         let signer = secrets.into();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for anything a peer is expected to do. Much longer than anything takes, because a
 /// test machine may be busy with other work.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Looks again and again until there is something, and returns it. For what no peer announces.
 ///

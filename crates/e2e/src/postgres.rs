@@ -97,8 +97,14 @@ impl Postgres {
             settings,
             server,
         };
-        // Another may have taken the port meanwhile.
+        // Another may have taken the port meanwhile, but not time and again.
+        let mut starts = 1;
         while !own.becomes_ready() {
+            starts += 1;
+            assert!(
+                starts <= STARTS_MAX,
+                "PostgreSQL ended {STARTS_MAX} times: HTTPPUBSUB_TEST_LOG=1 shows what it says"
+            );
             own.port = free_port();
             let server = start(&data, own.port, &own.settings);
             *own.server.get_mut().unwrap_or_else(PoisonError::into_inner) = server;
@@ -192,7 +198,11 @@ impl Postgres {
     }
 }
 
-fn free_port() -> u16 {
+/// Starts of one server, each with another port. Only a port that was taken meanwhile needs a
+/// second.
+const STARTS_MAX: usize = 10;
+
+pub(crate) fn free_port() -> u16 {
     let free = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     free.local_addr().expect("it is bound").port()
 }
@@ -205,20 +215,34 @@ impl Own {
         loop {
             let mut ready = Command::new(program("pg_isready"));
             ready.args(["-q", "-h", "127.0.0.1", "-p", &port]);
-            if ready.status().is_ok_and(|status| status.success()) {
-                return true;
-            }
+            let answers = ready.status().is_ok_and(|status| status.success());
             let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
             if server.try_wait().is_ok_and(|ended| ended.is_some()) {
                 return false;
             }
+            // At a port that ours did not get the server of another test may answer.
+            let pid = server.id();
             drop(server);
+            if answers && self.says_it_is_ready(pid) {
+                return true;
+            }
             assert!(
                 began.elapsed() < Duration::from_secs(120),
                 "PostgreSQL does not answer"
             );
             thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+impl Own {
+    /// `true` if the server that has this `pid` has written into its folder that it takes
+    /// connections.
+    fn says_it_is_ready(&self, pid: u32) -> bool {
+        let file = self.folder.path().join("data").join("postmaster.pid");
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let is_own = text.lines().next() == Some(&pid.to_string());
+        is_own && text.lines().nth(7).map(str::trim) == Some("ready")
     }
 }
 
@@ -307,7 +331,8 @@ fn run(command: &mut Command) {
         Ok(done) if done.status.success() => {}
         Ok(done) => panic!("{command:?}: {}", String::from_utf8_lossy(&done.stderr)),
         Err(error) => panic!(
-            "{command:?}: {error}: install PostgreSQL 15 or newer (Debian, Ubuntu: `apt-get install \
+            "{command:?}: {error}: install PostgreSQL 15 or newer (Debian, Ubuntu: `apt-get \
+             install \
              postgresql`), or name a server in {VARIABLE}, such as postgres://user@host/postgres"
         ),
     }

@@ -34,8 +34,8 @@ fn binary() -> PathBuf {
     let binary = profile.join(format!("httppubsub{}", std::env::consts::EXE_SUFFIX));
     assert!(
         binary.exists(),
-        "there is no {}; run `cargo build -p httppubsub` first (with the profile of the tests), \
-         or name the binary in {BINARY_VARIABLE}",
+        "there is no {}; run `cargo build -p httppubsub-cli` first (with the profile of the \
+         tests), or name the binary in {BINARY_VARIABLE}",
         binary.display()
     );
     binary

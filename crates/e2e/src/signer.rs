@@ -6,8 +6,9 @@ use std::time::Duration;
 use httppubsub_net::{Clock, stamp};
 use httppubsub_proto::auth::{Authorization, Claim, Secrets};
 use httppubsub_proto::digest::{Sha512, encode_repr_digest};
-use httppubsub_proto::http::{
-    self, CheckRequest, MissedHead, NotifyHead, ReceiveHead, SetHead, SubscribeRequest,
+use httppubsub_proto::paths;
+use httppubsub_proto::stateless::{
+    CheckRequest, MissedHead, NotifyHead, ReceiveHead, SetHead, SubscribeRequest,
     UnsubscribeRequest, encode_set_lists,
 };
 use httppubsub_proto::subscription::{Interest, Subscription, SubscriptionSet};
@@ -140,8 +141,8 @@ impl Signer {
             interest: &interest,
         });
         let path = match interest {
-            Interest::Exact(_) => http::SUBSCRIBE_EXACT,
-            Interest::Glob(_) => http::SUBSCRIBE_GLOB,
+            Interest::Exact(_) => paths::SUBSCRIBE_EXACT,
+            Interest::Glob(_) => paths::SUBSCRIBE_GLOB,
         };
         let request = SubscribeRequest {
             url,
@@ -161,8 +162,8 @@ impl Signer {
         };
         let authorization = self.sign(&claim);
         let path = match interest {
-            Interest::Exact(_) => http::UNSUBSCRIBE_EXACT,
-            Interest::Glob(_) => http::UNSUBSCRIBE_GLOB,
+            Interest::Exact(_) => paths::UNSUBSCRIBE_EXACT,
+            Interest::Glob(_) => paths::UNSUBSCRIBE_GLOB,
         };
         let (url, interest) = (url.clone(), interest.clone());
         let request = UnsubscribeRequest {
@@ -180,7 +181,7 @@ impl Signer {
             tracing: Default::default(),
             url: url.clone(),
         };
-        Asked::new(http::CHECK_SUBSCRIPTIONS, authorization, request.encode())
+        Asked::new(paths::CHECK_SUBSCRIPTIONS, authorization, request.encode())
     }
 
     /// SET_SUBSCRIPTIONS.
@@ -200,7 +201,7 @@ impl Signer {
             etag: &head.etag,
         });
         let body = [&head.encode(), lists].concat();
-        Asked::new(http::SET_SUBSCRIPTIONS, authorization, body)
+        Asked::new(paths::SET_SUBSCRIPTIONS, authorization, body)
     }
 
     /// NOTIFY.
@@ -235,7 +236,7 @@ impl Signer {
             sha512,
         });
         let body = [&head.encode(), message].concat();
-        Asked::new(http::NOTIFY, authorization, body)
+        Asked::new(paths::NOTIFY, authorization, body)
     }
 
     /// RECEIVE, as another broadcaster would post it for websocket subscribers.
@@ -259,7 +260,7 @@ impl Signer {
         let body = [&head.encode(), message].concat();
         Asked {
             headers: format!("Repr-Digest: {}\r\n", encode_repr_digest(&sha512)),
-            ..Asked::new(http::RECEIVE_FOR_WEBSOCKETS, authorization, body)
+            ..Asked::new(paths::RECEIVE_FOR_WEBSOCKETS, authorization, body)
         }
     }
 
@@ -273,6 +274,6 @@ impl Signer {
             tracing: Default::default(),
             topic: topic.clone(),
         };
-        Asked::new(http::MISSED_FOR_WEBSOCKETS, authorization, head.encode())
+        Asked::new(paths::MISSED_FOR_WEBSOCKETS, authorization, head.encode())
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use httppubsub_proto::auth::Claim;
 use httppubsub_proto::digest::{Sha512, Sha512Hasher, decode_repr_digest};
-use httppubsub_proto::http::{ConfirmMissed, ConfirmReceive, MissedHead, ReceiveHead};
+use httppubsub_proto::stateless::{ConfirmMissed, ConfirmReceive, MissedHead, ReceiveHead};
 use httppubsub_proto::topic::Topic;
 use socket2::{Domain, Socket, Type};
 
@@ -275,7 +275,8 @@ impl Subscriber {
                 Some(script) => script(&delivery),
                 None => vec![Act::Say(self.confirms(&delivery, 1))],
             };
-            // Before the answer, so that a test that saw the answer's effect also sees the delivery.
+            // Before the answer, so that a test that saw the answer's effect also sees the
+            // delivery.
             let mut deliveries = self
                 .0
                 .deliveries

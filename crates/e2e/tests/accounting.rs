@@ -15,7 +15,7 @@ use httppubsub_e2e::{
     http_answer, httppubsub,
 };
 use httppubsub_proto::auth::Secrets;
-use httppubsub_proto::http::UNSUBSCRIBE_IMMEDIATE;
+use httppubsub_proto::stateless::UNSUBSCRIBE_IMMEDIATE;
 
 /// How a subscriber answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -334,8 +334,8 @@ impl Program {
         for line in self.process.end_well() {
             self.heard(&serde_json::from_str(&line).unwrap());
         }
-        // Nobody confirmed for it what it spoilt, but for what it reset before it said anything: that is
-        // sent once again, if it was sent over a connection that was kept from before.
+        // Nobody confirmed for it what it spoilt, but for what it reset before it said anything:
+        // that is sent once again, if it was sent over a connection that was kept from before.
         for (identifier, hows) in &self.spoilt {
             let is_sent_again = hows.len() == 2 && hows[0] == "reset";
             assert!(
@@ -464,8 +464,8 @@ fn check(
     assert!(owed as u64 <= missed, "{what}");
 }
 
-/// With `HTTPPUBSUB_TEST_ROUNDS` in the environment, so many runs; with `HTTPPUBSUB_TEST_SEED`, from
-/// that seed on.
+/// With `HTTPPUBSUB_TEST_ROUNDS` in the environment, so many runs; with `HTTPPUBSUB_TEST_SEED`,
+/// from that seed on.
 #[test]
 fn under_random_faults_every_subscription_that_matched_is_accounted_for() {
     let number =

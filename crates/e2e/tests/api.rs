@@ -17,16 +17,17 @@ use axum::response::IntoResponse as _;
 use futures_util::StreamExt as _;
 use httppubsub_broadcaster::{Authorizations, Broadcaster, Config};
 use httppubsub_client::{
-    Bind, BroadcasterAddress, Client, ClientConfig, ClientConfigBuilder, Ended, Interest, Message,
+    Bind, BroadcasterAddress, Client, ClientConfig, ClientConfigBuilder, Interest, Message,
     NotifyBody, NotifyError, Receiving, RequestError, SubscribeError, Subscription,
-    SubscriptionsOf, Topic, UnsubscribeError, WebSocketOptions,
+    SubscriptionEndedError, SubscriptionsAdmin, Topic, UnsubscribeError, WebSocketConfig,
 };
 use httppubsub_e2e::{Asked, Connection, Deaf, PATIENCE, Signer, exact, glob, url};
-use httppubsub_net::{ServeConfig, SpoolConfig, random_bytes};
+use httppubsub_net::body::SpoolConfig;
+use httppubsub_net::inbound::ServeConfig;
+use httppubsub_net::random_bytes;
 use httppubsub_proto::auth::{Scheme, Secrets};
-use httppubsub_proto::backoff::MissedSchedule;
 use httppubsub_proto::digest::Sha512;
-use httppubsub_proto::http as paths;
+use httppubsub_proto::paths;
 use httppubsub_proto::subscription::SubscriptionSet;
 use httppubsub_store::MemoryStore;
 use hyper_util::service::TowerToHyperService;
@@ -137,15 +138,10 @@ impl Stage {
 
     /// One that is mounted under `prefix`.
     async fn at(secrets: Secrets, prefix: &str) -> Self {
-        let config = Config {
-            missed: MissedSchedule {
-                expo_factor: Duration::from_millis(10),
-                constant: Duration::ZERO,
-                jitter: Duration::ZERO,
-                ..MissedSchedule::default()
-            },
-            ..Config::default()
-        };
+        let mut config = Config::default();
+        config.missed.expo_factor = Duration::from_millis(10);
+        config.missed.constant = Duration::ZERO;
+        config.missed.jitter = Duration::ZERO;
         let authorizations = Authorizations::from(&secrets);
         let store = Arc::new(MemoryStore::new());
         let broadcaster = Broadcaster::start(config, store, authorizations).await;
@@ -174,7 +170,7 @@ impl Stage {
         let builder = ClientConfig::builder([self.url.as_str()]).secrets(&self.secrets);
         match self.transport {
             Transport::Http => builder,
-            Transport::WebSocket => builder.websocket(WebSocketOptions::default()),
+            Transport::WebSocket => builder.websocket(WebSocketConfig::default()),
         }
     }
 
@@ -198,9 +194,9 @@ impl Stage {
     }
 
     /// The rows of a client.
-    fn rows_of(&self, client: &Client) -> SubscriptionsOf {
+    fn rows_of(&self, client: &Client) -> SubscriptionsAdmin {
         let receive = url(client.receive_url().unwrap());
-        SubscriptionsOf::new(&self.builder().build().unwrap(), receive, None)
+        SubscriptionsAdmin::new(&self.builder().build().unwrap(), receive, None)
     }
 
     /// Whether the broadcaster holds exactly `interests` for a client.
@@ -241,7 +237,7 @@ async fn serve(app: Router) -> SocketAddr {
 
 fn serve_at(listener: TcpListener, app: Router) {
     let (service, never) = (TowerToHyperService::new(app), CancellationToken::new());
-    tokio::spawn(httppubsub_net::serve(
+    tokio::spawn(httppubsub_net::inbound::serve(
         listener,
         service,
         ServeConfig::default(),
@@ -264,7 +260,7 @@ async fn text(subscription: &mut Subscription) -> String {
 fn told(mut subscription: Subscription) -> (Subscription, Arc<Mutex<Vec<Receiving>>>) {
     let seen: Arc<Mutex<Vec<Receiving>>> = Arc::default();
     let writing = seen.clone();
-    subscription.on_receiving(move |receiving| {
+    subscription.on_gap(move |receiving| {
         writing.lock().unwrap().push(receiving);
         async {}
     });
@@ -280,7 +276,8 @@ async fn what_is_notified_is_received_under_every_scheme() {
             let mut topic = client.subscribe_exact("a/b").await.unwrap();
             let mut pattern = client.subscribe_glob("a/*").await.unwrap();
             let mut binary = client.subscribe_exact([0xff, 0]).await.unwrap();
-            // Two rows match, so each subscription that matches gets two copies; over a websocket, one.
+            // Two rows match, so each subscription that matches gets two copies; over a websocket,
+            // one.
             let copies = match transport {
                 Transport::Http => 2,
                 Transport::WebSocket => 1,
@@ -325,7 +322,7 @@ async fn path_prefixes_and_a_fragment_work_under_every_scheme() {
         assert_eq!(text(&mut subscription).await, "3");
         assert_eq!(
             *seen.lock().unwrap(),
-            [Receiving::Began, Receiving::AfterGap]
+            [Receiving::First, Receiving::AfterGap]
         );
         client.close().await.unwrap();
         assert!(stage.holds(&client, &[]).await);
@@ -509,7 +506,7 @@ async fn next_may_be_dropped_at_any_time() {
         let stage = Stage::new(Secrets::NONE).await.over(transport);
         let client = stage.client().await;
         let mut subscription = client.subscribe_exact("t").await.unwrap();
-        subscription.on_receiving(|_| yield_now());
+        subscription.on_gap(|_| yield_now());
         let publisher = client.clone();
         let notifying = tokio::spawn(async move {
             for number in 0..50 {
@@ -562,7 +559,7 @@ async fn a_gap_is_told_before_any_later_message() {
         let (mut subscription, seen) = told(client.subscribe_exact("t").await.unwrap());
         assert_eq!(client.notify("t", "1").await.unwrap().subscribers, 1);
         assert_eq!(text(&mut subscription).await, "1");
-        assert_eq!(*seen.lock().unwrap(), [Receiving::Began]);
+        assert_eq!(*seen.lock().unwrap(), [Receiving::First]);
         tap.breaks("/v1/receive", StatusCode::BAD_GATEWAY);
         assert_eq!(client.notify("t", "lost").await.unwrap().subscribers, 0);
         tap.comes_to_see("/v1/recover", 1).await;
@@ -571,7 +568,7 @@ async fn a_gap_is_told_before_any_later_message() {
         assert_eq!(text(&mut subscription).await, "2");
         assert_eq!(
             *seen.lock().unwrap(),
-            [Receiving::Began, Receiving::AfterGap]
+            [Receiving::First, Receiving::AfterGap]
         );
     }
 }
@@ -584,7 +581,7 @@ async fn what_runs_at_a_gap_is_done_before_a_later_message_is_yielded() {
         let mut subscription = client.subscribe_exact("t").await.unwrap();
         let (runs, may_end) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
         let (counted, awaited) = (runs.clone(), may_end.clone());
-        subscription.on_receiving(move |_| {
+        subscription.on_gap(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
             let awaited = awaited.clone();
             async move { awaited.acquire().await.unwrap().forget() }
@@ -633,13 +630,13 @@ async fn a_slow_subscription_is_told_what_it_lost_and_holds_up_no_other() {
         }
         assert_eq!(text(&mut slow).await, "1");
         assert_eq!(text(&mut slow).await, "2");
-        assert_eq!(*seen.lock().unwrap(), [Receiving::Began]);
+        assert_eq!(*seen.lock().unwrap(), [Receiving::First]);
         client.notify("t", "5").await.unwrap();
         assert_eq!(text(&mut slow).await, "5");
-        let both = [Receiving::Began, Receiving::AfterGap];
+        let both = [Receiving::First, Receiving::AfterGap];
         assert_eq!(*seen.lock().unwrap(), both);
         assert_eq!(text(&mut quick).await, "5");
-        assert_eq!(*none.lock().unwrap(), [Receiving::Began]);
+        assert_eq!(*none.lock().unwrap(), [Receiving::First]);
     }
 }
 
@@ -679,10 +676,8 @@ async fn messages_of_every_origin_and_size_arrive_whole() {
         let [_, _, hmac] = secrets();
         let stage = Stage::new(hmac).await.over(transport);
         // Everything above 100 kB goes through files, at this end.
-        let spool = SpoolConfig {
-            memory_each_max: 100_000,
-            ..SpoolConfig::default()
-        };
+        let mut spool = SpoolConfig::default();
+        spool.memory_each_max = 100_000;
         let config = stage.builder().spool(spool).build().unwrap();
         let client = Client::start(config).await.unwrap();
         let mut subscription = client.subscribe_exact("t").await.unwrap();
@@ -939,7 +934,7 @@ async fn a_closed_client_yields_what_it_has_and_does_nothing_more() {
         assert_eq!(text(&mut subscription).await, "1");
         assert!(subscription.next().await.is_none());
         let ended = subscription.next_with_timeout(PATIENCE).await;
-        assert!(matches!(ended, Err(Ended)), "{ended:?}");
+        assert!(matches!(ended, Err(SubscriptionEndedError)), "{ended:?}");
         let error = client.notify("t", "x").await.unwrap_err();
         assert!(matches!(error, NotifyError::Closed), "{error:?}");
         let error = client.subscribe_exact("t").await.unwrap_err();

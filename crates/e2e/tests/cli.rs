@@ -120,7 +120,7 @@ fn help_explains_every_verb_and_version_says_which() {
         (&["cluster"], "httppubsub cluster status --db postgres://"),
         (
             &["cluster", "status"],
-            "Who is there, how far each is behind",
+            "List the broadcasters, how far each is behind",
         ),
         (&["demo"], "See it work"),
         (&["completions"], "For bash: `httppubsub completions bash"),
@@ -357,7 +357,7 @@ fn a_broadcaster_that_cannot_start_says_why() {
         ),
         (
             &[&free[..], &["--secrets", "/no/such/secrets"]].concat(),
-            "cannot read the secrets file /no/such/secrets",
+            "cannot use the secrets file /no/such/secrets",
         ),
         (
             &[&free[..], &["--db", &database]].concat(),

@@ -3,14 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use httppubsub_broadcaster::{Authorizations, Broadcaster, Config};
-use httppubsub_client::{Client, ClientConfig, Subscription as Subscribed, WebSocketOptions};
+use httppubsub_client::{Client, ClientConfig, Subscription as Subscribed, WebSocketConfig};
 use httppubsub_e2e::{
     Act, Asked, Connection, Door, Fault, Gate, Home, Metrics, Namespace, PATIENCE, Postgres, Proxy,
     Random, Response, Server, Subscriber, eventually, exact, glob, httppubsub, own_address, url,
@@ -20,7 +21,7 @@ use httppubsub_proto::auth::Secrets;
 use httppubsub_proto::subscription::{Interest, Subscription, SubscriptionSet};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
-use httppubsub_store::{Cluster as _, Missed, PostgresStore, Store as _};
+use httppubsub_store::{Cluster as _, Missed, Notices as _, PostgresStore, Subscriptions as _};
 use tokio::runtime::Runtime;
 
 const MESSAGE: &[u8] = b"a message";
@@ -28,6 +29,13 @@ const MESSAGE: &[u8] = b"a message";
 /// As many as `HTTPPUBSUB_TEST_ROUNDS` in the environment says, otherwise these.
 fn rounds(usual: usize) -> usize {
     std::env::var("HTTPPUBSUB_TEST_ROUNDS").map_or(usual, |it| it.parse().unwrap())
+}
+
+/// Lets between so many milliseconds pass. Nothing is waited for: a fault is to come at any moment
+/// of what is under way, and stay for long and for short.
+fn some_time(random: &mut Random, milliseconds: Range<usize>) {
+    let more = random.below(milliseconds.len());
+    thread::sleep(Duration::from_millis((milliseconds.start + more) as u64));
 }
 
 /// A database, and what its broadcasters have in common.
@@ -96,9 +104,10 @@ impl Cluster {
         let secrets = std::fs::read_to_string(self.home.path().join("secrets.json")).unwrap();
         let builder = ClientConfig::builder([format!("http://{address}")])
             .secrets(&Secrets::parse(&secrets).unwrap())
-            .websocket(WebSocketOptions {
-                connect_retries: 200,
-                ..WebSocketOptions::default()
+            .websocket({
+                let mut websocket = WebSocketConfig::default();
+                websocket.connect_retries = 200;
+                websocket
             });
         let started = self
             .runtime
@@ -312,7 +321,7 @@ fn f18_websockets_of_a_broadcaster_that_cannot_be_reached_are_told_when_it_can()
     let mut subscription = cluster.subscribe(&client, &[exact("t")]);
     let missed = Arc::new(AtomicUsize::new(0));
     let count = missed.clone();
-    subscription.on_receiving(move |_| {
+    subscription.on_gap(move |_| {
         count.fetch_add(1, Ordering::SeqCst);
         std::future::ready(())
     });
@@ -386,10 +395,18 @@ fn f18_a_machine_that_was_cut_off_is_in_time_again_when_it_is_back() {
         .arg(cluster.home.path().join("secrets.json"));
     let subscriber = httppubsub_e2e::Process::spawn("the subscriber", command);
     subscriber.event("listening");
+    // Whatever was tried too early is told as missed, at any time before it.
+    let message_comes = || {
+        let mut event = subscriber.json();
+        while event["event"] == "missed" {
+            event = subscriber.json();
+        }
+        assert_eq!(event["event"], "message", "{event}");
+    };
     eventually("it is reached", || {
         (other.door.notify("t", b"before") == 1).then_some(())
     });
-    subscriber.event("message");
+    message_comes();
 
     namespace.cut();
     other.process.log_line("a broadcaster fell silent");
@@ -403,7 +420,7 @@ fn f18_a_machine_that_was_cut_off_is_in_time_again_when_it_is_back() {
     eventually("it is reached again", || {
         (other.door.notify("t", b"after") == 1).then_some(())
     });
-    subscriber.event("message");
+    message_comes();
     assert_eq!(cluster.status()["subscriptions"], 1);
 }
 
@@ -562,7 +579,7 @@ fn f13_restarts_of_the_database_lose_nothing_acknowledged_and_are_recovered_from
             });
         }
         for _ in 0..rounds {
-            thread::sleep(Duration::from_millis(300 + random.below(1_000) as u64));
+            some_time(&mut random, 300..1_300);
             postgres.restart();
             let up = Instant::now();
             for good in &last_good {
@@ -670,14 +687,17 @@ fn f19_who_cannot_reach_the_database_says_503_and_goes_on_when_it_can() {
     assert_eq!(server.door.notify("t", MESSAGE), 1);
     proxy.freeze();
     proxy.set(Fault::FreezeAfter(0));
-    // What it knows is good for some milliseconds more.
-    thread::sleep(Duration::from_millis(100));
     let signer = cluster.home.signer();
     let subscribe = signer.subscribe(&subscription(&url, exact("u"), None));
     let notify = signer.notify(&Topic::new("t").unwrap(), MESSAGE);
     let check = signer.check(&self::url(&url));
     thread::scope(|scope| {
         let door = &server.door;
+        // What it knows is good for some milliseconds more.
+        eventually("it knows nothing for sure any longer", || {
+            let asked = signer.notify(&Topic::new("t").unwrap(), MESSAGE);
+            (door.ask(&asked).status == 503).then_some(())
+        });
         let asking =
             [&subscribe, &notify, &check].map(|asked| scope.spawn(move || door.ask(asked)));
         // It lives, and says that it should be sent nothing.
@@ -759,6 +779,7 @@ fn kills_of_either_lose_no_subscription_and_nothing_without_a_notice() {
             let (url, recovery) = (subscriber.url(&place), subscriber.recovery(&place));
             let own = subscriber.clone();
             subscriber.on(&url, move |delivery| {
+                // As long as work takes: a kill is to find deliveries that have not begun.
                 thread::sleep(Duration::from_millis(5 + who as u64));
                 vec![Act::Say(own.confirms(delivery, 1))]
             });
@@ -766,8 +787,8 @@ fn kills_of_either_lose_no_subscription_and_nothing_without_a_notice() {
         }
     }
     let stop = AtomicBool::new(false);
-    // Of each notification that a broadcaster may have begun: its topic, its message, and whether it
-    // was answered.
+    // Of each notification that a broadcaster may have begun: its topic, its message, and whether
+    // it was answered.
     let sent = Mutex::new(Vec::new());
     let acknowledged = Mutex::new(Vec::new());
     let mut random = Random::new(5);
@@ -795,7 +816,9 @@ fn kills_of_either_lose_no_subscription_and_nothing_without_a_notice() {
                         // It may have been taken before the kill, or not.
                         None => {
                             sent.lock().unwrap().push((number, message, began, false));
-                            thread::sleep(Duration::from_millis(20));
+                            eventually("it is there again", || {
+                                TcpStream::connect(doors[which].address).ok()
+                            });
                         }
                     }
                     let topic = format!("s/{worker}/{count}");
@@ -809,10 +832,10 @@ fn kills_of_either_lose_no_subscription_and_nothing_without_a_notice() {
             });
         }
         for _ in 0..rounds {
-            thread::sleep(Duration::from_millis(200 + random.below(800) as u64));
+            some_time(&mut random, 200..1_000);
             let which = random.below(2);
             servers[which].process.kill();
-            thread::sleep(Duration::from_millis(random.below(500) as u64));
+            some_time(&mut random, 0..500);
             servers[which] = serve(which);
         }
         stop.store(true, Ordering::SeqCst);
@@ -852,8 +875,8 @@ fn kills_of_either_lose_no_subscription_and_nothing_without_a_notice() {
     }
     println!(
         "{rounds} kills: {} subscriptions acknowledged and kept; {} notifications to {SUBSCRIBERS} \
-         each: {arrived} arrived, {told} did not and were told; {never_taken} were not answered and \
-         reached nobody",
+         each: {arrived} arrived, {told} did not and were told; {never_taken} were not answered \
+         and reached nobody",
         acknowledged.len(),
         sent.len()
     );
@@ -959,6 +982,14 @@ fn the_way_to_the_database_is_encrypted_and_its_server_verified() {
     }
 }
 
+/// Notes who looks for notices that are due: each look claims them by an UPDATE, if only of none.
+const NOTE_SWEEPS: &str = "\
+    CREATE TABLE sweeps (who text); \
+    CREATE FUNCTION note_sweep() RETURNS trigger LANGUAGE plpgsql AS \
+    $$ BEGIN INSERT INTO sweeps VALUES (current_setting('application_name')); RETURN NULL; END $$; \
+    CREATE TRIGGER note_sweep AFTER UPDATE ON httppubsub_notices \
+    FOR EACH STATEMENT EXECUTE FUNCTION note_sweep()";
+
 /// F16.
 #[test]
 fn f16_a_broadcaster_whose_clock_is_wrong_does_not_take_what_another_holds() {
@@ -976,13 +1007,12 @@ fn f16_a_broadcaster_whose_clock_is_wrong_does_not_take_what_another_holds() {
         let clocks = [now, now + hour, behind].map(Clock::standing_at);
         let mut broadcasters = Vec::new();
         for (number, clock) in clocks.into_iter().enumerate() {
-            let store = Arc::new(PostgresStore::open(&database).await.unwrap());
-            let config = Config {
-                clock,
-                sweep_interval: Duration::from_millis(200),
-                receiver_url: format!("http://127.0.0.1:{number}/v1/receive_for_websockets"),
-                ..Config::default()
-            };
+            let own = format!("{database}?application_name=sweeper-{number}");
+            let store = Arc::new(PostgresStore::open(&own).await.unwrap());
+            let mut config = Config::default();
+            config.clock = clock;
+            config.sweep_interval = Duration::from_millis(200);
+            config.receiver_url = format!("http://127.0.0.1:{number}/v1/receive_for_websockets");
             let authorizations = Authorizations::from(&Secrets::NONE);
             let started = Broadcaster::start(config, store, authorizations).await;
             broadcasters.push(started.unwrap());
@@ -999,7 +1029,15 @@ fn f16_a_broadcaster_whose_clock_is_wrong_does_not_take_what_another_holds() {
         store.record_missed(missed).await.unwrap();
         // All look for what is due several times a second; the first to come holds it.
         subscriber.await_deliveries(&recovery, 1);
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        let client = Postgres::connect(&database).await;
+        client.batch_execute(NOTE_SWEEPS).await.unwrap();
+        let sweeps = "SELECT 1 FROM sweeps WHERE who LIKE 'sweeper-%' \
+             GROUP BY who HAVING count(*) >= 3";
+        let began = Instant::now();
+        while client.query(sweeps, &[]).await.unwrap().len() < 3 {
+            assert!(began.elapsed() < PATIENCE, "not all look for what is due");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         assert_eq!(store.census().await.unwrap().held, 1);
     });
     assert_eq!(subscriber.deliveries_to(&recovery).len(), 1);

@@ -13,9 +13,10 @@ use httppubsub_e2e::{
     Act, Deaf, Delivery, Door, Filler, Gate, Home, InProcess, Proxy, Random, Row, Subscriber,
     eventually, exact, glob, http_answer,
 };
-use httppubsub_net::{PostConfig, ServeConfig};
+use httppubsub_net::inbound::ServeConfig;
+use httppubsub_net::outbound::PostConfig;
 use httppubsub_proto::digest::Sha512;
-use httppubsub_proto::http::UNSUBSCRIBE_IMMEDIATE;
+use httppubsub_proto::stateless::UNSUBSCRIBE_IMMEDIATE;
 
 const MESSAGE: &[u8] = b"a message";
 
@@ -615,14 +616,13 @@ fn a_subscriber_that_never_reads_is_given_up_and_holds_up_nobody() {
     let _connection = notifying.join().unwrap();
 
     // How long it takes to give up can be set in process only.
-    let post = PostConfig {
-        stall_timeout: Duration::from_millis(300),
-        ..PostConfig::default()
-    };
+    let mut post = PostConfig::default();
+    post.stall_timeout = Duration::from_millis(300);
     let server = InProcess::start(
-        Config {
-            post,
-            ..Config::default()
+        {
+            let mut config = Config::default();
+            config.post = post;
+            config
         },
         ServeConfig::default(),
     );
@@ -677,10 +677,8 @@ fn counts_that_lie_are_capped_and_never_an_error() {
     assert_eq!(server.door.notify("t", MESSAGE), 3_000_001);
     assert_eq!(subscriber.deliveries().len(), 4);
 
-    let config = Config {
-        subscribers_per_confirmation_max: u32::MAX,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.subscribers_per_confirmation_max = u32::MAX;
     let server = InProcess::start(config, ServeConfig::default());
     liars(&server.door);
     assert_eq!(
@@ -948,7 +946,8 @@ fn every_row_that_matched_is_accounted_for_exactly_once() {
     // Its own account says the same.
     let said = server.process.log_line("notified");
     let own = format!(
-        "Reached {{ subscribers: {reached}, confirmed: {}, unsubscribed: {}, missed: {}, dropped: {}, unrecorded: 0 }}",
+        "Reached {{ subscribers: {reached}, confirmed: {}, unsubscribed: {}, missed: {}, dropped: \
+         {}, unrecorded: 0 }}",
         count(Confirms),
         count(Unsubscribes),
         count(FailsWithRecovery),

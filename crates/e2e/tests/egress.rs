@@ -1,5 +1,5 @@
-//! A broadcaster posts only where it may (T1, T2, T3): at a port of loopback that is forbidden, nobody
-//! ever knocks.
+//! A broadcaster posts only where it may (T1, T2, T3): at a port of loopback that is forbidden,
+//! nobody ever knocks.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

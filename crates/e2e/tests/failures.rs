@@ -1,5 +1,5 @@
-//! Which test holds which failure of `docs/reliability.md`, and that what makes peers and the network
-//! fail in tests does so.
+//! The test that holds each failure of `docs/design/threats.md`, and tests of what makes peers and
+//! the network fail.
 //!
 //! | failure | file | test |
 //! |---|---|---|
@@ -46,7 +46,8 @@ use httppubsub_e2e::{
 };
 use httppubsub_net::Clock;
 use httppubsub_proto::auth::{Claim, Secrets};
-use httppubsub_proto::http::{ConfirmReceive, RECEIVE, ReceiveAnswer, ReceiveHead};
+use httppubsub_proto::paths::RECEIVE;
+use httppubsub_proto::stateless::{ConfirmReceive, ReceiveAnswer, ReceiveHead};
 use httppubsub_proto::topic::Topic;
 
 const MESSAGE: &[u8] = b"a message";
@@ -71,6 +72,33 @@ fn the_table_above_names_every_failure_and_tests_that_exist() {
     }
     let wanted: BTreeSet<_> = (1..=12).chain([15]).chain(20..=25).collect();
     assert_eq!(named, wanted);
+}
+
+#[test]
+fn the_table_of_guarantees_names_tests_that_exist() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let page = tests.join("../../../docs/guarantees.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let mut texts = String::new();
+    for folder in [tests.clone(), tests.join("outside")] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|it| it == "rs") {
+                texts.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| ")).collect();
+    let promises = rows.iter().filter(|row| **row != "| promise | test |");
+    let mut count = 0;
+    for row in promises {
+        let test = row.trim_end_matches("` |").rsplit('`').next().unwrap();
+        let is_there = texts.contains(&format!("\n#[test]\nfn {test}() {{"))
+            || texts.contains(&format!("async fn {test}() {{"));
+        assert!(is_there, "there is no test {test:?}: {row}");
+        count += 1;
+    }
+    assert!(count >= 20, "{count} promises");
 }
 
 /// F25: each byte comes in time, and the end never does.

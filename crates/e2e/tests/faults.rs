@@ -1,4 +1,5 @@
-//! Faults of the network, of disks and of those who listen, by their names in `docs/reliability.md`.
+//! Faults of the network, of disks and of those who listen, by their names in
+//! `docs/design/threats.md`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -113,7 +114,8 @@ fn f11_a_full_disk_is_a_503_and_never_a_200_and_all_is_well_when_there_is_room_a
     assert_eq!(server.door.notify("t", MESSAGE), 1);
 }
 
-/// F11: the disk fails when something is to be made durable. It needs `strace`, and leave to use it.
+/// F11: the disk fails when something is to be made durable. It needs `strace`, and leave to use
+/// it.
 #[test]
 fn f11_what_cannot_be_made_durable_is_not_acknowledged() {
     let may_trace = Command::new("strace").args(["-f", "true"]).output();

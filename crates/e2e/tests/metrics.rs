@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use httppubsub_e2e::{Deaf, Home, Metrics, Subscriber, exact, glob, url};
+use httppubsub_e2e::{
+    Deaf, Gate, Home, Metrics, Process, Subscriber, eventually, exact, glob, httppubsub, url,
+};
 use httppubsub_proto::subscription::Subscription;
 
 #[test]
@@ -39,6 +41,44 @@ fn every_subscription_that_matched_is_in_one_of_the_counts() {
     }
     let text = metrics.text();
     assert!(text.contains("# HELP httppubsub_matched_total "), "{text}");
+}
+
+/// Also where the publisher leaves before it is answered: it is accounted for all the same.
+#[test]
+fn a_notification_over_a_websocket_is_counted_as_one_over_http() {
+    let home = Home::new();
+    let (server, metrics) = Metrics::serve(&home, &[]);
+    let subscriber = Subscriber::start(home.signer());
+    let (slow, gate) = (subscriber.url("/slow"), Gate::default());
+    server.door.subscribe(&slow, exact("slow"), None);
+    subscriber.confirm_behind(&slow, &gate);
+    let count = || metrics.value("httppubsub_notifications_total");
+    let notify = |topic: &str| {
+        let mut command = httppubsub();
+        let broadcaster = format!("http://{}", server.door.address);
+        command.args([
+            "notify",
+            topic,
+            "--data",
+            "x",
+            "--ws",
+            "--broadcaster",
+            &broadcaster,
+        ]);
+        command
+            .arg("--secrets")
+            .arg(home.path().join("secrets.json"));
+        Process::spawn("notify", command)
+    };
+    server.door.notify("t", b"x");
+    assert_eq!(count(), 1);
+    notify("t").end_well();
+    assert_eq!(count(), 2);
+    let mut leaving = notify("slow");
+    subscriber.await_deliveries(&slow, 1);
+    leaving.kill();
+    gate.open();
+    eventually("it is counted", || (count() == 3).then_some(()));
 }
 
 /// T20 and T1.

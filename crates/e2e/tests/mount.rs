@@ -2,9 +2,9 @@
 
 use httppubsub_broadcaster::Config;
 use httppubsub_e2e::{InProcess, Subscriber, exact, glob, url};
-use httppubsub_net::ServeConfig;
+use httppubsub_net::inbound::ServeConfig;
 
-#[path = "../../broadcaster/examples/mounted.rs"]
+#[path = "../../httppubsub/examples/mounted.rs"]
 #[allow(dead_code, unreachable_pub, reason = "it is a program of its own")]
 mod mounted;
 

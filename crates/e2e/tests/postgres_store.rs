@@ -11,8 +11,8 @@ use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 use httppubsub_store::conformance::{self, Mirror};
 use httppubsub_store::{
-    Alive, Change, Cluster, Missed, NoticeOutcome, PostgresOptions, PostgresStore, Seen, Store,
-    StoreError, Subscribed, Unsubscribed,
+    Change, Cluster, Feed as _, Heartbeat, Member, Missed, NoticeOutcome, Notices as _,
+    PostgresStore, Store, StoreError, Subscribed, Subscriptions as _, Unsubscribed,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,7 +27,7 @@ async fn the_postgres_store_conforms() {
 
 /// One that looks for changes only when it is asked, and remembers so many.
 async fn open(database: &str, changes_kept: u32) -> (PostgresStore, Arc<Mirror>) {
-    let options = PostgresOptions::default()
+    let options = PostgresStore::builder()
         .changes_kept(changes_kept)
         // Who writes with a statement of their own waits for nobody.
         .settled_after(Duration::ZERO)
@@ -332,7 +332,7 @@ async fn a_broadcaster_that_says_nothing_any_more_is_forgotten_with_its_subscrip
     let database = Postgres::shared().database().await;
     let (one, mirror) = open(&database, 20_000).await;
     let (other, _) = open(&database, 20_000).await;
-    let alive = |of: &str| Alive {
+    let heartbeat = |of: &str| Heartbeat {
         url: url(of),
         identity: [7; 16],
         instance: 7,
@@ -340,14 +340,22 @@ async fn a_broadcaster_that_says_nothing_any_more_is_forgotten_with_its_subscrip
         websockets: 3,
     };
     let lease = Duration::from_secs(3);
-    one.alive(alive("http://one/"), 100 * lease).await.unwrap();
-    let heard = other.alive(alive("http://other/"), lease).await.unwrap();
-    assert_eq!(heard.before, None);
-    let heard = other.alive(alive("http://other/"), lease).await.unwrap();
-    assert_eq!(heard.before, Some(7));
+    one.heartbeat(heartbeat("http://one/"), 100 * lease)
+        .await
+        .unwrap();
+    let view = other
+        .heartbeat(heartbeat("http://other/"), lease)
+        .await
+        .unwrap();
+    assert_eq!(view.before, None);
+    let view = other
+        .heartbeat(heartbeat("http://other/"), lease)
+        .await
+        .unwrap();
+    assert_eq!(view.before, Some(7));
     let census = other.census().await.unwrap();
-    let names = |all: &[Seen]| -> Vec<_> { all.iter().map(|it| it.url.clone()).collect() };
-    assert_eq!(names(&heard.broadcasters), names(&census.broadcasters));
+    let names = |all: &[Member]| -> Vec<_> { all.iter().map(|it| it.url.clone()).collect() };
+    assert_eq!(names(&view.broadcasters), names(&census.broadcasters));
     let urls: Vec<_> = census.broadcasters.iter().map(|it| &it.url).collect();
     assert_eq!(urls, [&url("http://one/"), &url("http://other/")]);
     assert_eq!(census.broadcasters[1].websockets, 3);
@@ -358,13 +366,17 @@ async fn a_broadcaster_that_says_nothing_any_more_is_forgotten_with_its_subscrip
         other.subscribe(it.clone()).await.unwrap();
     }
     assert!(!one.forget(url("http://other/")).await.unwrap(), "it lives");
-    tokio::time::sleep(Duration::from_millis(3_100)).await;
-    assert!(one.forget(url("http://other/")).await.unwrap());
+    // It has said for how long it is there, and says nothing more.
+    let give_up = tokio::time::Instant::now() + httppubsub_e2e::PATIENCE;
+    while !one.forget(url("http://other/")).await.unwrap() {
+        assert!(tokio::time::Instant::now() < give_up, "it is not forgotten");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     one.catch_up().await.unwrap();
     assert_eq!(mirror.subscriptions(), [of_both]);
     let left = other.unsubscribe(url("http://other/"), exact("t")).await;
     assert_eq!(left.unwrap(), Unsubscribed::Absent);
-    one.gone(url("http://one/"), [7; 16]).await.unwrap();
+    one.leave(url("http://one/"), [7; 16]).await.unwrap();
     assert_eq!(one.census().await.unwrap().broadcasters, []);
 }
 

@@ -8,8 +8,8 @@ use httppubsub_broadcaster::{Config, QuarantineConfig};
 use httppubsub_e2e::{
     Act, Gate, Home, InProcess, Metrics, Subscriber, eventually, exact, http_answer,
 };
-use httppubsub_net::ServeConfig;
-use httppubsub_proto::http::UNSUBSCRIBE_IMMEDIATE;
+use httppubsub_net::inbound::ServeConfig;
+use httppubsub_proto::stateless::UNSUBSCRIBE_IMMEDIATE;
 
 const MESSAGE: &[u8] = b"a message";
 
@@ -62,14 +62,14 @@ fn a_subscription_in_quarantine_is_paused_asked_about_and_kept() {
 /// T22.
 #[test]
 fn what_is_said_again_and_again_is_believed_in_the_end_by_deliveries_and_by_notices() {
-    let config = Config {
-        quarantine: Some(QuarantineConfig {
-            times: 3,
-            lasting: Duration::from_millis(200),
-            pause: Duration::from_millis(10),
-        }),
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.quarantine = Some({
+        let mut quarantine = QuarantineConfig::default();
+        quarantine.times = 3;
+        quarantine.lasting = Duration::from_millis(200);
+        quarantine.pause = Duration::from_millis(10);
+        quarantine
+    });
     let server = InProcess::start(config, ServeConfig::default());
     let subscriber = Subscriber::start(&server.door.signer);
     let never = Gate::default();

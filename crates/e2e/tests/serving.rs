@@ -12,7 +12,8 @@ use httppubsub_e2e::{
     Connection, Deaf, Filler, Gate, Home, InProcess, Metrics, Server, Subscriber, eventually,
     exact, url,
 };
-use httppubsub_net::{BodyLimits, ServeConfig};
+use httppubsub_net::body::BodyLimits;
+use httppubsub_net::inbound::ServeConfig;
 use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::topic::Topic;
 
@@ -40,10 +41,8 @@ fn drip_until_closed(connection: &mut Connection, bytes: &[u8]) -> Duration {
 /// T8. The binary allows 10 s.
 #[test]
 fn a_head_that_drips_is_cut_off_at_its_deadline_also_behind_other_requests() {
-    let serve = ServeConfig {
-        head_timeout: SHORT,
-        ..ServeConfig::default()
-    };
+    let mut serve = ServeConfig::default();
+    serve.head_timeout = SHORT;
     let server = InProcess::start(Config::default(), serve);
     let head = format!("GET /healthz HTTP/1.1\r\nA: {}", "a".repeat(2_000));
     let mut first = server.door.connect();
@@ -65,11 +64,9 @@ fn a_head_that_drips_is_cut_off_at_its_deadline_also_behind_other_requests() {
 
 #[test]
 fn a_connection_between_requests_has_the_longer_deadline() {
-    let serve = ServeConfig {
-        head_timeout: SHORT / 4,
-        idle_timeout: SHORT,
-        ..ServeConfig::default()
-    };
+    let mut serve = ServeConfig::default();
+    serve.head_timeout = SHORT / 4;
+    serve.idle_timeout = SHORT;
     let server = InProcess::start(Config::default(), serve);
     let mut connection = server.door.connect();
     for _ in 0..3 {
@@ -90,15 +87,15 @@ fn a_connection_between_requests_has_the_longer_deadline() {
 /// T8. The binary allows 15 s of silence, and any rate for 10 s.
 #[test]
 fn a_body_that_drips_or_stops_is_a_408_that_can_be_read() {
-    let body = BodyLimits {
-        silence_max: SHORT,
-        rate_min: 1_024,
-        rate_grace: SHORT,
-    };
+    let mut body = BodyLimits::default();
+    body.silence_max = SHORT;
+    body.rate_min = 1_024;
+    body.rate_grace = SHORT;
     let server = InProcess::start(
-        Config {
-            body,
-            ..Config::default()
+        {
+            let mut config = Config::default();
+            config.body = body;
+            config
         },
         ServeConfig::default(),
     );
@@ -385,6 +382,36 @@ fn a_broadcaster_that_stops_is_alive_and_not_ready() {
     assert_eq!((status("/healthz"), status("/readyz")), (200, 200));
     server.broadcaster.shut_down();
     assert_eq!((status("/healthz"), status("/readyz")), (200, 503));
+}
+
+/// More than the sockets between them hold: a peer that is not read any further never sends it all.
+#[test]
+fn an_answer_is_there_for_all_who_send_their_body_first() {
+    let home = Home::new();
+    let server = home.serve(&["--db", "memory"]);
+    let body = vec![b'x'; 16 << 20];
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n";
+    for (asked, headers, status) in [
+        ("POST /v1/nowhere", "", "404"),
+        ("PUT /v1/notify", "", "405"),
+        ("POST /v1/websocket", "", "405"),
+        ("GET /v1/websocket", upgrade, "426"),
+        ("GET /healthz", "", "200"),
+        ("GET /readyz", "", "200"),
+        ("POST /v1/notify", "", "401"),
+    ] {
+        let mut stream = TcpStream::connect(server.door.address).unwrap();
+        let length = body.len();
+        let head =
+            format!("{asked} HTTP/1.1\r\nHost: h\r\n{headers}Content-Length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let sent = stream.write_all(&body);
+        assert!(sent.is_ok(), "{asked}: {sent:?}");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        let answer = String::from_utf8(answer.to_vec()).unwrap();
+        assert_eq!(answer, format!("HTTP/1.1 {status}"), "{asked}");
+    }
 }
 
 #[test]

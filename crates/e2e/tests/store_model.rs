@@ -13,7 +13,8 @@ use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
 use httppubsub_store::conformance::Mirror;
 use httppubsub_store::{
-    ClaimedNotice, MemoryStore, Missed, NoticeOutcome, PostgresOptions, SqliteOptions, Store,
+    ClaimedNotice, Feed as _, MemoryStore, Missed, NoticeOutcome, Notices as _, PostgresStore,
+    SqliteStore, Store, Subscriptions as _,
 };
 use proptest::prelude::*;
 
@@ -145,7 +146,7 @@ impl Database {
     async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.db");
-        drop(SqliteOptions::default().open(&path).await.unwrap());
+        drop(SqliteStore::builder().open(&path).await.unwrap());
         let elsewhere = rusqlite::Connection::open(path).unwrap();
         Self::Sqlite { folder, elsewhere }
     }
@@ -160,11 +161,11 @@ impl Database {
     async fn open(&self) -> (Arc<dyn Store>, Arc<Mirror>) {
         let store: Arc<dyn Store> = match self {
             Self::Sqlite { folder, .. } => {
-                let options = SqliteOptions::default().changes_kept(4);
+                let options = SqliteStore::builder().changes_kept(4);
                 Arc::new(options.open(folder.path().join("s.db")).await.unwrap())
             }
             Self::Postgres { url, .. } => {
-                let options = PostgresOptions::default()
+                let options = PostgresStore::builder()
                     .changes_kept(4)
                     // Another process does not wait before it says what it did.
                     .settled_after(Duration::ZERO);

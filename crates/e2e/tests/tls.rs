@@ -1,5 +1,5 @@
-//! Deliveries to `https` urls, and websockets over TLS: only with those whose certificate is trusted
-//! for their name.
+//! Deliveries to `https` urls, and websockets over TLS: only with those whose certificate is
+//! trusted for their name.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use httppubsub_broadcaster::Config;
 use httppubsub_e2e::{InProcess, Process, http_answer, httppubsub};
-use httppubsub_net::ServeConfig;
+use httppubsub_net::inbound::ServeConfig;
 use httppubsub_proto::auth::Secrets;
-use httppubsub_proto::http::{ConfirmReceive, ReceiveHead, UNSUBSCRIBE_IMMEDIATE};
+use httppubsub_proto::stateless::{ConfirmReceive, ReceiveHead, UNSUBSCRIBE_IMMEDIATE};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tokio_rustls::TlsAcceptor;

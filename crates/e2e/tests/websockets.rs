@@ -12,25 +12,31 @@ use std::time::Duration;
 use httppubsub_broadcaster::{Config, Preset, WebSocketConfig};
 use httppubsub_client::{
     Client, ClientConfig, ClientConfigBuilder, ConnectionStatus, NotifyError, PresetDictionary,
-    Receiving, RequestError, Subscription, WebSocketOptions,
+    Receiving, RequestError, Subscription,
 };
 use httppubsub_e2e::{
     Deaf, Delivery, Gate, Home, InProcess, PATIENCE, Server, Subscriber, eventually, exact,
     httppubsub, own_address,
 };
-use httppubsub_net::{ServeConfig, Socket, SocketConfig, SocketEvent, SpoolConfig, random_bytes};
+use httppubsub_net::body::SpoolConfig;
+use httppubsub_net::inbound::ServeConfig;
+use httppubsub_net::random_bytes;
+use httppubsub_net::websocket::{Socket, SocketConfig, SocketEvent};
 use httppubsub_proto::auth::Secrets;
-use httppubsub_proto::http::MISSED_FOR_WEBSOCKETS;
+use httppubsub_proto::paths::MISSED_FOR_WEBSOCKETS;
 use httppubsub_proto::session::{Outgoing, OutgoingBody};
+use httppubsub_proto::stateful::{
+    Configure, HeaderStyle, InterestMessage, ToBroadcaster, ToSubscriber,
+};
 use httppubsub_proto::topic::Topic;
-use httppubsub_proto::ws::{Configure, HeaderStyle, InterestMessage, ToBroadcaster, ToSubscriber};
 
 fn builder(address: SocketAddr, secrets: &Secrets) -> ClientConfigBuilder {
     ClientConfig::builder([format!("http://{address}")])
         .secrets(secrets)
-        .websocket(WebSocketOptions {
-            connect_retries: 20,
-            ..WebSocketOptions::default()
+        .websocket({
+            let mut websocket = httppubsub_client::WebSocketConfig::default();
+            websocket.connect_retries = 20;
+            websocket
         })
 }
 
@@ -55,10 +61,8 @@ async fn comes_to_be(client: &Client, status: ConnectionStatus) {
 }
 
 fn in_process(websockets: WebSocketConfig) -> InProcess {
-    let config = Config {
-        websockets,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.websockets = websockets;
     InProcess::start(config, ServeConfig::default())
 }
 
@@ -114,9 +118,10 @@ fn a_handshake_is_answered_by_the_book_and_a_bad_one_clearly() {
 
 #[test]
 fn the_oldest_websocket_that_does_not_say_who_it_is_makes_room() {
-    let server = in_process(WebSocketConfig {
-        unauthenticated_max: 2,
-        ..WebSocketConfig::default()
+    let server = in_process({
+        let mut websockets = WebSocketConfig::default();
+        websockets.unauthenticated_max = 2;
+        websockets
     });
     let address = server.door.address;
     let open = || {
@@ -138,9 +143,10 @@ fn the_oldest_websocket_that_does_not_say_who_it_is_makes_room() {
 
 #[tokio::test]
 async fn a_websocket_that_does_not_say_who_it_is_is_closed() {
-    let server = in_process(WebSocketConfig {
-        configure_timeout: Duration::from_millis(50),
-        ..WebSocketConfig::default()
+    let server = in_process({
+        let mut websockets = WebSocketConfig::default();
+        websockets.configure_timeout = Duration::from_millis(50);
+        websockets
     });
     let url = format!("ws://{}/v1/websocket", server.door.address);
     let mut socket = Socket::connect(&url, PATIENCE, SocketConfig::default())
@@ -208,6 +214,25 @@ async fn what_no_websocket_wants_any_more_is_unsubscribed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_confirmed_is_received_by_a_client_that_is_closed_at_once() {
+    let server = in_process(WebSocketConfig::default());
+    let message = vec![b'x'; 100_000];
+    for _ in 0..10 {
+        let client = client(&server).await;
+        let mut subscription = client.subscribe_exact("t").await.unwrap();
+        let door = &server.door;
+        let confirmed: u32 = (0..20).map(|_| door.notify("t", &message)).sum();
+        assert_eq!(confirmed, 20);
+        client.close().await.unwrap();
+        let mut received = 0;
+        while subscription.next().await.is_some() {
+            received += 1;
+        }
+        assert_eq!(received, confirmed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn missed_surfaces_at_once() {
     let home = Home::with(&Secrets::NONE);
     let server = home.serve(&[]);
@@ -215,7 +240,7 @@ async fn missed_surfaces_at_once() {
     let mut subscription = client.subscribe_glob("t*").await.unwrap();
     let seen: Arc<Mutex<Vec<Receiving>>> = Arc::default();
     let writing = seen.clone();
-    subscription.on_receiving(move |receiving| {
+    subscription.on_gap(move |receiving| {
         writing.lock().unwrap().push(receiving);
         async {}
     });
@@ -227,7 +252,7 @@ async fn missed_surfaces_at_once() {
             .unwrap()
             .is_none()
     );
-    assert_eq!(*seen.lock().unwrap(), [Receiving::Began]);
+    assert_eq!(*seen.lock().unwrap(), [Receiving::First]);
     let url = format!("http://{}{MISSED_FOR_WEBSOCKETS}", server.door.address);
     let topic = Topic::new("topic").unwrap();
     let door = &server.door;
@@ -266,7 +291,7 @@ async fn a_client_outlasts_a_broadcaster_that_is_killed() {
     let mut subscription = client.subscribe([exact("t"), exact("u")]).await.unwrap();
     let seen: Arc<Mutex<Vec<Receiving>>> = Arc::default();
     let writing = seen.clone();
-    subscription.on_receiving(move |receiving| {
+    subscription.on_gap(move |receiving| {
         writing.lock().unwrap().push(receiving);
         async {}
     });
@@ -278,6 +303,7 @@ async fn a_client_outlasts_a_broadcaster_that_is_killed() {
     assert_eq!(client.status(), ConnectionStatus::Ok);
     server.process.kill();
     comes_to_be(&client, ConnectionStatus::Lost).await;
+    comes_to_be(&publisher, ConnectionStatus::Lost).await;
     // Made while nobody is there, in this order.
     let waiting: Vec<_> = ["1", "2", "3"]
         .map(|body| {
@@ -300,7 +326,7 @@ async fn a_client_outlasts_a_broadcaster_that_is_killed() {
     }
     assert_eq!(
         *seen.lock().unwrap(),
-        [Receiving::Began, Receiving::AfterGap]
+        [Receiving::First, Receiving::AfterGap]
     );
 }
 
@@ -308,10 +334,8 @@ async fn a_client_outlasts_a_broadcaster_that_is_killed() {
 async fn a_client_that_finds_no_broadcaster_says_so_and_what_came_of_what_was_asked() {
     let nobody = Deaf::closed();
     let url = nobody.url("");
-    let options = WebSocketOptions {
-        connect_retries: 0,
-        ..WebSocketOptions::default()
-    };
+    let mut options = httppubsub_client::WebSocketConfig::default();
+    options.connect_retries = 0;
     let config = ClientConfig::builder([url]).websocket(options);
     let client = start(config).await;
     let error = client.notify("t", "x").await.unwrap_err();
@@ -389,10 +413,11 @@ async fn code_at_the_end(socket: &mut Socket) -> Option<u16> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_that_does_not_keep_up_is_cut_off_and_delays_no_other() {
-    let server = in_process(WebSocketConfig {
-        queue_bytes_max: NonZeroU32::new(2_000).unwrap(),
-        stall_timeout: Duration::from_millis(200),
-        ..WebSocketConfig::default()
+    let server = in_process({
+        let mut websockets = WebSocketConfig::default();
+        websockets.queue_bytes_max = NonZeroU32::new(2_000).unwrap();
+        websockets.stall_timeout = Duration::from_millis(200);
+        websockets
     });
     let mut slow = subscribed(server.door.address).await;
     let client = client(&server).await;
@@ -409,18 +434,17 @@ async fn a_websocket_that_does_not_keep_up_is_cut_off_and_delays_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_that_asks_for_more_than_can_be_done_waits_and_loses_nothing() {
-    let server = in_process(WebSocketConfig {
-        unprocessed_max: NonZeroUsize::new(4).unwrap(),
-        ..WebSocketConfig::default()
+    let server = in_process({
+        let mut websockets = WebSocketConfig::default();
+        websockets.unprocessed_max = NonZeroUsize::new(4).unwrap();
+        websockets
     });
     let slow = Subscriber::start(&server.door.signer);
     let (url, gate) = (slow.url("/slow"), Gate::default());
     slow.confirm_behind(&url, &gate);
     server.door.subscribe(&url, exact("t"), None);
-    let options = WebSocketOptions {
-        expected_acknowledgements_max: None,
-        ..WebSocketOptions::default()
-    };
+    let mut options = httppubsub_client::WebSocketConfig::default();
+    options.expected_acknowledgements_max = None;
     let eager = start(builder(server.door.address, &Secrets::NONE).websocket(options)).await;
     let notifying = (0..100).map(|number| eager.notify("t", number.to_string()));
     let asking = futures_util::future::join_all(notifying);
@@ -442,14 +466,10 @@ async fn a_websocket_that_asks_for_more_than_can_be_done_waits_and_loses_nothing
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_messages_go_in_parts_and_through_files_at_every_end() {
-    let spool = SpoolConfig {
-        memory_each_max: 100_000,
-        ..SpoolConfig::default()
-    };
-    let config = Config {
-        spool: spool.clone(),
-        ..Config::default()
-    };
+    let mut spool = SpoolConfig::default();
+    spool.memory_each_max = 100_000;
+    let mut config = Config::default();
+    config.spool = spool.clone();
     let server = InProcess::start(config, ServeConfig::default());
     let client = start(builder(server.door.address, &Secrets::NONE).spool(spool)).await;
     let mut subscription = client.subscribe_exact("t").await.unwrap();
@@ -465,36 +485,39 @@ async fn large_messages_go_in_parts_and_through_files_at_every_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_are_the_same_with_every_kind_of_compression() {
     let dictionary = bytes::Bytes::from("{\"event\":\"updated\",\"account\":".repeat(20));
-    let server = in_process(WebSocketConfig {
-        presets: vec![Preset {
+    let server = in_process({
+        let mut websockets = WebSocketConfig::default();
+        websockets.presets = vec![Preset {
             id: 7,
             dictionary: dictionary.clone(),
             level: 5,
             min_size: 100,
-        }],
-        training_low_watermark: 20_000,
-        training_high_watermark: 60_000,
-        retrain_interval: Duration::from_millis(1),
-        ..WebSocketConfig::default()
+        }];
+        websockets.training_low_watermark = 20_000;
+        websockets.training_high_watermark = 60_000;
+        websockets.retrain_interval = Duration::from_millis(1);
+        websockets
     });
-    let websocket = |options: WebSocketOptions| {
+    let websocket = |options: httppubsub_client::WebSocketConfig| {
         let config = ClientConfig::builder([format!("http://{}", server.door.address)]);
         config.websocket(options)
     };
     let clients = [
-        start(websocket(WebSocketOptions {
-            compression: false,
-            ..WebSocketOptions::default()
+        start(websocket({
+            let mut websocket = httppubsub_client::WebSocketConfig::default();
+            websocket.compression = false;
+            websocket
         }))
         .await,
-        start(websocket(WebSocketOptions {
-            training: false,
-            presets: vec![PresetDictionary { id: 7, dictionary }],
-            initial_dict: 7,
-            ..WebSocketOptions::default()
+        start(websocket({
+            let mut websocket = httppubsub_client::WebSocketConfig::default();
+            websocket.training = false;
+            websocket.presets = vec![PresetDictionary { id: 7, dictionary }];
+            websocket.initial_dict = 7;
+            websocket
         }))
         .await,
-        start(websocket(WebSocketOptions::default())).await,
+        start(websocket(httppubsub_client::WebSocketConfig::default())).await,
     ];
     let mut subscriptions = Vec::new();
     for client in &clients {
@@ -525,14 +548,15 @@ async fn messages_are_the_same_with_every_kind_of_compression() {
 async fn a_client_that_asks_for_an_unknown_preset_is_told_by_the_connections_end() {
     let server = in_process(WebSocketConfig::default());
     let config = ClientConfig::builder([format!("http://{}", server.door.address)]);
-    let config = config.websocket(WebSocketOptions {
-        connect_retries: 0,
-        initial_dict: 9,
-        presets: vec![PresetDictionary {
+    let config = config.websocket({
+        let mut websocket = httppubsub_client::WebSocketConfig::default();
+        websocket.connect_retries = 0;
+        websocket.initial_dict = 9;
+        websocket.presets = vec![PresetDictionary {
             id: 9,
             dictionary: "whatever".into(),
-        }],
-        ..WebSocketOptions::default()
+        }];
+        websocket
     });
     let client = start(config).await;
     comes_to_be(&client, ConnectionStatus::Abandoned).await;
@@ -689,9 +713,10 @@ async fn why_a_websocket_is_ended_is_in_the_log_and_told_to_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ends_of_websockets_are_spread_when_the_broadcaster_stops() {
     let spread = Duration::from_secs(2);
-    let server = in_process(WebSocketConfig {
-        close_spread: spread,
-        ..WebSocketConfig::default()
+    let server = in_process({
+        let mut websockets = WebSocketConfig::default();
+        websockets.close_spread = spread;
+        websockets
     });
     let mut sockets = Vec::new();
     for _ in 0..20 {

@@ -1,18 +1,33 @@
 //! The only code that reads the time of day.
+//!
+//! [`Clock`] is the time of day, for signatures and for what is shown to people. [`SteadyClock`] is
+//! for what is due after some time but is kept as a time of day, since it must outlive the process:
+//! an operator who sets the clock an hour ahead must not make every notice due at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use httppubsub_proto::time::Now;
 
-/// Where the shells read the time: that of the machine, or one that a test sets.
+/// The clock of both shells: that of the machine, or one that a test sets.
+///
+/// ```
+/// use httppubsub_net::Clock;
+///
+/// let clock = Clock::standing_at(Clock::system().now());
+/// let began = clock.now();
+/// clock.set(began + std::time::Duration::from_secs(300));
+/// assert!(clock.now() > began, "and no second has passed");
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Option<Arc<Mutex<Set>>>);
 
-/// What a test set.
+/// The time that a test set.
 #[derive(Clone, Copy, Debug)]
 struct Set {
+    /// Time of day that it shows, since 1970.
     now: Duration,
+    /// Time that the test let pass: [`Clock::step`] leaves it as it is.
     passed: Duration,
 }
 
@@ -48,17 +63,23 @@ impl Clock {
     }
 
     /// This moment.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the wall clock"
+    )]
     pub fn now(&self) -> Now {
         Now::from_unix(match self.own() {
             Some(set) => set.now,
             None => SystemTime::now()
                 .duration_since(UNIX_EPOCH)
+                // A machine whose clock is before 1970 has another problem; it must not panic here.
                 .unwrap_or_default(),
         })
     }
 
-    /// How much time has passed since some moment, whatever the clock was set to meanwhile.
+    /// The time since some moment, whatever the clock was set to meanwhile.
     fn passed(&self) -> Duration {
+        // An `Instant` has no number, only a distance from another.
         static START: OnceLock<Instant> = OnceLock::new();
         match self.own() {
             Some(set) => set.passed,
@@ -66,6 +87,7 @@ impl Clock {
         }
     }
 
+    /// The time that a test set; `None` for the machine's clock.
     fn own(&self) -> Option<MutexGuard<'_, Set>> {
         let own = self.0.as_ref()?;
         Some(own.lock().unwrap_or_else(PoisonError::into_inner))
@@ -74,19 +96,38 @@ impl Clock {
 
 /// A clock that goes on as before when the time of day is stepped: for what is to happen after some
 /// time, and is kept as a time of day.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use httppubsub_net::{Clock, SteadyClock};
+///
+/// let clock = Clock::standing_at(Clock::system().now());
+/// let steady = SteadyClock::new(clock.clone());
+/// let began = steady.now();
+/// clock.step(began + Duration::from_secs(3_600));
+/// assert_eq!(steady.now(), began, "an hour was set, and none has passed");
+/// clock.set(clock.now() + Duration::from_secs(5));
+/// assert_eq!(steady.now(), began + Duration::from_secs(5));
+/// ```
 #[derive(Debug)]
 pub struct SteadyClock {
+    /// The time of day, which may be stepped.
     clock: Clock,
+    /// The last reading of both clocks, to tell a step from time that passed.
     state: Mutex<Steady>,
 }
 
-/// When it was read last.
+/// The time of the last reading.
 #[derive(Debug)]
 struct Steady {
+    /// Time of day then, since 1970.
     now: Duration,
+    /// Time that had passed then, by the clock that nobody sets.
     passed: Duration,
     /// By how much it is ahead of the time of day, or behind.
     ahead: Duration,
+    /// One of the two is zero.
     behind: Duration,
 }
 
@@ -109,6 +150,8 @@ impl SteadyClock {
     pub fn now(&self) -> Now {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, passed) = (self.clock.now().since_unix(), self.clock.passed());
+        // The two clocks are never read at the same moment, and are adjusted against each other all
+        // the time: only a large difference is a step.
         let expected = state.now + passed.saturating_sub(state.passed);
         let (back, forward) = (expected.saturating_sub(now), now.saturating_sub(expected));
         (state.now, state.passed) = (now, passed);
@@ -119,6 +162,7 @@ impl SteadyClock {
                 forward_by,
                 "the clock of this machine was set; what is due stays due when it was"
             );
+            // One of the two stays zero, as a duration cannot be negative.
             let (ahead, behind) = (state.ahead + back, state.behind + forward);
             state.ahead = ahead.saturating_sub(behind);
             state.behind = behind.saturating_sub(ahead);

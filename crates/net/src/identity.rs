@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use crate::nonce::random_bytes;
+use crate::random::random_bytes;
 
 /// The identity kept in `folder`, drawn at the first call. Only one process may use the folder.
 pub fn identity(folder: &Path) -> io::Result<[u8; 16]> {

@@ -6,15 +6,28 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Lets one event through in each interval and counts the others.
+///
+/// ```
+/// use httppubsub_net::LogLimit;
+///
+/// let limit = LogLimit::default();
+/// for refused in 0..1_000 {
+///     if let Some(held_back) = limit.pass() {
+///         println!("refused {refused}, and {held_back} before it that were not logged");
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct LogLimit {
+    /// Counted from here, since an instant is not a number that fits an atomic one.
     began: Instant,
     /// Milliseconds from `began` at which the next event passes.
     next: AtomicU64,
+    /// Events that did not pass since the last one that did.
     held_back: AtomicU64,
 }
 
-/// How often an event passes.
+/// Shortest time between two events that pass.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 impl Default for LogLimit {
@@ -33,6 +46,7 @@ impl LogLimit {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let (now, relaxed) = (millis(self.began.elapsed()), Ordering::Relaxed);
         let next = self.next.load(relaxed);
+        // Of several threads at this moment one wins the exchange; the others count as held back.
         let passes = now >= next
             && self
                 .next

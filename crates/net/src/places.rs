@@ -12,38 +12,66 @@ use tokio::time::Instant;
 
 use crate::party::{AddressKey, Party};
 
-/// Places of which at most so many are held. Clones share them.
+/// A bounded number of places. Clones share them.
+///
+/// ```
+/// use httppubsub_net::Places;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let places = Places::new(4);
+/// let address = [192, 0, 2, 7].into();
+/// let first = places.enter(address).await.expect("all are free");
+/// assert_eq!(places.held(), 1);
+/// drop(first);
+/// assert_eq!(places.held(), 0);
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Places(Arc<Shared>);
 
+/// Shared by all clones.
 #[derive(Debug)]
 struct Shared {
+    /// At least 1.
     places_max: usize,
+    /// Held for as long as it takes to look through the holders, never across a wait.
     table: Mutex<Table>,
     /// Notified when a place is given back.
     left: Notify,
+    /// Holders that had to leave, for metrics.
     evicted: AtomicU64,
+    /// Newcomers that were turned away, for metrics.
     refused: AtomicU64,
 }
 
+/// Who holds what.
 #[derive(Debug, Default)]
 struct Table {
+    /// Places of all addresses together.
     held: usize,
     /// Some may hold no place, and yet things that were taken in their name.
     addresses: HashMap<AddressKey, Address>,
-    /// How many addresses there may be before those of which nothing is left are forgotten.
+    /// Number of addresses at which unused ones are forgotten.
     addresses_before_sweep: usize,
+    /// Number of the next holder: in its order they are looked for.
     next_id: u64,
 }
 
+/// An address that holds places, or held some a while ago.
 #[derive(Debug)]
 struct Address {
+    /// The share of the address in memory and disk, which outlives its connections while anything
+    /// is held in its name.
     party: Party,
     /// Oldest first.
     seats: BTreeMap<u64, Arc<Seat>>,
+    /// The moment at which its newcomers may make [`EVICTIONS_AT_ONCE`] holders leave again.
+    rested_at: Instant,
 }
 
-/// The address holds as many places as one address may, and makes use of all.
+/// The address holds as many places as one address may, and makes use of all, or its newcomers made
+/// others leave too often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("one address may not hold more places")]
 pub struct ShareTaken;
@@ -51,24 +79,37 @@ pub struct ShareTaken;
 /// A place that is held, until this is dropped.
 #[derive(Debug)]
 pub struct Place {
+    /// Gets the place back.
     places: Places,
+    /// The address under which it is found in the table.
     key: AddressKey,
+    /// Its number there.
     id: u64,
+    /// Says what the holder does, for a newcomer that looks for one to evict.
     seat: Arc<Seat>,
+    /// The connection, for what is taken in its name.
     party: Party,
 }
 
-/// An address holds at most so many times as many places as are left free: three quarters of all if
+/// Places that an address may hold for each place left free: three quarters of all if
 /// it is the only one, and there always is a place for one more address.
 const HELD_PER_FREE: usize = 3;
 
-/// How many addresses are kept without looking whether anything is left of them.
+/// Addresses kept without looking whether anything is left of them.
 const ADDRESSES_BEFORE_SWEEP_MIN: usize = 64;
 
-/// How many holders are evicted at once, at most: to look for them takes longer than to evict them.
+/// Holders evicted at once, at most: to look for them takes longer than to evict them.
 const EVICTED_AT_ONCE_MAX: usize = 16;
 
-/// How long a newcomer waits for those who were evicted in its favour, or for anybody who can be.
+/// Holders that the newcomers of one address make leave at once, and the time for each further one.
+/// Evicting a holder and serving its successor takes ten times as long as refusing that, and a peer
+/// that makes each evicted connection anew would have it done all the time. 64 a second are more
+/// than an address needs that leaves connections idle: its share is evicted by time before.
+const EVICTIONS_AT_ONCE: u32 = 128;
+/// The time in which one more may be made to leave.
+const EVICTION_INTERVAL: Duration = Duration::from_micros(1_000_000 / 64);
+
+/// Time a newcomer waits for evicted holders to leave, or for one that can be evicted.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Places {
@@ -88,6 +129,11 @@ impl Places {
         self.table().held
     }
 
+    /// The most places that can be held.
+    pub(crate) fn max(&self) -> usize {
+        self.0.places_max
+    }
+
     /// Holders that were evicted to make room.
     pub fn evicted(&self) -> u64 {
         self.0.evicted.load(Ordering::Relaxed)
@@ -99,8 +145,9 @@ impl Places {
     }
 
     /// A place for somebody at `address`. If there is none for that address, the oldest who can be
-    /// evicted at the address that holds most makes room, those last for whom an authorization ever
-    /// vouched; if nobody can be, it waits for a place as long as all are held.
+    /// evicted at the address that holds most makes room, the ones that an authorization ever
+    /// vouched for last; if nobody can be, it waits for a place as long as all are held. Newcomers
+    /// of one address make at most 128 leave at once, and 64 a second: others are refused.
     pub async fn enter(&self, address: IpAddr) -> Result<Place, ShareTaken> {
         let mut has_evicted = false;
         loop {
@@ -122,10 +169,12 @@ impl Places {
 
     /// Evicts some who can be, although there are places.
     pub(crate) fn make_room(&self) {
-        let evicted = self.table().evict(0, QUIET_MIN);
+        let evicted = self.table().evict(0, QUIET_MIN, EVICTED_AT_ONCE_MAX);
         self.0.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
     }
 
+    /// A place if there is one for this address now; otherwise some holders are made to leave,
+    /// unless they were before (`has_evicted`) and have not gone yet.
     fn try_enter(&self, address: IpAddr, has_evicted: &mut bool) -> Entering {
         let key = AddressKey::of(address);
         let mut table = self.table();
@@ -138,10 +187,16 @@ impl Places {
         if *has_evicted {
             return Entering::Waits;
         }
+        let now = Instant::now();
+        let allowed = table.evictions_allowed(key, now);
+        if allowed == 0 {
+            return Entering::Refused;
+        }
         // A newcomer that finds a place free does not keep others waiting until somebody has been
         // silent for long enough.
         let quiet_min = if free > 0 { Duration::ZERO } else { QUIET_MIN };
-        let evicted = table.evict(own, quiet_min);
+        let evicted = table.evict(own, quiet_min, allowed);
+        table.made_leave(key, evicted, now);
         self.0.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
         *has_evicted = evicted > 0;
         match evicted {
@@ -150,6 +205,7 @@ impl Places {
         }
     }
 
+    /// Writes down that somebody at `address` holds one more place.
     fn seat(&self, table: &mut Table, key: AddressKey, address: IpAddr) -> Place {
         let (seat, id) = (Arc::new(Seat::default()), table.next_id);
         table.next_id += 1;
@@ -158,6 +214,7 @@ impl Places {
         let known = table.addresses.entry(key).or_insert_with(|| Address {
             party: Party::address(address),
             seats: BTreeMap::new(),
+            rested_at: Instant::now(),
         });
         known.seats.insert(id, seat.clone());
         Place {
@@ -169,14 +226,19 @@ impl Places {
         }
     }
 
+    /// A thread that panicked with the lock had changed at most one entry.
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// The outcome of one attempt to enter.
 enum Entering {
+    /// There was one.
     Entered(Place),
+    /// Somebody was made to leave and has not gone yet, or nobody can be made to.
     Waits,
+    /// The address holds its share and none of its own can be made to leave, or too many were.
     Refused,
 }
 
@@ -192,18 +254,40 @@ impl Table {
         self.addresses_before_sweep = self.addresses.len() * 2;
     }
 
+    /// Places that an address holds.
     fn held_by(&self, key: AddressKey) -> usize {
         self.addresses.get(&key).map_or(0, |it| it.seats.len())
     }
 
-    /// Evicts the oldest who can be at the address that holds most, of those that hold at least
-    /// `held_min`; who has said nothing for less than `quiet_min` cannot. Returns how many.
-    fn evict(&self, held_min: usize, quiet_min: Duration) -> usize {
+    /// Holders that newcomers of `key` may make leave now.
+    fn evictions_allowed(&self, key: AddressKey, now: Instant) -> usize {
+        // One that holds nothing has made nobody leave.
+        let Some(known) = self.addresses.get(&key) else {
+            return EVICTED_AT_ONCE_MAX;
+        };
+        let to_rest = known.rested_at.saturating_duration_since(now);
+        let left = (EVICTION_INTERVAL * EVICTIONS_AT_ONCE).saturating_sub(to_rest);
+        let allowed = left.as_micros() / EVICTION_INTERVAL.as_micros();
+        usize::try_from(allowed).map_or(EVICTED_AT_ONCE_MAX, |it| it.min(EVICTED_AT_ONCE_MAX))
+    }
+
+    /// Newcomers of `key` made this many leave. To look in vain counts as one: it takes as long.
+    fn made_leave(&mut self, key: AddressKey, evicted: usize, now: Instant) {
+        if let Some(known) = self.addresses.get_mut(&key) {
+            let evicted = u32::try_from(evicted.max(1)).unwrap_or(u32::MAX);
+            known.rested_at = known.rested_at.max(now) + EVICTION_INTERVAL * evicted;
+        }
+    }
+
+    /// Evicts the oldest who can be at the address that holds most, of the addresses with at least
+    /// `held_min`; who has said nothing for less than `quiet_min` cannot. Returns how many, at most
+    /// `evicted_max`.
+    fn evict(&self, held_min: usize, quiet_min: Duration, evicted_max: usize) -> usize {
         let mut addresses: Vec<_> = self.addresses.values().map(|it| &it.seats).collect();
         addresses.retain(|seats| seats.len() >= held_min);
         addresses.sort_by_key(|seats| std::cmp::Reverse(seats.len()));
         let now = Instant::now();
-        // First those for whom nothing ever vouched.
+        // First the holders that no authorization ever vouched for.
         let known_or_not = [false, true].into_iter();
         for (is_known, seats) in
             known_or_not.flat_map(|it| addresses.iter().map(move |of| (it, of)))
@@ -222,7 +306,7 @@ impl Table {
             });
             let mut evictable: Vec<_> = evictable.collect();
             evictable.sort_by_key(|(since, _)| *since);
-            evictable.truncate((seats.len() / 64).clamp(1, EVICTED_AT_ONCE_MAX));
+            evictable.truncate((seats.len() / 64).clamp(1, evicted_max.max(1)));
             if !evictable.is_empty() {
                 let evicted = evictable.into_iter().filter(|(_, seat)| seat.evict());
                 return evicted.count();
@@ -238,6 +322,11 @@ impl Place {
         &self.party
     }
 
+    /// Places that are held by the address of this one.
+    pub(crate) fn held_by_address(&self) -> usize {
+        self.places.table().held_by(self.key)
+    }
+
     /// Waits until the place must be given up for somebody else.
     pub fn evicted(&self) -> impl Future<Output = ()> + Send + 'static {
         let seat = self.seat.clone();
@@ -248,6 +337,7 @@ impl Place {
         }
     }
 
+    /// The part of it that says what the holder does.
     pub(crate) fn seat(&self) -> &Arc<Seat> {
         &self.seat
     }
@@ -265,7 +355,7 @@ impl Drop for Place {
     }
 }
 
-/// What a holder of a place is doing.
+/// Activity of the holder of a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Doing {
     /// The head of a request is arriving, or the first one is awaited.
@@ -280,26 +370,29 @@ pub(crate) enum Doing {
     Evicted,
 }
 
-/// Where all places are held, who has said nothing for less than this is not evicted: its request
-/// may be on its way.
+/// A holder that has been silent for less than this is not evicted where all places are held: its
+/// request may be on its way.
 const QUIET_MIN: Duration = Duration::from_millis(100);
 
 /// Whose request takes longer to be read and judged than this can be evicted.
 const ASKED_MAX: Duration = Duration::from_secs(1);
 
-/// What the holder of a place is doing, and since when. Nobody waits for anybody to read or to
+/// Activity of the holder of a place, and since when. Nobody waits for anybody to read or to
 /// change that.
 #[derive(Debug)]
 pub(crate) struct Seat {
+    /// Taken when the place was; all times are counted from here, to fit into one number.
     began: Instant,
     /// Milliseconds from `began`, and in the lowest bits a [`Doing`].
     state: AtomicU64,
-    /// Whether an authorization vouched for a request.
+    /// `true` once an authorization vouched for a request.
     was_vouched: AtomicBool,
     /// Notified when a head begins, which brings a deadline nearer, and when it is evicted.
     pub(crate) changed: Notify,
 }
 
+/// Enough for the variants of [`Doing`]. The time and they are one number, so that both change at
+/// once without a lock: each read of a connection looks at them.
 const DOING_BITS: u32 = 3;
 
 impl Default for Seat {
@@ -314,20 +407,21 @@ impl Default for Seat {
 }
 
 impl Seat {
+    /// The activity, and since when it goes on.
     pub(crate) fn current(&self) -> (Doing, Instant) {
         let state = self.state.load(Ordering::Acquire);
         let since = self.began + Duration::from_millis(state >> DOING_BITS);
         (doing(state), since)
     }
 
-    /// From now on it does this, unless it is evicted.
-    pub(crate) fn enter(&self, doing: Doing) {
+    /// From now on it does this; `false` if it was evicted before, which is the end.
+    pub(crate) fn enter(&self, doing: Doing) -> bool {
         let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let next = millis << DOING_BITS | doing as u64;
-        self.replace(next);
+        self.replace(next)
     }
 
-    /// Whoever sent the request is known.
+    /// The sender of the request is known.
     pub(crate) fn vouched(&self) {
         self.was_vouched.store(true, Ordering::Relaxed);
         if doing(self.state.load(Ordering::Acquire)) == Doing::Asked {
@@ -343,7 +437,7 @@ impl Seat {
         }
     }
 
-    /// Whether it was not evicted before.
+    /// Evicts the holder; `false` if it was evicted before or has begun something else.
     fn evict(&self) -> bool {
         let state = self.state.load(Ordering::Acquire);
         let evicted = state >> DOING_BITS << DOING_BITS | Doing::Evicted as u64;
@@ -359,14 +453,17 @@ impl Seat {
         is_evicted
     }
 
-    fn replace(&self, next: u64) {
+    /// Puts `next` in place of the state, unless the holder was evicted.
+    fn replace(&self, next: u64) -> bool {
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-        let _ = self.state.fetch_update(success, failure, |state| {
+        let replaced = self.state.fetch_update(success, failure, |state| {
             (doing(state) != Doing::Evicted).then_some(next)
         });
+        replaced.is_ok()
     }
 }
 
+/// The activity in the lowest bits of a state.
 fn doing(state: u64) -> Doing {
     match state & ((1 << DOING_BITS) - 1) {
         0 => Doing::Head,
@@ -426,6 +523,49 @@ mod tests {
         assert_eq!((places.held(), places.evicted()), (95, 1));
         drop((held, others));
         assert_eq!(places.held(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn newcomers_of_an_address_make_some_leave_at_once() {
+        let places = Places::new(400);
+        for _ in 0..301 {
+            silent(places.enter(ONE).await.unwrap());
+        }
+        assert_eq!((places.held(), places.evicted()), (301, 0));
+        let replaces = async || {
+            let before = places.evicted();
+            while let Ok(place) = places.enter(ONE).await {
+                silent(place);
+            }
+            places.evicted() - before
+        };
+        assert_eq!(replaces().await, u64::from(EVICTIONS_AT_ONCE));
+        assert_eq!(replaces().await, 0);
+        // Others are none of that.
+        silent(places.enter(OTHER).await.unwrap());
+        tokio::time::advance(EVICTION_INTERVAL * 10).await;
+        assert_eq!(replaces().await, 10);
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        assert_eq!(replaces().await, u64::from(EVICTIONS_AT_ONCE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looking_in_vain_for_a_holder_that_may_leave_is_not_free() {
+        let places = Places::new(8);
+        let mut held = Vec::new();
+        for _ in 0..7 {
+            held.push(busy(&places, ONE).await);
+        }
+        for _ in 0..EVICTIONS_AT_ONCE {
+            places.enter(ONE).await.unwrap_err();
+        }
+        held[0].seat().enter(Doing::Idle);
+        places.enter(ONE).await.unwrap_err();
+        assert_eq!(places.evicted(), 0);
+        tokio::time::advance(EVICTION_INTERVAL).await;
+        silent(held.remove(0));
+        places.enter(ONE).await.unwrap();
+        assert_eq!(places.evicted(), 1);
     }
 
     #[tokio::test]

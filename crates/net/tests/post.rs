@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use httppubsub_net::{
-    Answer, BreakerConfig, Payload, Post, PostConfig, PostError, Poster, Target, Told, TrialBy,
+use httppubsub_net::body::Payload;
+use httppubsub_net::outbound::{
+    BreakerConfig, PeerSignal, Post, PostConfig, PostError, Poster, Probe, Response, Target,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
 /// A peer that does `serve` with every connection, which it numbers from 0.
@@ -70,16 +71,26 @@ fn small() -> Post {
     }
 }
 
-async fn post(poster: &Poster, url: &str) -> Result<Answer, PostError> {
+fn copy(post: &Post) -> Post {
+    Post {
+        authorization: post.authorization.clone(),
+        repr_digest: post.repr_digest.clone(),
+        head: post.head.clone(),
+        payload: post.payload.clone(),
+    }
+}
+
+async fn post(poster: &Poster, url: &str) -> Result<Response, PostError> {
     let target = poster.target_str(url).expect("a url");
     poster.post(&target, 0, || Ok(small())).await
 }
 
 fn quick() -> PostConfig {
-    PostConfig {
-        answer_timeout: Duration::from_millis(300),
-        stall_timeout: Duration::from_millis(100),
-        ..PostConfig::default()
+    {
+        let mut post = PostConfig::default();
+        post.answer_timeout = Duration::from_millis(300);
+        post.stall_timeout = Duration::from_millis(100);
+        post
     }
 }
 
@@ -95,13 +106,14 @@ async fn one_connection_serves_one_post_after_the_other() {
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
-/// Posts twice to a peer that closes the connection `after` it has read the second request, for which
-/// the connection was idle for `idle`; says what came of it, how often the request was made, and how
-/// often it was sent again.
+/// Posts twice to a peer that closes the connection `after` it has read the second request, for
+/// which the connection was idle for `idle`; says what came of it, how often the request was made,
+/// and how often it was sent again.
 async fn close_after_reading(
     idle: Duration,
     after: Duration,
-) -> (Result<Answer, PostError>, usize, u64) {
+    second: &Post,
+) -> (Result<Response, PostError>, usize, u64) {
     // The time stands still, unless it is advanced, while something blocks.
     let (goes_on, blocked) = std::sync::mpsc::channel::<()>();
     let blocking = tokio::task::spawn_blocking(move || blocked.recv());
@@ -129,7 +141,7 @@ async fn close_after_reading(
     let mut made = 0;
     let make = || {
         made += 1;
-        Ok(small())
+        Ok(copy(second))
     };
     let closing = async {
         read.notified().await;
@@ -145,11 +157,21 @@ async fn close_after_reading(
 #[tokio::test(start_paused = true)]
 async fn resend_only_where_the_peer_closed_before_it_can_have_read() {
     let ms = Duration::from_millis;
-    let (answer, made, sent_again) = close_after_reading(ms(1_500), ms(10)).await;
+    let (answer, made, sent_again) = close_after_reading(ms(1_500), ms(10), &small()).await;
     assert_eq!(answer.expect("answered by the next").body, "ok");
     assert_eq!((made, sent_again), (2, 1), "a race that is a peer's right");
-    for (idle, after) in [(ms(900), ms(10)), (ms(1_500), ms(100)), (ms(0), ms(0))] {
-        let (answer, made, sent_again) = close_after_reading(idle, after).await;
+    let empty = Payload::from_file(tempfile::tempfile().expect("a file"), 0).await;
+    let of_an_empty_file = Post {
+        payload: Some(empty.expect("read")),
+        ..small()
+    };
+    for (idle, after, second) in [
+        (ms(900), ms(10), small()),
+        (ms(1_500), ms(100), small()),
+        (ms(0), ms(0), small()),
+        (ms(0), ms(0), of_an_empty_file),
+    ] {
+        let (answer, made, sent_again) = close_after_reading(idle, after, &second).await;
         let error = answer.expect_err("it may have been read");
         assert!(!error.is_incomplete() && !error.nothing_sent(), "{error}");
         assert_eq!((made, sent_again), (1, 0), "idle {idle:?}, after {after:?}");
@@ -221,35 +243,85 @@ async fn says(said: &'static [u8], status: u16, body: &str, is_kept: bool) {
 async fn an_answer_ends_where_http_says() {
     for (said, status, body, is_kept) in [
         (OK, 200, "ok", true),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, "", true),
-        (b"HTTP/1.1 204 No Content\r\n\r\n", 204, "", true),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nok", 200, "ok", true),
-        (b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", 200, "ok", false),
-        (b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", 200, "ok", false),
-        (b"HTTP/1.0 200 OK\r\nconnection: Keep-Alive\r\ncontent-length: 2\r\n\r\nok", 200, "ok", true),
-        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", 200, "until the end", false),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nraw", 200, "raw", false),
         (
-            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3;a=b\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            200,
+            "",
+            true,
+        ),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", 204, "", true),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nok",
+            200,
+            "ok",
+            true,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+            200,
+            "ok",
+            false,
+        ),
+        (
+            b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            200,
+            "ok",
+            false,
+        ),
+        (
+            b"HTTP/1.0 200 OK\r\nconnection: Keep-Alive\r\ncontent-length: 2\r\n\r\nok",
+            200,
+            "ok",
+            true,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
+            200,
+            "until the end",
+            false,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nraw",
+            200,
+            "raw",
+            false,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3;a=b\r\nabc\r\nA\r\n\
+             0123456789\r\n0\r\n\r\n",
             200,
             "abc0123456789",
             true,
         ),
         (
-            b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n2\r\nok\r\n0\r\nx-trailer: 1\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n2\r\nok\r\n0\r\nx-trailer: \
+             1\r\n\r\n",
             200,
             "ok",
             true,
         ),
         (
-            b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n2\r\n\
+             ok\r\n0\r\n\r\n",
             200,
             "ok",
             false,
         ),
-        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\na: b\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", 200, "ok", true),
-        (b"HTTP/1.1 413 No\r\ncontent-length: 2\r\n\r\nno", 413, "no", true),
-    ] as [(&'static [u8], u16, &str, bool); 14] {
+        (
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\na: b\r\n\r\nHTTP/1.1 200 OK\r\n\
+              content-length: 2\r\n\r\nok",
+            200,
+            "ok",
+            true,
+        ),
+        (
+            b"HTTP/1.1 413 No\r\ncontent-length: 2\r\n\r\nno",
+            413,
+            "no",
+            true,
+        ),
+    ] as [(&'static [u8], u16, &str, bool); 14]
+    {
         says(said, status, body, is_kept).await;
     }
 }
@@ -301,7 +373,8 @@ async fn what_is_no_answer_is_told_as_such_and_tried_once() {
 #[tokio::test]
 async fn a_connection_with_something_unasked_on_it_is_not_used_again() {
     const TWICE: &[u8] =
-        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno";
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\
+         \r\nno";
     let (url, connections) = peer(|_, mut stream| async move {
         read_request(&mut stream).await;
         answer(&mut stream, TWICE).await;
@@ -344,9 +417,10 @@ async fn an_endless_answer_is_cut_where_it_is_long_enough() {
         while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
     })
     .await;
-    let poster = Poster::new(PostConfig {
-        answer_bytes_max: 10_000,
-        ..PostConfig::default()
+    let poster = Poster::new({
+        let mut post = PostConfig::default();
+        post.answer_bytes_max = 10_000;
+        post
     });
     let _target = poster.target_str(&url).expect("a url");
     for number in 1..3 {
@@ -397,10 +471,8 @@ async fn a_peer_that_takes_nothing_is_given_up_before_the_deadline() {
         std::future::pending().await
     })
     .await;
-    let config = PostConfig {
-        answer_timeout: Duration::from_secs(600),
-        ..quick()
-    };
+    let mut config = quick();
+    config.answer_timeout = Duration::from_secs(600);
     let poster = Poster::new(config);
     let payload = Payload::from_bytes(vec![0; 64 * 1024 * 1024]);
     let target = poster.target_str(&url).expect("a url");
@@ -455,10 +527,11 @@ async fn a_message_that_cannot_be_read_ends_the_exchange_and_not_the_patience() 
         while stream.read(&mut some).await.is_ok_and(|read| read > 0) {}
     })
     .await;
-    let poster = Poster::new(PostConfig {
-        answer_timeout: Duration::from_secs(3_600),
-        stall_timeout: Duration::from_secs(3_600),
-        ..PostConfig::default()
+    let poster = Poster::new({
+        let mut post = PostConfig::default();
+        post.answer_timeout = Duration::from_secs(3_600);
+        post.stall_timeout = Duration::from_secs(3_600);
+        post
     });
     let file = tempfile::tempfile().expect("a file");
     file.set_len(2_000_000).expect("room");
@@ -473,19 +546,35 @@ async fn a_message_that_cannot_be_read_ends_the_exchange_and_not_the_patience() 
         })
     };
     let posting = poster.post(&target, payload.len(), make);
-    let posted = tokio::time::timeout(Duration::from_secs(60), posting).await;
+    let posted = tokio::time::timeout(Duration::from_secs(180), posting).await;
     let error = posted.expect("it does not wait for the peer");
     assert!(matches!(error, Err(PostError::Broken { .. })), "{error:?}");
 }
 
 #[tokio::test]
 async fn nothing_was_sent_where_no_connection_was_made() {
-    let closed = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    // Bound and not listening, it refuses, and no other test is given it.
+    let closed = TcpSocket::new_v4().expect("a socket");
+    let address = "127.0.0.1:0".parse().expect("an address");
+    closed.bind(address).expect("loopback");
     let url = format!("http://{}/", closed.local_addr().expect("bound"));
-    drop(closed);
     let error = post(&Poster::new(PostConfig::default()), &url)
         .await
         .expect_err("refused");
+    assert!(
+        matches!(error, PostError::Connect { .. }) && error.nothing_sent(),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn nothing_was_sent_where_the_time_was_over_before_there_was_a_connection() {
+    // Connected to, and silent while TLS is to begin.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let url = format!("https://{}/", silent.local_addr().expect("bound"));
+    let mut config = quick();
+    config.connect_timeout = Duration::from_secs(60);
+    let error = post(&Poster::new(config), &url).await.expect_err("late");
     assert!(
         matches!(error, PostError::Connect { .. }) && error.nothing_sent(),
         "{error}"
@@ -500,11 +589,12 @@ async fn a_peer_has_its_own_turns_and_those_who_wait_are_bounded() {
     })
     .await;
     let (other, _) = peer(|_, stream| answer_all(stream, OK)).await;
-    let poster = Poster::new(PostConfig {
-        in_flight_per_peer_max: 1,
-        waiting_per_peer_max: 1,
-        answer_timeout: Duration::from_secs(600),
-        ..PostConfig::default()
+    let poster = Poster::new({
+        let mut post = PostConfig::default();
+        post.in_flight_per_peer_max = 1;
+        post.waiting_per_peer_max = 1;
+        post.answer_timeout = Duration::from_secs(600);
+        post
     });
     let mut first = Box::pin(post(&poster, &hanging));
     let mut second = Box::pin(post(&poster, &hanging));
@@ -527,13 +617,14 @@ async fn a_peer_with_too_much_to_do_gets_half_as_much_at_once_and_more_again_as_
         std::future::pending().await
     })
     .await;
-    let poster = Poster::new(PostConfig {
-        in_flight_per_peer_max: 4,
-        breaker: Some(BreakerConfig::default()),
-        ..PostConfig::default()
+    let poster = Poster::new({
+        let mut post = PostConfig::default();
+        post.in_flight_per_peer_max = 4;
+        post.breaker = Some(BreakerConfig::default());
+        post
     });
     let target = poster.target_str(&url).expect("it is a url");
-    let admit = || poster.admit(&target, 0, || TrialBy::Message);
+    let admit = || poster.admit(&target, 0, || Probe::Message);
     // How many of ten that nobody answers are under way at once.
     let at_once = async || {
         let mut ten: Vec<_> = (0..10).map(|_| Box::pin(post(&poster, &url))).collect();
@@ -542,48 +633,50 @@ async fn a_peer_with_too_much_to_do_gets_half_as_much_at_once_and_more_again_as_
         }
         10 - poster.load().waiting
     };
-    let learn = |told| poster.learn(&target, &admit().expect("it is tried"), told);
+    let learn = |told| poster.record(&target, &admit().expect("it is tried"), told);
     assert_eq!(at_once().await, 4);
-    learn(Told::TooMuch);
+    learn(PeerSignal::TooMuch);
     assert_eq!(at_once().await, 2);
-    learn(Told::TooMuch);
+    learn(PeerSignal::TooMuch);
     assert_eq!(at_once().await, 1);
-    learn(Told::Confirmed);
+    learn(PeerSignal::Confirmed);
     assert_eq!(at_once().await, 2);
-    learn(Told::Confirmed);
-    learn(Told::Confirmed);
+    learn(PeerSignal::Confirmed);
+    learn(PeerSignal::Confirmed);
     assert_eq!(at_once().await, 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn neighbours_of_a_url_that_fails_are_delivered_to() {
-    let poster = Poster::new(PostConfig {
-        breaker: Some(BreakerConfig {
-            pause: Duration::from_secs(60),
-            pause_max: Duration::from_secs(60),
-            ..BreakerConfig::default()
-        }),
-        ..PostConfig::default()
+    let poster = Poster::new({
+        let mut post = PostConfig::default();
+        post.breaker = Some({
+            let mut breaker = BreakerConfig::default();
+            breaker.pause = Duration::from_secs(60);
+            breaker.pause_max = Duration::from_secs(60);
+            breaker
+        });
+        post
     });
     let target = |path| {
         let target = poster.target_str(&format!("http://127.0.0.1:9/{path}"));
         target.expect("it is a url")
     };
     let (good, other) = (&target("good"), &target("other"));
-    let admit = |target: &Target| poster.admit(target, 0, || TrialBy::Message);
+    let admit = |target: &Target| poster.admit(target, 0, || Probe::Message);
     let learn = async |target: &Target, told, times: usize| {
         for _ in 0..times {
             if let Ok(admitted) = admit(target) {
-                poster.learn(target, &admitted, told);
+                poster.record(target, &admitted, told);
             }
             tokio::time::advance(Duration::from_millis(400)).await;
         }
     };
-    learn(good, Told::Confirmed, 1).await;
+    learn(good, PeerSignal::Confirmed, 1).await;
     // Urls that never worked say nothing of others, however quiet those are.
     for (told, bad) in [
-        (Told::NotConfirmed, ["missing", "wrong"]),
-        (Told::TooMuch, ["hangs", "fails"]),
+        (PeerSignal::NotConfirmed, ["missing", "wrong"]),
+        (PeerSignal::TooMuch, ["hangs", "fails"]),
     ] {
         for bad in bad.map(target) {
             learn(&bad, told, 10).await;
@@ -593,17 +686,17 @@ async fn neighbours_of_a_url_that_fails_are_delivered_to() {
     assert_eq!(poster.load().open_breakers, 4);
     let bad = &target("worked");
     for target in [bad, other] {
-        learn(target, Told::Confirmed, 1).await;
+        learn(target, PeerSignal::Confirmed, 1).await;
     }
     // These have worked: a single one may be broken, several are not by chance.
-    learn(bad, Told::TooMuch, 10).await;
+    learn(bad, PeerSignal::TooMuch, 10).await;
     assert!(admit(bad).is_err() && admit(good).is_ok());
-    learn(other, Told::TooMuch, 5).await;
+    learn(other, PeerSignal::TooMuch, 5).await;
     assert!(admit(good).is_err(), "it is the origin");
     tokio::time::advance(Duration::from_secs(120)).await;
-    learn(good, Told::Confirmed, 1).await;
+    learn(good, PeerSignal::Confirmed, 1).await;
     assert!(admit(good).is_ok());
-    learn(good, Told::Unreachable, 5).await;
+    learn(good, PeerSignal::Unreachable, 5).await;
     assert!(admit(other).is_err(), "no connection, whatever the url");
 }
 
@@ -614,9 +707,10 @@ async fn a_pinned_peer_is_reached_where_it_is_pinned() {
         .parse()
         .expect("an address");
     let pins = HashMap::from([(("no-such-host.invalid".to_owned(), 80), address)]);
-    let poster = Poster::new(PostConfig {
-        pins,
-        ..PostConfig::default()
+    let poster = Poster::new({
+        let mut post = PostConfig::default();
+        post.pins = pins;
+        post
     });
     assert!(post(&poster, "http://no-such-host.invalid/").await.is_ok());
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use httppubsub_net::{ConnectError, Payload, Socket, SocketConfig, SocketEvent, accept_key};
+use httppubsub_net::body::Payload;
+use httppubsub_net::websocket::{ConnectError, Socket, SocketConfig, SocketEvent, accept_key};
 use httppubsub_proto::session::{Outgoing, OutgoingBody};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -16,11 +17,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 const BODY: &[u8] = &[7; 1 << 20];
 
-/// Where the client, which is another process since whom it trusts is said by its environment, finds
-/// its url.
+/// Where the client, which is another process since whom it trusts is said by its environment,
+/// finds its url.
 const URL: &str = "WSS_TEST_URL";
 
 #[tokio::test]

@@ -1,18 +1,29 @@
-//! How long to wait before the next attempt.
+//! Waiting times before the next attempt.
 
 use std::time::Duration;
 
-/// When a notice of a missed message is sent again (`docs/protocol/stateless.md` §7).
+/// The delays between the attempts to send a notice (`docs/protocol/stateless.md` §7).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use httppubsub_proto::backoff::MissedSchedule;
+///
+/// let schedule = MissedSchedule::default();
+/// assert_eq!(schedule.delay(0, 0.0), Some(Duration::from_secs(2)));
+/// assert_eq!(schedule.delay(3, 0.0), Some(Duration::from_secs(9)));
+/// assert_eq!(schedule.delay(100, 0.0), None);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MissedSchedule {
     /// The part of the delay that grows. Default 1 s.
     pub expo_factor: Duration,
-    /// By what it grows with each attempt. Default 2.
+    /// Factor of the growing part for each attempt. Default 2.
     pub expo_base: f64,
-    /// After how many attempts it stops growing. Default 10: 1024 s.
+    /// Number of attempts after which that part stops growing. Default 10: 1024 s.
     pub expo_max: u32,
-    /// After how many attempts the notice is given up. The subscription stays. Default 100: somewhat
-    /// more than 24 hours, so that an outage of a day is still announced.
+    /// Number of attempts after which the notice is given up; the subscription stays. Default 100:
+    /// somewhat more than 24 hours, so that an outage of a day is still announced.
     pub max_retries: u32,
     /// The part of the delay that stays. Default 1 s.
     pub constant: Duration,
@@ -34,8 +45,8 @@ impl Default for MissedSchedule {
 }
 
 impl MissedSchedule {
-    /// How long after a failure the next notice is due when `attempts` of them were sent already;
-    /// `None` when there will be no other. `random` is drawn from [0, 1).
+    /// Time from a failure to the next notice when `attempts` notices were sent already; `None`
+    /// when there will be no other. `random` is drawn from [0, 1).
     pub fn delay(&self, attempts: u32, random: f64) -> Option<Duration> {
         if attempts >= self.max_retries {
             return None;
@@ -44,6 +55,7 @@ impl MissedSchedule {
         let seconds = self.expo_factor.as_secs_f64() * self.expo_base.powi(exponent)
             + self.constant.as_secs_f64()
             + random * self.jitter.as_secs_f64();
+        // Absurd settings make the sum infinite, which is no duration.
         Some(
             Duration::try_from_secs_f64(seconds)
                 .unwrap_or(LONGEST_DELAY)
@@ -55,6 +67,8 @@ impl MissedSchedule {
 impl MissedSchedule {
     /// The longest delay that there can be.
     pub fn delay_max(&self) -> Duration {
+        // Delays only grow, or with a base below 1 only shrink: the longest is the first or the
+        // last.
         let last = self.max_retries.saturating_sub(1);
         let delays = [0, last]
             .into_iter()
@@ -66,13 +80,14 @@ impl MissedSchedule {
 /// A day: no useful schedule waits longer, and sums of it cannot overflow.
 const LONGEST_DELAY: Duration = Duration::from_secs(86_400);
 
-/// How long a client waits before it asks all broadcasters again: before pass 1, 2, … (pass 0 is
-/// the first) it waits 2^(pass − 1) + `random` seconds, `random` from [0, 1)
+/// Time that a client waits before it asks all broadcasters again: 2^(pass − 1) + `random` seconds
+/// before pass 1, 2, … (pass 0 is the first), `random` from [0, 1)
 /// (`docs/protocol/stateless.md` §9).
 pub fn before_pass(pass: u32, random: f64) -> Duration {
     match pass.checked_sub(1) {
         None => Duration::ZERO,
         Some(exponent) => {
+            // More would soon overflow the shift, and 2^16 s are 18 hours already.
             let base = Duration::from_secs(1 << exponent.min(16));
             base + Duration::from_secs_f64(random.clamp(0.0, 1.0))
         }

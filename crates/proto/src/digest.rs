@@ -58,7 +58,7 @@ impl Sha512 {
         hasher.finish()
     }
 
-    /// Its 64 bytes.
+    /// The 64 bytes.
     pub const fn as_bytes(&self) -> &[u8; SHA512_BYTES] {
         &self.0
     }
@@ -78,6 +78,15 @@ impl std::fmt::Debug for Sha512 {
 }
 
 /// Computes a [`Sha512`] from bytes that come in parts.
+///
+/// ```
+/// use httppubsub_proto::digest::{Sha512, Sha512Hasher};
+///
+/// let mut hasher = Sha512Hasher::default();
+/// hasher.update(b"do");
+/// hasher.update(b"ne");
+/// assert_eq!(hasher.finish(), Sha512::of(b"done"));
+/// ```
 #[derive(Clone, Default)]
 pub struct Sha512Hasher(sha2::Sha512);
 
@@ -109,6 +118,7 @@ impl HmacSha512 {
     }
 
     pub(crate) fn code(&self, message: &[u8]) -> [u8; SHA512_BYTES] {
+        // The clone has the key hashed in already, which saves two blocks for each code.
         self.0
             .clone()
             .chain_update(message)
@@ -127,7 +137,7 @@ impl HmacSha512 {
     }
 }
 
-/// Why a `Repr-Digest` header does not tell the digest.
+/// The reason why a `Repr-Digest` header does not tell the digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReprDigestError {
     /// No entry is named `sha-512`.
@@ -149,6 +159,15 @@ pub fn encode_repr_digest(digest: &Sha512) -> String {
 
 /// The digest in a `Repr-Digest` header: that of its last `sha-512` entry
 /// (`docs/protocol/stateless.md` §6).
+///
+/// ```
+/// use httppubsub_proto::digest::{Sha512, decode_repr_digest, encode_repr_digest};
+///
+/// let digest = Sha512::of(b"done");
+/// let header = encode_repr_digest(&digest);
+/// assert!(header.starts_with("sha-512="));
+/// assert_eq!(decode_repr_digest(header.as_bytes()), Ok(digest));
+/// ```
 pub fn decode_repr_digest(value: &[u8]) -> Result<Sha512, ReprDigestError> {
     let entry = value
         .split(|byte| *byte == b',')
@@ -157,10 +176,13 @@ pub fn decode_repr_digest(value: &[u8]) -> Result<Sha512, ReprDigestError> {
             let name = entry[..equals].trim_ascii();
             let known =
                 name.eq_ignore_ascii_case(b"sha-512") || name.eq_ignore_ascii_case(b"sha512");
+            // The name ends at the first `=`; others are the padding of the base64.
             known.then(|| entry[equals + 1..].trim_ascii())
         })
+        // RFC 8941 §3.2: of a key that comes twice the last counts.
         .next_back()
         .ok_or(ReprDigestError::NoSha512)?;
+    // RFC 9530 wants the colons, published peers write none (`docs/protocol/stateless.md` §6).
     let entry = entry.strip_prefix(b":").unwrap_or(entry);
     let entry = entry.strip_suffix(b":").unwrap_or(entry);
     let bytes = BASE64

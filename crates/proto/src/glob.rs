@@ -16,35 +16,49 @@ use crate::topic::{Topic, show_quoted, show_text};
 ///
 /// Two patterns are equal when they are spelled alike. Clones share the spelling, which is all that
 /// a pattern needs in memory: it is matched as it is read.
+///
+/// ```
+/// use httppubsub_proto::glob::{GlobDoubt, GlobPattern};
+/// use httppubsub_proto::topic::Topic;
+///
+/// let glob = GlobPattern::parse("jobs/[0-9]*")?;
+/// assert!(glob.matches(&Topic::new("jobs/7/done")?));
+/// assert!(!glob.matches(&Topic::new("jobs/x")?));
+///
+/// // Legal on the wire, and surely a mistake.
+/// let unclosed = GlobPattern::parse("jobs/[0-9")?;
+/// assert!(matches!(unclosed.doubt(), Some(GlobDoubt::NeverClosed { .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct GlobPattern(Arc<str>);
 
-/// A glob has more bytes than the wire can say.
+/// The error of a glob with more bytes than the wire can carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the glob has {bytes} bytes, {FIELD_BYTES_MAX} are allowed")]
 pub struct GlobTooLong {
-    /// How many there are.
+    /// Number of bytes.
     pub bytes: usize,
 }
 
-/// Why a pattern may not mean what its author meant, although it is legal on the wire.
+/// A reason to doubt that a pattern means what its author meant, although it is legal on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GlobDoubt {
     /// A set is never closed.
     #[error("the set that begins at byte {at} is never closed, so the glob matches nothing")]
     NeverClosed {
-        /// Where its `[` is, from 0.
+        /// Offset of its `[` in bytes, from 0.
         at: usize,
     },
     /// A range ends before it begins.
     #[error("the range {first}-{last} is descending: it stands for {first:?} alone")]
     Descending {
-        /// Its first character, which is a member of the set.
+        /// The first character, which is a member of the set.
         first: char,
-        /// Its last character.
+        /// The last character.
         last: char,
     },
-    /// It has no characters.
+    /// The pattern has no characters.
     #[error("an empty glob matches only the empty topic")]
     Empty,
 }
@@ -60,7 +74,8 @@ impl GlobDoubt {
 }
 
 impl GlobPattern {
-    /// The pattern that is spelled so; every spelling of at most [`FIELD_BYTES_MAX`] bytes is one.
+    /// The pattern with this spelling; every text of at most [`FIELD_BYTES_MAX`] bytes is a
+    /// pattern.
     pub fn parse(source: impl Into<Arc<str>>) -> Result<Self, GlobTooLong> {
         let source = source.into();
         if source.len() > FIELD_BYTES_MAX {
@@ -76,12 +91,12 @@ impl GlobPattern {
         Self(source.into())
     }
 
-    /// How it is spelled.
+    /// The spelling.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// How many `*` it has, those in sets included.
+    /// Number of `*`, with the ones in sets.
     pub fn stars(&self) -> usize {
         memchr_iter(b'*', self.0.as_bytes()).count()
     }
@@ -91,8 +106,11 @@ impl GlobPattern {
         if self.0.is_empty() {
             return Some(GlobDoubt::Empty);
         }
+        // A descending range is noted but not returned yet: a set that is never closed weighs more,
+        // and may follow.
         let mut doubt = None;
         let mut rest = &*self.0;
+        // Outside of a set every `[` opens one.
         while let Some(open) = rest.find('[') {
             let Some((set, after)) = Set::parse(&rest[open + 1..]) else {
                 let at = self.0.len() - rest.len() + open;
@@ -105,12 +123,12 @@ impl GlobPattern {
         doubt.map(|(first, last)| GlobDoubt::Descending { first, last })
     }
 
-    /// Whether the whole of `topic` matches. Takes time in proportion to topic × pattern at most.
+    /// `true` if the whole of `topic` matches. Takes time in proportion to topic × pattern at most.
     pub fn matches(&self, topic: &Topic) -> bool {
         topic.as_str().is_some_and(|topic| self.matches_str(topic))
     }
 
-    /// Whether the whole of `topic` matches.
+    /// `true` if the whole of `topic` matches.
     ///
     /// The pattern is cut at its stars. What stands between two stars may match at the first place
     /// where it fits: later places leave less to what follows, never more. So no choice is ever
@@ -129,6 +147,8 @@ impl GlobPattern {
         loop {
             match Segment::cut(pattern) {
                 None => return false,
+                // What follows the last star has to reach the end of the topic, so its place is
+                // given.
                 Some((last, None)) => return last.is_at_end(left),
                 Some((between, Some(rest))) => match between.find_end(left) {
                     Some(end) => (left, pattern) = (&left[end..], rest),
@@ -180,7 +200,7 @@ impl std::fmt::Debug for GlobPattern {
     }
 }
 
-/// What stands between two stars: every token takes exactly one character. Its sets are closed.
+/// The tokens between two stars, each of which takes exactly one character. All sets are closed.
 #[derive(Clone, Copy)]
 struct Segment<'a> {
     source: &'a str,
@@ -201,6 +221,7 @@ impl<'a> Segment<'a> {
                     return Some((Self { source, is_literal }, Some(after)));
                 }
                 b'?' => at = special + 1,
+                // A set is skipped as a whole: a star in it is a member.
                 _ => {
                     let (_, after) = Set::parse(after)?;
                     at = pattern.len() - after.len();
@@ -230,7 +251,7 @@ impl<'a> Segment<'a> {
         })
     }
 
-    /// Where it ends if it matches at the start of `topic`.
+    /// Offset of the end of the match at the start of `topic`, if there is one.
     fn at_start(self, topic: &str) -> Option<usize> {
         if self.is_literal {
             return topic.starts_with(self.source).then_some(self.source.len());
@@ -244,11 +265,12 @@ impl<'a> Segment<'a> {
         Some(topic.len() - chars.as_str().len())
     }
 
-    /// Whether it matches at the end of `topic`.
+    /// `true` if the tokens match at the end of `topic`.
     fn is_at_end(self, topic: &str) -> bool {
         if self.is_literal {
             return topic.ends_with(self.source);
         }
+        // Each token takes one character, so the match can begin at one place only.
         let mut before = topic.chars();
         for _ in self.tokens() {
             if before.next_back().is_none() {
@@ -259,13 +281,14 @@ impl<'a> Segment<'a> {
         self.at_start(end) == Some(end.len())
     }
 
-    /// Where its first match in `topic` ends.
+    /// Offset of the end of the first match in `topic`.
     fn find_end(self, topic: &str) -> Option<usize> {
         if self.is_literal {
             let found = memmem::find(topic.as_bytes(), self.source.as_bytes());
             return found.map(|at| at + self.source.len());
         }
         let tokens = self.tokens().count();
+        // A character has at least one byte, and counting characters would cost another pass.
         if tokens > topic.len() {
             return None;
         }
@@ -278,9 +301,11 @@ impl<'a> Segment<'a> {
         let words = tokens.div_ceil(64);
         let last_bit = 1u64 << ((tokens - 1) % 64);
         let mut state = vec![0u64; words];
+        // A mask takes a pass over all tokens, and a topic repeats few characters.
         let mut masks: HashMap<char, Box<[u64]>> = HashMap::new();
         let mut uncached: Box<[u64]> = vec![0; words].into();
         for (at, c) in topic.char_indices() {
+            // Topics with more characters than the cache holds take longer, but no more memory.
             let mask = if masks.contains_key(&c) || masks.len() * words < CACHED_WORDS_MAX {
                 &*masks.entry(c).or_insert_with(|| {
                     let mut mask: Box<[u64]> = vec![0; words].into();
@@ -291,6 +316,7 @@ impl<'a> Segment<'a> {
                 self.fill_mask(&mut uncached, c);
                 &*uncached
             };
+            // A match may begin at every character.
             let mut carry = 1;
             for (word, mask) in state.iter_mut().zip(mask) {
                 let shifted = (*word << 1) | carry;
@@ -333,12 +359,12 @@ impl Token<'_> {
 
 struct Set<'a> {
     is_negated: bool,
-    /// What stands between the brackets, without the sign that negates it.
+    /// The text between the brackets, without the sign that negates the set.
     source: &'a str,
 }
 
 impl<'a> Set<'a> {
-    /// Reads on after the `[`, and says what follows its `]`; `None` if there is none.
+    /// Reads the set after its `[`, and returns the text after its `]`; `None` if there is none.
     fn parse(after_bracket: &'a str) -> Option<(Self, &'a str)> {
         let bare = after_bracket.strip_prefix(['^', '!']);
         let source = bare.unwrap_or(after_bracket);
@@ -352,8 +378,8 @@ impl<'a> Set<'a> {
         Some((set, &source[close + 1..]))
     }
 
-    /// Its members as ranges, both ends included. One whose first is above its last stands for the
-    /// first alone.
+    /// The members as ranges, both ends included. A range whose first is above its last stands for
+    /// the first alone.
     fn members(&self) -> impl Iterator<Item = (char, char)> + use<'a> {
         let mut chars = self.source.chars();
         // The member that a `-` makes the first of a range. A `]` that comes first is none.
@@ -363,6 +389,8 @@ impl<'a> Set<'a> {
             let c = chars.next()?;
             let is_bracket = std::mem::take(&mut is_first) && c == ']';
             if let ('-', Some(first)) = (c, plain_before)
+                // The first character was returned as a member before, so that a descending range
+                // still has it.
                 && let Some(last) = chars.next()
             {
                 plain_before = None;

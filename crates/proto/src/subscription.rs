@@ -1,4 +1,4 @@
-//! What a subscriber wants, all it wants, and the etag that tells two such sets apart.
+//! Subscriptions of one subscriber, one by one and as a set, and the etag of such a set.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +7,18 @@ use crate::glob::GlobPattern;
 use crate::topic::Topic;
 use crate::url::SubscriberUrl;
 
-/// What one subscription is about. The same bytes as an exact topic and as a glob are two
+/// The topics that one subscription covers. The same bytes as an exact topic and as a glob are two
 /// different interests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Interest {
-    /// This very topic, byte for byte.
+    /// One topic, byte for byte.
     Exact(Topic),
     /// Every topic that this pattern matches.
     Glob(GlobPattern),
 }
 
 impl Interest {
-    /// Whether a notification on `topic` is wanted.
+    /// `true` if a notification on `topic` is to be delivered.
     pub fn covers(&self, topic: &Topic) -> bool {
         match self {
             Self::Exact(own) => own == topic,
@@ -45,32 +45,58 @@ impl std::fmt::Display for Interest {
     }
 }
 
-/// A url, what it wants, and where it is told that it may have missed something: one row of the
-/// store.
+/// One subscription, as it is stored: receive url, interest and recovery url.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subscription {
-    /// Where messages are posted.
+    /// The url that messages are posted to.
     pub url: SubscriberUrl,
-    /// Which messages.
+    /// The topic or glob.
     pub interest: Interest,
-    /// Where MISSED is posted, if it is wanted.
+    /// The url that MISSED is posted to; `None` if MISSED is not wanted.
     pub recovery: Option<SubscriberUrl>,
 }
 
-/// All that one url wants: strictly ascending by bytes, so nothing twice.
+/// All subscriptions of one url: strictly ascending by bytes, so that nothing is there twice.
+///
+/// ```
+/// use httppubsub_proto::glob::GlobPattern;
+/// use httppubsub_proto::subscription::{Interest, SubscriptionSet};
+/// use httppubsub_proto::topic::Topic;
+/// use httppubsub_proto::url::SubscriberUrl;
+///
+/// let url = SubscriberUrl::new("http://me.example/v1/receive")?;
+/// let recovery = SubscriberUrl::new("http://me.example/v1/recover")?;
+/// let exact = Interest::Exact(Topic::new("jobs/7")?);
+/// let glob = Interest::Glob(GlobPattern::parse("news/*")?);
+/// assert!(glob.covers(&Topic::new("news/today")?));
+///
+/// let set: SubscriptionSet = [
+///     (glob.clone(), None),
+///     (exact.clone(), Some(recovery.clone())),
+/// ]
+/// .into_iter()
+/// .collect();
+/// assert_eq!(set.len(), 2);
+///
+/// // Equal sets have equal etags, in whatever order they were put together.
+/// let other: SubscriptionSet = [(exact, Some(recovery)), (glob, None)].into_iter().collect();
+/// assert_eq!(set.etag(&url), other.etag(&url));
+/// assert_ne!(set.etag(&url), SubscriptionSet::default().etag(&url));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SubscriptionSet {
     exacts: Vec<(Topic, Option<SubscriberUrl>)>,
     globs: Vec<(GlobPattern, Option<SubscriberUrl>)>,
 }
 
-/// A list of topics or globs is not strictly ascending by bytes.
+/// The error of a list of topics or globs that is not strictly ascending by bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} number {index} is not above the one before it")]
 pub struct NotAscending {
     /// `topic` or `glob`.
     pub kind: &'static str,
-    /// Which entry breaks the order, from 0.
+    /// Index of the entry that breaks the order, from 0.
     pub index: usize,
 }
 
@@ -95,12 +121,12 @@ impl SubscriptionSet {
         &self.globs
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.exacts.len() + self.globs.len()
     }
 
-    /// Whether nothing is wanted.
+    /// `true` if there is no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -122,23 +148,31 @@ impl SubscriptionSet {
 
     /// The etag of `url` having exactly these subscriptions.
     pub fn etag(&self, url: &SubscriberUrl) -> StrongEtag {
+        self.etag_with(url, || {})
+    }
+
+    /// [`SubscriptionSet::etag`] that calls `between` after each entry.
+    pub fn etag_with(&self, url: &SubscriberUrl, mut between: impl FnMut()) -> StrongEtag {
         let mut document = StrongEtagHasher::new(url);
         for (topic, recovery) in &self.exacts {
+            between();
             document.exact(
                 topic.as_bytes(),
                 recovery.as_ref().map(SubscriberUrl::as_str),
             );
         }
         for (glob, recovery) in &self.globs {
+            between();
             document.glob(glob.as_str(), recovery.as_ref().map(SubscriberUrl::as_str));
         }
         document.finish()
     }
 }
 
-/// In any order; of an interest that comes twice the last recovery url counts.
+/// Collects entries in any order; of an interest that comes twice the last recovery url counts.
 impl FromIterator<(Interest, Option<SubscriberUrl>)> for SubscriptionSet {
     fn from_iter<I: IntoIterator<Item = (Interest, Option<SubscriberUrl>)>>(entries: I) -> Self {
+        // A map by bytes puts the entries into the order that etags and SET need.
         let mut exacts = BTreeMap::new();
         let mut globs = BTreeMap::new();
         for (interest, recovery) in entries {
@@ -155,6 +189,7 @@ impl FromIterator<(Interest, Option<SubscriberUrl>)> for SubscriptionSet {
 }
 
 fn check_ascending<K: Ord, V>(entries: &[(K, V)], kind: &'static str) -> Result<(), NotAscending> {
+    // Equal neighbours are refused, too: it would not be clear whose recovery url counts.
     match entries.windows(2).position(|pair| pair[0].0 >= pair[1].0) {
         None => Ok(()),
         Some(index) => Err(NotAscending {
@@ -180,6 +215,19 @@ impl std::fmt::Display for StrongEtag {
 
 /// Computes a [`StrongEtag`] from rows as they come, in constant memory: all topics ascending by
 /// bytes, then all globs ascending by bytes.
+///
+/// ```
+/// use httppubsub_proto::subscription::{StrongEtagHasher, SubscriptionSet};
+/// use httppubsub_proto::url::SubscriberUrl;
+///
+/// let url = SubscriberUrl::new("http://me.example/v1/receive")?;
+/// let mut hasher = StrongEtagHasher::new(&url);
+/// hasher.exact(b"jobs/7", None);
+/// hasher.glob("news/*", Some("http://me.example/v1/recover"));
+/// let etag = hasher.finish();
+/// assert_ne!(etag, SubscriptionSet::default().etag(&url));
+/// # Ok::<(), httppubsub_proto::url::UrlTooLong>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct StrongEtagHasher {
     document: Sha512Hasher,
@@ -195,6 +243,7 @@ impl StrongEtagHasher {
         };
         it.document.update(b"URL");
         it.field(url.as_str().as_bytes());
+        // The words keep the two lists apart: the same text as topic and as glob makes two etags.
         it.document.update(b"\nEXACT");
         it
     }
@@ -213,8 +262,10 @@ impl StrongEtagHasher {
         self.field(recovery.unwrap_or_default().as_bytes());
     }
 
-    /// The etag of all of it.
+    /// The etag of all rows.
     pub fn finish(mut self) -> StrongEtag {
+        // Topics are over. Their list ends by the word that begins the next one, as it has no
+        // count.
         self.begin_globs();
         self.document.update(b"\n");
         StrongEtag(self.document.finish())

@@ -1,4 +1,4 @@
-//! A moment, as it is handed down to whatever needs to know the time.
+//! Moments and durations; nothing here reads a clock.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ impl Now {
         Self(since_epoch)
     }
 
-    /// How long after 1970-01-01T00:00:00Z this moment lies.
+    /// Time from 1970-01-01T00:00:00Z to this moment.
     pub const fn since_unix(self) -> Duration {
         self.0
     }
@@ -28,7 +28,7 @@ impl Now {
         u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Whether this moment and the whole second `timestamp` lie at most `lifetime` apart, in
+    /// `true` if this moment and the whole second `timestamp` lie at most `lifetime` apart, in
     /// either direction.
     pub fn within(self, timestamp: u64, lifetime: Duration) -> bool {
         self.0.abs_diff(Duration::from_secs(timestamp)) <= lifetime
@@ -47,8 +47,8 @@ impl std::ops::Add<Duration> for Now {
 /// later can be written down on every platform.
 pub const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
-/// Shortens what is longer than [`FOREVER`], so that no sum of a moment and a setting overflows. To be
-/// called where settings come in.
+/// Shortens durations that are longer than [`FOREVER`], so that no sum of a moment and a setting
+/// overflows. To be called where settings come in.
 pub fn bound<const N: usize>(durations: [&mut Duration; N]) {
     for duration in durations {
         *duration = FOREVER.min(*duration);

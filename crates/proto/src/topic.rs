@@ -1,4 +1,4 @@
-//! What a notification is about, and what it is called on its way.
+//! Topics of notifications, and the identifiers of single ones.
 
 use std::sync::Arc;
 
@@ -6,17 +6,30 @@ use bytes::Bytes;
 
 use crate::limits::{FIELD_BYTES_MAX, IDENTIFIER_BYTES_MAX};
 
-/// What a notification is about: any bytes, at most [`FIELD_BYTES_MAX`] of them.
+/// The topic of a notification: any bytes, at most [`FIELD_BYTES_MAX`] of them.
 ///
-/// Clones share it.
+/// Clones share the bytes.
+///
+/// ```
+/// use httppubsub_proto::topic::Topic;
+///
+/// let topic = Topic::new("jobs/7")?;
+/// assert_eq!(topic.as_str(), Some("jobs/7"));
+///
+/// let not_text = Topic::new([0xff, 0x00])?;
+/// assert_eq!(not_text.as_str(), None);
+///
+/// assert!(Topic::new(vec![b'a'; 65_536]).is_err());
+/// # Ok::<(), httppubsub_proto::topic::TopicTooLong>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Topic(Arc<[u8]>);
 
-/// A topic has more bytes than the wire can say.
+/// The error of a topic with more bytes than the wire can carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the topic has {bytes} bytes, {FIELD_BYTES_MAX} are allowed")]
 pub struct TopicTooLong {
-    /// How many there are.
+    /// Number of bytes.
     pub bytes: usize,
 }
 
@@ -35,12 +48,12 @@ impl Topic {
         Self(bytes.into())
     }
 
-    /// Its bytes.
+    /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Its text, if it is UTF-8. Only such topics match globs.
+    /// The text, if the bytes are UTF-8. Only such topics match globs.
     pub fn as_str(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
     }
@@ -62,6 +75,8 @@ impl std::fmt::Debug for Topic {
         match self.as_str() {
             Some(text) => show_quoted(text, f),
             None => {
+                // A topic may have 65,535 bytes, and others choose it: a log line shows enough to
+                // know it by.
                 let shown = &self.0[..self.0.len().min(SHOWN_BYTES_MAX)];
                 write!(f, "b\"{}\"", shown.escape_ascii())?;
                 show_cut(shown.len(), self.0.len(), f)
@@ -70,13 +85,14 @@ impl std::fmt::Debug for Topic {
     }
 }
 
-/// How much of a topic or glob a line of a log shows, in bytes.
+/// Longest part of a topic or glob that a line of a log shows, in bytes.
 const SHOWN_BYTES_MAX: usize = 200;
 
 /// Shows text that somebody else chose as it stands, except for control characters, which could
 /// upset a terminal.
 pub(crate) fn show_text(text: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
     let mut rest = text;
+    // Escaped one by one, as everything between two of them is written without a copy.
     while let Some(at) = rest.find(char::is_control) {
         f.write_str(&rest[..at])?;
         let mut chars = rest[at..].chars();
@@ -88,8 +104,8 @@ pub(crate) fn show_text(text: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt
     f.write_str(rest)
 }
 
-/// Shows text that somebody else chose for a line of a log: quoted, escaped, and cut where it is too
-/// long.
+/// Shows text that somebody else chose for a line of a log: quoted, escaped, and cut where it is
+/// too long.
 pub(crate) fn show_quoted(text: &str, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
     let shown = &text[..text.floor_char_boundary(SHOWN_BYTES_MAX)];
     write!(f, "{shown:?}")?;
@@ -104,15 +120,15 @@ fn show_cut(shown: usize, bytes: usize, f: &mut std::fmt::Formatter<'_>) -> std:
 }
 
 /// Tells one notification, or one delivery of it, from another: at most
-/// [`IDENTIFIER_BYTES_MAX`] bytes, chosen by whoever sends.
+/// [`IDENTIFIER_BYTES_MAX`] bytes, chosen by the sender.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Identifier(Bytes);
 
-/// An identifier has more bytes than the wire can say.
+/// The error of an identifier with more bytes than the wire can carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the identifier has {bytes} bytes, {IDENTIFIER_BYTES_MAX} are allowed")]
 pub struct IdentifierTooLong {
-    /// How many there are.
+    /// Number of bytes.
     pub bytes: usize,
 }
 
@@ -131,7 +147,7 @@ impl Identifier {
         Self(Bytes::copy_from_slice(bytes))
     }
 
-    /// Its bytes.
+    /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -1,25 +1,41 @@
-//! Where subscribers are reached: the url as it was registered, and what of it a request needs.
+//! Urls of subscribers: the text as it was registered, and the parts of it that a request needs.
 
 use std::sync::Arc;
 
 use crate::limits::FIELD_BYTES_MAX;
+use crate::paths::{RECEIVE, RECEIVE_FOR_WEBSOCKETS, RECOVER};
 
 /// A receive or recovery url exactly as it was registered: UTF-8, at most [`FIELD_BYTES_MAX`]
 /// bytes, compared byte for byte and never normalized. It need not be a usable url
 /// (`docs/protocol/subscriptions.md` §1); [`Endpoint::parse`] tells.
+///
+/// ```
+/// use httppubsub_proto::url::{Endpoint, SubscriberUrl};
+///
+/// let url = SubscriberUrl::new("https://hooks.example:8443/in?token=x#part")?;
+/// assert_eq!(url.without_fragment(), "https://hooks.example:8443/in?token=x");
+///
+/// // For logs: the path and the query may hold secrets.
+/// assert_eq!(url.to_string(), "https://hooks.example:8443");
+///
+/// let endpoint = Endpoint::parse(&url)?;
+/// assert_eq!(endpoint.host_header(), "hooks.example:8443");
+/// assert_eq!(endpoint.path_and_query(), "/in?token=x");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubscriberUrl(Arc<str>);
 
-/// A url has more bytes than the wire can say.
+/// The error of a url with more bytes than the wire can carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the url has {bytes} bytes, {FIELD_BYTES_MAX} are allowed")]
 pub struct UrlTooLong {
-    /// How many there are.
+    /// Number of bytes.
     pub bytes: usize,
 }
 
 impl SubscriberUrl {
-    /// The url that is spelled so.
+    /// The url with this spelling, whether or not it is usable.
     pub fn new(text: impl Into<Arc<str>>) -> Result<Self, UrlTooLong> {
         let text = text.into();
         if text.len() > FIELD_BYTES_MAX {
@@ -33,15 +49,22 @@ impl SubscriberUrl {
         Self(text.into())
     }
 
-    /// Its text.
+    /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Its text up to the fragment, which is not sent and which signatures of deliveries leave out
+    /// The text up to the fragment, which is not sent and which signatures of deliveries leave out
     /// (`docs/protocol/auth.md` §6).
     pub fn without_fragment(&self) -> &str {
         self.0.split_once('#').map_or(&self.0, |(before, _)| before)
+    }
+
+    /// `true` if a broadcaster receives for its websocket subscribers at this url, as broadcasters
+    /// spell it: the text ends with [`RECEIVE_FOR_WEBSOCKETS`]
+    /// (`docs/protocol/stateless.md` §8).
+    pub fn is_broadcaster_receiver(&self) -> bool {
+        self.0.ends_with(RECEIVE_FOR_WEBSOCKETS)
     }
 }
 
@@ -61,12 +84,13 @@ impl std::fmt::Debug for SubscriberUrl {
     }
 }
 
-/// A url, or what was meant as one, as an error may quote it: `***` stands for a user name and password,
-/// and what may be a query or fragment is left out. Where it is not clear what a character means, less is
-/// shown.
+/// The text of a url, or of a mistyped one, as an error may quote it: `***` stands for a user name
+/// and password, and a query or fragment is left out. Where the role of a character is not clear,
+/// less is shown.
 pub fn redacted(text: &str) -> String {
     let start = text.find("://").map_or(0, |at| at + "://".len());
     let (scheme, rest) = text.split_at(start);
+    // The last one, and before a query is looked for: a mistyped password may hold any character.
     let (userinfo, rest) = match rest.rsplit_once('@') {
         Some((_, rest)) => ("***@", rest),
         None => ("", rest),
@@ -77,27 +101,28 @@ pub fn redacted(text: &str) -> String {
     }
 }
 
-/// Why nothing can be posted to a url.
+/// The reason why nothing can be posted to a url.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EndpointError {
-    /// It is not an absolute url with a host.
+    /// The text is not an absolute url with a host.
     #[error("not an absolute url: {0}")]
     Syntax(::url::ParseError),
-    /// Its scheme is neither `http` nor `https`.
+    /// The scheme is neither `http` nor `https`.
     #[error("the scheme is {0:?}, only http and https are posted to")]
     Scheme(String),
-    /// It has no host.
+    /// The url has no host.
     #[error("the url has no host")]
     NoHost,
-    /// It carries a user name or password, which would have to be sent to be of use.
+    /// The url carries a user name or password, which would have to be sent to be of use.
     #[error("the url carries a user name or a password")]
     UserInfo,
-    /// It holds a control character.
+    /// The url holds a control character or a blank.
     #[error("the url holds a control character or blank")]
     Control,
 }
 
-/// How the peer is spoken with.
+/// The scheme of a url that can be posted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// Plain text.
@@ -106,14 +131,14 @@ pub enum Scheme {
     Https,
 }
 
-/// Who is connected to: scheme, host and port. Requests to one origin share connections.
+/// The peer of a connection: scheme, host and port. Requests to one origin share connections.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// How the peer is spoken with.
+    /// Plain text or TLS.
     pub scheme: Scheme,
     /// Lower-case name, IPv4 address, or IPv6 address without brackets.
     pub host: String,
-    /// The port, always said.
+    /// The port, the default of the scheme included.
     pub port: u16,
 }
 
@@ -123,6 +148,7 @@ impl std::fmt::Display for Origin {
             Scheme::Http => "http",
             Scheme::Https => "https",
         };
+        // Only an IPv6 address has a colon.
         if self.host.contains(':') {
             write!(f, "{scheme}://[{}]:{}", self.host, self.port)
         } else {
@@ -131,7 +157,7 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// What a request needs of a url: whom to connect to and what to ask for there.
+/// The parts of a url that a request needs: the peer to connect to, and the target there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     origin: Origin,
@@ -140,12 +166,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// What a request to `url` needs. The fragment is dropped.
+    /// The endpoint of `url`. The fragment is dropped.
     pub fn parse(url: &SubscriberUrl) -> Result<Self, EndpointError> {
         Self::parse_str(url.as_str())
     }
 
-    /// What a request to the url spelled `text` needs. The fragment is dropped.
+    /// The endpoint of the url with the spelling `text`. The fragment is dropped.
     pub fn parse_str(text: &str) -> Result<Self, EndpointError> {
         if text
             .bytes()
@@ -153,12 +179,15 @@ impl Endpoint {
         {
             return Err(EndpointError::Control);
         }
+        // The check above comes first because the parser drops tabs and newlines silently: the url
+        // that is judged must be the one that is used.
         let url = ::url::Url::parse(text).map_err(EndpointError::Syntax)?;
         let scheme = match url.scheme() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
             other => return Err(EndpointError::Scheme(other.to_owned())),
         };
+        // They would travel in `Authorization`, which carries the value of the scheme.
         if !url.username().is_empty() || url.password().is_some() {
             return Err(EndpointError::UserInfo);
         }
@@ -169,6 +198,8 @@ impl Endpoint {
             None => return Err(EndpointError::NoHost),
         };
         let port = url.port_or_known_default().ok_or(EndpointError::NoHost)?;
+        // `Host` has brackets around an IPv6 address and leaves the scheme's own port out (RFC 9110
+        // §7.2); the resolver wants the address bare.
         let bracketed = url.host_str().ok_or(EndpointError::NoHost)?;
         let host_header = match url.port() {
             Some(port) => format!("{bracketed}:{port}"),
@@ -185,7 +216,7 @@ impl Endpoint {
         })
     }
 
-    /// Whom to connect to.
+    /// The peer to connect to.
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
@@ -202,11 +233,20 @@ impl Endpoint {
 }
 
 /// The two urls that a client registers (`docs/protocol/stateless.md` §9).
+///
+/// ```
+/// use httppubsub_proto::url::ClientUrls;
+///
+/// let urls = ClientUrls::of_host("http://me.example:3004/prefix")?;
+/// assert_eq!(urls.receive.as_str(), "http://me.example:3004/prefix/v1/receive");
+/// assert_eq!(urls.recovery.as_str(), "http://me.example:3004/prefix/v1/recover");
+/// # Ok::<(), httppubsub_proto::url::UrlTooLong>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientUrls {
-    /// Where it takes RECEIVE.
+    /// The url for RECEIVE.
     pub receive: SubscriberUrl,
-    /// Where it takes MISSED.
+    /// The url for MISSED.
     pub recovery: SubscriberUrl,
 }
 
@@ -214,11 +254,12 @@ impl ClientUrls {
     /// The urls of the client that is reached at `host`, which may carry a path prefix and a
     /// fragment.
     pub fn of_host(host: &str) -> Result<Self, UrlTooLong> {
+        // The paths belong before the fragment, or they would be part of it.
         let split = host.find('#').unwrap_or(host.len());
         let (before, rest) = host.split_at(split);
         Ok(Self {
-            receive: SubscriberUrl::new(format!("{before}/v1/receive{rest}"))?,
-            recovery: SubscriberUrl::new(format!("{before}/v1/recover{rest}"))?,
+            receive: SubscriberUrl::new(format!("{before}{RECEIVE}{rest}"))?,
+            recovery: SubscriberUrl::new(format!("{before}{RECOVER}{rest}"))?,
         })
     }
 }
@@ -284,6 +325,22 @@ mod tests {
             ("http://h/#canary", "http://h/?***"),
         ] {
             assert_eq!(redacted(url), want);
+        }
+    }
+
+    #[test]
+    fn a_broadcaster_receives_at_a_url_that_ends_with_the_path_for_it() {
+        for (url, want) in [
+            ("http://b:3003/v1/receive_for_websockets", true),
+            ("http://b/prefix/v1/receive_for_websockets", true),
+            ("http://b:3003/v1/missed_for_websockets", false),
+            ("http://b:3003/v1/receive_for_websockets#1", false),
+            ("http://b:3003/v1/receive_for_websockets/", false),
+            ("http://b:3003/V1/receive_for_websockets", false),
+            ("http://c/v1/receive", false),
+        ] {
+            let parsed = SubscriberUrl::new(url).unwrap();
+            assert_eq!(parsed.is_broadcaster_receiver(), want, "{url}");
         }
     }
 

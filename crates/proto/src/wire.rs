@@ -4,7 +4,7 @@
 use crate::digest::Sha512;
 use crate::limits::SHA512_BYTES;
 
-/// Why bytes are not the message they should be.
+/// The reason why bytes are not the message they should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The bytes end before the field does. More bytes may cure it.
@@ -12,7 +12,7 @@ pub enum DecodeError {
     Short {
         /// The field that is not whole.
         field: &'static str,
-        /// Where the missing part begins, in bytes from the start.
+        /// Offset of the missing part, in bytes from the start.
         at: usize,
         /// Bytes the field needs from there.
         need: usize,
@@ -24,7 +24,7 @@ pub enum DecodeError {
     NotUtf8 {
         /// The field.
         field: &'static str,
-        /// Where its bytes begin.
+        /// Offset of its first byte.
         at: usize,
     },
     /// The message is of another type than was asked for.
@@ -46,21 +46,37 @@ pub enum DecodeError {
     Invalid {
         /// The field.
         field: &'static str,
-        /// Where its bytes begin.
+        /// Offset of its first byte.
         at: usize,
-        /// What is wrong with it.
+        /// The problem, as the end of a sentence.
         problem: &'static str,
     },
 }
 
 impl DecodeError {
-    /// Whether more bytes may make the message whole.
+    /// `true` if more bytes may make the message whole.
     pub fn is_short(&self) -> bool {
         matches!(self, Self::Short { .. })
     }
 }
 
 /// Reads the fields of a message one after the other, never past the end.
+///
+/// ```
+/// use httppubsub_proto::wire::{DecodeError, Reader, Writer};
+///
+/// let mut writer = Writer::default();
+/// writer.field16(b"jobs/7").u32(3);
+/// let bytes = writer.into_bytes();
+///
+/// let mut reader = Reader::new(&bytes);
+/// assert_eq!(reader.field16("topic")?, b"jobs/7");
+/// assert_eq!(reader.u32("count")?, 3);
+/// let error = reader.u8("flags").unwrap_err();
+/// assert!(error.is_short());
+/// assert_eq!(error.to_string(), "cut short in flags: 1 more bytes needed at offset 12, 0 left");
+/// # Ok::<(), DecodeError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
@@ -73,19 +89,21 @@ impl<'a> Reader<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// How many bytes have been read.
+    /// Number of bytes that have been read.
     pub fn position(&self) -> usize {
         self.at
     }
 
-    /// What has not been read yet.
+    /// The bytes that have not been read yet.
     pub fn rest(&self) -> &'a [u8] {
+        // `at` cannot be behind the end: it moves only past bytes that are there.
         &self.bytes[self.at..]
     }
 
     /// The next `count` bytes.
     pub fn bytes(&mut self, count: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let rest = self.rest();
+        // `count` is from the wire and may be anything.
         let Some(bytes) = rest.get(..count) else {
             return Err(DecodeError::Short {
                 field,
@@ -143,6 +161,7 @@ impl<'a> Reader<'a> {
     /// UTF-8 behind a length of two bytes.
     pub fn text16(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
         let bytes = self.field16(field)?;
+        // The offset of the text, behind its length.
         let at = self.at - bytes.len();
         std::str::from_utf8(bytes).map_err(|_| DecodeError::NotUtf8 { field, at })
     }
@@ -170,7 +189,7 @@ impl Writer {
         }
     }
 
-    /// What was written.
+    /// The bytes that were written.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }

@@ -1,23 +1,23 @@
 //! `auth.json`: all that is ever signed, its bytes and codes.
 
-mod common;
+mod recorded;
 
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use common::{Fields as _, glob, vectors};
 use httppubsub_proto::auth::{
     AuthError, Authorization as _, Claim, Code, HmacAuthorization, Stamp, Unspent,
 };
 use httppubsub_proto::digest::{Sha512, hex};
-use httppubsub_proto::http::{
+use httppubsub_proto::stateless::{
     CheckResponse, ConfirmMissed, ConfirmReceive, GenericResponse, NotifyResponse,
     UNSUBSCRIBE_IMMEDIATE,
 };
 use httppubsub_proto::subscription::{Interest, StrongEtag};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::{Identifier, Topic};
+use recorded::{Fields as _, glob, vectors};
 use serde_json::Value;
 
 const CASES: usize = 82;

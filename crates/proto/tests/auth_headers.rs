@@ -1,12 +1,12 @@
 //! `auth_headers.json`: which values of the `Authorization` header count, and how often.
 
-mod common;
+mod recorded;
 
 use std::time::Duration;
 
-use common::{Fields as _, recorded_now, secrets, vectors};
 use httppubsub_proto::auth::{AuthError, Claim, Code, SpendError, SpentCodes, Unspent};
 use httppubsub_proto::time::Now;
+use recorded::{Fields as _, recorded_now, secrets, vectors};
 use serde_json::Value;
 
 #[test]

@@ -1,20 +1,22 @@
 //! `broadcaster.json`: what a broadcaster takes, and what it answers.
 
-mod common;
+mod recorded;
 
 use bytes::Bytes;
-use common::request::Request;
-use common::{Fields as _, recorded_now, rows_in_text, secrets, unhex, url, vectors};
 use httppubsub_proto::auth::{AuthError, Authorization, Claim, Secrets};
 use httppubsub_proto::digest::{Sha512, decode_repr_digest, encode_repr_digest, hex};
-use httppubsub_proto::http::{
-    CHECK_SUBSCRIPTIONS, CheckResponse, ConfirmMissed, GenericResponse, MISSED_FOR_WEBSOCKETS,
-    NOTIFY, NotifyResponse, NotifyTrace, RECEIVE_FOR_WEBSOCKETS, ReceiveAnswer, SET_SUBSCRIPTIONS,
+use httppubsub_proto::paths::{
+    CHECK_SUBSCRIPTIONS, MISSED_FOR_WEBSOCKETS, NOTIFY, RECEIVE_FOR_WEBSOCKETS, SET_SUBSCRIPTIONS,
+};
+use httppubsub_proto::stateless::{
+    CheckResponse, ConfirmMissed, GenericResponse, NotifyResponse, NotifyTrace, ReceiveAnswer,
     UNSUBSCRIBE_IMMEDIATE,
 };
 use httppubsub_proto::subscription::{Interest, SubscriptionSet};
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
+use recorded::request::Request;
+use recorded::{Fields as _, recorded_now, rows_in_text, secrets, unhex, url, vectors};
 use serde_json::Value;
 
 /// Refused with 400 although the body is fine: the broadcaster's own doing.
@@ -153,7 +155,7 @@ fn the_interests_of_the_fan_out_cover_what_is_relevant() {
     let file = vectors("broadcaster.json");
     let interests = [
         Interest::Exact(Topic::new("ws").unwrap()),
-        Interest::Glob(common::glob("ws/*")),
+        Interest::Glob(recorded::glob("ws/*")),
     ];
     let mut relevant = 0;
     for step in steps(&file) {

@@ -1,13 +1,13 @@
 //! `client.json`: which tracing published clients survive, and how long a client waits.
 
-mod common;
+mod recorded;
 
 use std::time::Duration;
 
-use common::{Fields as _, vectors};
 use httppubsub_proto::backoff::before_pass;
-use httppubsub_proto::http::NotifyTrace;
+use httppubsub_proto::stateless::NotifyTrace;
 use httppubsub_proto::time::Now;
+use recorded::{Fields as _, vectors};
 
 #[test]
 fn published_clients_survive_a_tracing_with_an_entry_and_no_other() {

@@ -1,16 +1,17 @@
 //! `deliveries.json`: what a broadcaster posts, how it takes the answers, and when it tries again.
 
-mod common;
+mod recorded;
 
 use std::time::Duration;
 
-use common::request::Request;
-use common::{Fields as _, recorded_now, secrets, url, vectors};
 use httppubsub_proto::auth::{AuthError, Claim};
 use httppubsub_proto::backoff::MissedSchedule;
 use httppubsub_proto::digest::{Sha512, decode_repr_digest, encode_repr_digest, hex};
-use httppubsub_proto::http::{RECEIVE, RECOVER, ReceiveAnswer};
+use httppubsub_proto::paths::{RECEIVE, RECOVER};
+use httppubsub_proto::stateless::ReceiveAnswer;
 use httppubsub_proto::topic::Identifier;
+use recorded::request::Request;
+use recorded::{Fields as _, recorded_now, secrets, url, vectors};
 use serde_json::Value;
 
 #[test]

@@ -1,13 +1,13 @@
 //! `etags.json`: the etag of a set, and lists that are no set.
 
-mod common;
+mod recorded;
 
-use common::{Fields as _, glob, set_in_hex, unhex, url, vectors};
 use httppubsub_proto::digest::Sha512;
-use httppubsub_proto::http::{SetListsError, decode_set_lists, encode_set_lists};
+use httppubsub_proto::stateless::{SetListsError, decode_set_lists, encode_set_lists};
 use httppubsub_proto::subscription::{NotAscending, StrongEtag, StrongEtagHasher, SubscriptionSet};
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::wire::Writer;
+use recorded::{Fields as _, glob, set_in_hex, unhex, url, vectors};
 
 #[test]
 fn every_set_has_the_recorded_etag() {

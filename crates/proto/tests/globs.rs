@@ -1,9 +1,9 @@
 //! `globs.json`: 300 pairs and whether they match.
 
-mod common;
+mod recorded;
 
-use common::{Fields as _, glob, vectors};
 use httppubsub_proto::subscription::Interest;
+use recorded::{Fields as _, glob, vectors};
 
 #[test]
 fn every_pair_matches_as_expected() {

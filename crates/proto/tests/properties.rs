@@ -9,13 +9,13 @@ use httppubsub_proto::auth::{
 };
 use httppubsub_proto::digest::{Sha512, decode_repr_digest, encode_repr_digest};
 use httppubsub_proto::glob::GlobPattern;
-use httppubsub_proto::http::{
+use httppubsub_proto::limits::{FIELD_BYTES_MAX, IDENTIFIER_BYTES_MAX};
+use httppubsub_proto::stateless::{
     CheckRequest, CheckResponse, ConfirmMissed, ConfirmReceive, GenericResponse, HEAD_BYTES_MAX,
     InterestKind, MissedHead, NotifyHead, NotifyResponse, NotifyTrace, ReceiveAnswer, ReceiveHead,
     SetHead, SetListsError, SubscribeRequest, UNSUBSCRIBE_IMMEDIATE, UnsubscribeRequest,
     decode_set_lists, encode_set_lists,
 };
-use httppubsub_proto::limits::{FIELD_BYTES_MAX, IDENTIFIER_BYTES_MAX};
 use httppubsub_proto::subscription::{Interest, StrongEtag, StrongEtagHasher, SubscriptionSet};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::{Identifier, Topic};

@@ -1,17 +1,17 @@
 //! `requests.json`: what the published client sends, and under which urls it registers.
 
-mod common;
+mod recorded;
 
-use common::request::Request;
-use common::{Fields as _, recorded_now, secrets, set_in_hex, url, vectors};
 use httppubsub_proto::auth::{AuthError, Scheme};
 use httppubsub_proto::digest::{Sha512, hex};
-use httppubsub_proto::http::{
+use httppubsub_proto::paths::{
     CHECK_SUBSCRIPTIONS, NOTIFY, SET_SUBSCRIPTIONS, SUBSCRIBE_EXACT, SUBSCRIBE_GLOB,
     UNSUBSCRIBE_EXACT, UNSUBSCRIBE_GLOB,
 };
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::url::{ClientUrls, Endpoint};
+use recorded::request::Request;
+use recorded::{Fields as _, recorded_now, secrets, set_in_hex, url, vectors};
 use serde_json::Value;
 
 #[test]

@@ -1,12 +1,12 @@
 //! `secrets.json`: which secrets files can be read, and what they say.
 
-mod common;
+mod recorded;
 
 use std::time::Duration;
 
-use common::{Fields as _, vectors};
 use httppubsub_proto::auth::{Claim, Scheme, Secrets, Stamp};
 use httppubsub_proto::time::Now;
+use recorded::{Fields as _, vectors};
 use serde_json::Value;
 
 #[test]

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
+mod recorded;
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
@@ -12,8 +13,6 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
-use common::stateful::joined;
-use common::{Fields as _, unhex, vectors};
 use httppubsub_proto::auth::{
     AuthError, Authorization, CannotAuthorize, Claim, Scheme, Stamp, Unspent,
 };
@@ -23,8 +22,12 @@ use httppubsub_proto::session::{
     InterestTicket, Nonces, Notification, NotifyTicket, OutgoingBody, Output, ReceiveTicket,
     StreamCounters, SubscriberConfig, SubscriberEvent, SubscriberSession,
 };
+use httppubsub_proto::stateful::{
+    BodyHead, HeaderStyle, Part, StreamPart, ToBroadcaster, ToSubscriber,
+};
 use httppubsub_proto::time::Now;
-use httppubsub_proto::ws::{BodyHead, HeaderStyle, Part, StreamPart, ToBroadcaster, ToSubscriber};
+use recorded::stateful::joined;
+use recorded::{Fields as _, unhex, vectors};
 use serde_json::Value;
 
 /// Signs with what was recorded, after it was checked that this vouches for the claim.
@@ -226,24 +229,32 @@ struct AtBroadcaster {
 impl AtBroadcaster {
     fn drain(&mut self) {
         loop {
+            while let Some(event) = self.machine.poll_event() {
+                self.on(event);
+            }
             match self.machine.poll_output() {
                 Output::Send(message) => self.sent.push_back(bytes_of(message)),
-                Output::Event(BroadcasterEvent::Configure { .. }) => {}
-                Output::Event(BroadcasterEvent::Interest(it)) => self.interests.push_back(it),
-                Output::Event(BroadcasterEvent::Delivered(_)) => self.delivered += 1,
-                Output::Event(BroadcasterEvent::Notify(part)) => {
-                    let plain = match (&part.begins, part.streamed) {
-                        (Some((_, head)), false) if head.compressor == 0 => {
-                            Some(head.compressed_sha512)
-                        }
-                        _ => None,
-                    };
-                    if let Some(ticket) = part.ends {
-                        self.notifications.push_back((ticket, plain));
-                    }
-                }
                 Output::Close(reason) => panic!("{reason}"),
                 Output::Timeout(_) => return,
+            }
+        }
+    }
+
+    fn on(&mut self, event: BroadcasterEvent) {
+        match event {
+            BroadcasterEvent::Configure { .. } => {}
+            BroadcasterEvent::Interest(it) => self.interests.push_back(it),
+            BroadcasterEvent::Delivered(_) => self.delivered += 1,
+            BroadcasterEvent::Notify(part) => {
+                let plain = match (&part.begins, part.streamed) {
+                    (Some((_, head)), false) if head.compressor == 0 => {
+                        Some(head.compressed_sha512)
+                    }
+                    _ => None,
+                };
+                if let Some(ticket) = part.ends {
+                    self.notifications.push_back((ticket, plain));
+                }
             }
         }
     }
@@ -324,7 +335,7 @@ impl AtBroadcaster {
 
 thread_local! {
     /// What was signed in each CONFIRM_NOTIFY, by its place in the session.
-    static SIGNED: std::cell::RefCell<Vec<Option<Sha512>>> = const { std::cell::RefCell::new(Vec::new()) };
+    static SIGNED: RefCell<Vec<Option<Sha512>>> = const { RefCell::new(Vec::new()) };
 }
 
 fn recorded_plain(_: &[Said], at: usize) -> Sha512 {
@@ -377,13 +388,15 @@ struct AtSubscriber {
 impl AtSubscriber {
     fn drain(&mut self) {
         loop {
+            while let Some(event) = self.machine.poll_event() {
+                match event {
+                    SubscriberEvent::Receive(part) => self.tickets.extend(part.ends),
+                    SubscriberEvent::Missed(_) => self.missed += 1,
+                    _ => {}
+                }
+            }
             match self.machine.poll_output() {
                 Output::Send(message) => self.sent.push_back(bytes_of(message)),
-                Output::Event(SubscriberEvent::Receive(part)) => {
-                    self.tickets.extend(part.ends);
-                }
-                Output::Event(SubscriberEvent::Missed(_)) => self.missed += 1,
-                Output::Event(_) => {}
                 Output::Close(reason) => panic!("{reason}"),
                 Output::Timeout(_) => return,
             }
@@ -458,7 +471,7 @@ impl AtSubscriber {
 type Confirmed = (usize, httppubsub_proto::topic::Identifier, Sha512);
 
 thread_local! {
-    static PLAIN: std::cell::RefCell<Vec<Confirmed>> = const { std::cell::RefCell::new(Vec::new()) };
+    static PLAIN: RefCell<Vec<Confirmed>> = const { RefCell::new(Vec::new()) };
 }
 
 fn replay_at_the_subscriber(name: &str) {

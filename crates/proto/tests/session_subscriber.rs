@@ -22,14 +22,14 @@ use httppubsub_proto::session::{
     CompressorSizes, Nonces, Notification, OutgoingBody, Output, ReceiveTicket, SessionError,
     StreamCounters, SubscriberConfig, SubscriberEvent, SubscriberSession,
 };
-use httppubsub_proto::subscription::Interest;
-use httppubsub_proto::time::Now;
-use httppubsub_proto::topic::{Identifier, Topic};
-use httppubsub_proto::ws::{
+use httppubsub_proto::stateful::{
     BodyHead, ConfirmConfigure, ConfirmNotify, ConnectionNonce, Continue, DisableCustom,
     EnableCustom, EnablePreset, HeaderStyle, InterestMessage, MissedMessage, Part, StreamPart,
     ToBroadcaster, ToSubscriber,
 };
+use httppubsub_proto::subscription::Interest;
+use httppubsub_proto::time::Now;
+use httppubsub_proto::topic::{Identifier, Topic};
 
 const BOTH: [StreamCounters; 2] = [StreamCounters::FirstPart, StreamCounters::EachPart];
 
@@ -163,8 +163,9 @@ fn what_cannot_be_read_ends_the_session_after_all_that_could_was_told() {
     let missed = talk.missed("a", 1).encode(HeaderStyle::Expanded);
     talk.session.handle_message(&missed.into(), talk.now);
     talk.session.handle_message(&Bytes::new(), talk.now);
-    let first = talk.session.poll_output();
-    assert!(matches!(first, Output::Event(SubscriberEvent::Missed(_))));
+    let first = talk.session.poll_event();
+    assert!(matches!(first, Some(SubscriberEvent::Missed(_))));
+    assert_eq!(talk.session.poll_event(), None);
     let Output::Close(reason) = talk.session.poll_output() else {
         panic!("it goes on");
     };
@@ -884,7 +885,8 @@ fn an_announcement_vouches_for_all_it_says() {
     }
 }
 
-/// A negative level cannot be signed by published ends (§4), but schemes that sign nothing carry it.
+/// A negative level cannot be signed by published ends (§4), but schemes that sign nothing carry
+/// it.
 #[test]
 fn a_negative_level_is_taken_where_nothing_is_signed() {
     let token: Arc<dyn Authorization> = Arc::new(TokenAuthorization::new("x").unwrap());
@@ -933,7 +935,7 @@ fn the_id_of_a_dictionary_tells_whether_both_ends_knew_it_before() {
 }
 
 /// As many as a broadcaster has use for (§12); more would only cost memory
-/// (`docs/reliability.md` T10).
+/// (`docs/design/threats.md` T10).
 #[test]
 fn two_dictionaries_are_kept_at_most() {
     let mut talk = Talk::open(|_| {});
@@ -1071,6 +1073,8 @@ impl Talk {
     }
 
     fn poll_one(&mut self) -> bool {
+        let events = std::iter::from_fn(|| self.session.poll_event());
+        self.events.extend(events);
         match self.session.poll_output() {
             Output::Send(message) => {
                 let body = match &message.body {
@@ -1084,7 +1088,6 @@ impl Talk {
                 self.sent
                     .push_back([&message.head[..], &body].concat().into());
             }
-            Output::Event(event) => self.events.push_back(event),
             Output::Close(reason) => {
                 assert_eq!(self.closed.replace(reason), None, "it closes twice");
             }

@@ -1,18 +1,18 @@
 //! `subscriber.json`: what a subscriber takes, and what it answers.
 
-mod common;
+mod recorded;
 
 use bytes::Bytes;
-use common::{Fields as _, recorded_now, secrets, unhex, vectors};
 use httppubsub_proto::auth::{Authorization, Claim, Secrets, Stamp};
 use httppubsub_proto::digest::{Sha512, decode_repr_digest, hex};
-use httppubsub_proto::http::{
-    ConfirmMissed, ConfirmReceive, MissedHead, RECEIVE, RECOVER, ReceiveAnswer, ReceiveHead,
-    UNSUBSCRIBE_IMMEDIATE,
+use httppubsub_proto::paths::{RECEIVE, RECOVER};
+use httppubsub_proto::stateless::{
+    ConfirmMissed, ConfirmReceive, MissedHead, ReceiveAnswer, ReceiveHead, UNSUBSCRIBE_IMMEDIATE,
 };
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::{ClientUrls, SubscriberUrl};
+use recorded::{Fields as _, recorded_now, secrets, unhex, vectors};
 use serde_json::Value;
 
 #[test]
@@ -120,7 +120,7 @@ impl Subscriber {
     }
 
     fn receive(&self, headers: &Value, body: &[u8]) -> Answer {
-        // As published subscribers do; ours never does (`docs/reliability.md` §5.1 no. 5).
+        // As published subscribers do; ours never does (`docs/design/threats.md` §5.1 no. 5).
         let unsubscribe = |status| Answer::Refused(status, &UNSUBSCRIBE_IMMEDIATE);
         let digest = headers.maybe_text("repr-digest").unwrap_or_default();
         let Ok(digest) = decode_repr_digest(digest.as_bytes()) else {

@@ -1,13 +1,13 @@
 //! `tracing.json`: the tracing that published broadcasters send with the answer to NOTIFY.
 
-mod common;
+mod recorded;
 
 use std::time::Duration;
 
-use common::{Fields as _, vectors};
-use httppubsub_proto::http::NotifyTrace;
+use httppubsub_proto::stateless::NotifyTrace;
 use httppubsub_proto::time::Now;
 use httppubsub_proto::wire::Reader;
+use recorded::{Fields as _, vectors};
 
 #[test]
 fn every_recorded_tracing_has_the_recorded_entries() {

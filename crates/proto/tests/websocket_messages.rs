@@ -1,26 +1,26 @@
 //! `stateful/messages_*.json`, `parse_*.json` and `connection_urls.json`: every message of a
 //! websocket, byte for byte.
 
-mod common;
+mod recorded;
 
 use std::num::NonZeroU64;
 
 use bytes::Bytes;
-use common::stateful::{fields_of_broadcaster, fields_of_subscriber, joined};
-use common::{Fields as _, vectors};
 use httppubsub_proto::digest::{Sha512, hex};
 use httppubsub_proto::glob::GlobPattern;
-use httppubsub_proto::subscription::Interest;
-use httppubsub_proto::topic::{Identifier, Topic};
-use httppubsub_proto::wire::DecodeError;
-use httppubsub_proto::ws::{
+use httppubsub_proto::stateful::{
     BodyHead, Configure, ConfirmConfigure, ConfirmNotify, ConfirmReceive, ConnectionNonce,
     Continue, DisableCustom, EnableCustom, EnablePreset, HeaderStyle, InterestMessage,
     MissedMessage, Notify, Part, StreamPart, ToBroadcaster, ToSubscriber,
 };
+use httppubsub_proto::subscription::Interest;
+use httppubsub_proto::topic::{Identifier, Topic};
+use httppubsub_proto::wire::DecodeError;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use recorded::stateful::{fields_of_broadcaster, fields_of_subscriber, joined};
+use recorded::{Fields as _, vectors};
 use serde_json::Value;
 
 /// The fields that the message of a case reads as, and the message written again.
@@ -191,7 +191,8 @@ fn a_refusal_names_the_header_and_its_place() {
     check_refused("0000 0002 0000", "authorization at offset 6: is missing");
     // The value that counts is the last.
     check_refused(
-        "0000 0002 0002 000d 617574686f72697a6174696f6e 0001 61 000d 617574686f72697a6174696f6e 0001 ff",
+        "0000 0002 0002 000d 617574686f72697a6174696f6e 0001 61 000d 617574686f72697a6174696f6e \
+         0001 ff",
         "authorization at offset 41 is not UTF-8",
     );
 }
@@ -230,7 +231,11 @@ proptest! {
 
     #[test]
     fn a_changed_message_is_read_or_refused(
-        message in to_broadcaster(), answer in to_subscriber(), expanded: bool, at: usize, bit in 0_u32..8,
+        message in to_broadcaster(),
+        answer in to_subscriber(),
+        expanded: bool,
+        at: usize,
+        bit in 0_u32..8,
     ) {
         let style = match expanded {
             true => HeaderStyle::Expanded,
@@ -247,7 +252,11 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_are_too_strange_to_be_read_or_refused(bytes: Vec<u8>, kind in 0_u8..14, minimal: bool) {
+    fn no_bytes_are_too_strange_to_be_read_or_refused(
+        bytes: Vec<u8>,
+        kind in 0_u8..14,
+        minimal: bool,
+    ) {
         let mut message = vec![0, u8::from(minimal), 0, kind];
         message.extend_from_slice(&bytes);
         check_any(&message.into());
@@ -536,5 +545,5 @@ fn body() -> impl Strategy<Value = Bytes> {
 }
 
 fn hex_bytes(text: &str) -> Vec<u8> {
-    common::unhex(text)
+    recorded::unhex(text)
 }

@@ -10,7 +10,9 @@ use httppubsub_proto::subscription::{Interest, Subscription, SubscriptionSet};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
-use httppubsub_store::{Change, Missed, Observer, SqliteStore, Store, StoreError};
+use httppubsub_store::{
+    Change, Feed as _, Missed, Notices as _, Observer, SqliteStore, StoreError, Subscriptions as _,
+};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

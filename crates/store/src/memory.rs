@@ -1,4 +1,7 @@
 //! A store that lives as long as the process.
+//!
+//! It is also the shortest statement of what the contract means: each method is a few lines over
+//! one map, and `conformance` holds the databases to the same results.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,19 +15,35 @@ use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
 
-use crate::lock;
-use crate::store::{
-    Change, Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Observer, Store, StoreError,
-    Subscribed, Unsubscribed,
+use crate::contract::{
+    Change, Changed, ClaimedNotice, Feed, InFlight, Missed, NoticeOutcome, Notices, Observer,
+    Store, StoreError, Subscribed, Subscriptions, TopicInFlight, Unsubscribed,
 };
+use crate::lock;
 
 /// Keeps everything in memory and forgets it when dropped: for tests, and for broadcasters whose
-/// subscribers subscribe again by themselves. It never fails. Claims look at every subscription.
+/// subscribers subscribe again by themselves. It never fails and never waits.
+///
+/// [`Notices::claim_missed`] and [`Notices::next_missed`] look at every subscription, so a sweep
+/// takes time in proportion to them.
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// use httppubsub_proto::url::SubscriberUrl;
+/// use httppubsub_store::{Cluster, MemoryStore, Store, Subscriptions as _};
+///
+/// let store = MemoryStore::new();
+/// assert!(store.cluster().is_none(), "one process has it for itself");
+/// assert_eq!(store.trouble(), None);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
 #[derive(Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
 }
 
+/// All that the store has, under one lock: each call is one step, as a transaction would be.
 #[derive(Default)]
 struct State {
     /// By url, exact before glob, by bytes: the order of etags.
@@ -34,12 +53,16 @@ struct State {
     observer: Option<Arc<dyn Observer>>,
 }
 
+/// The columns of a subscription beside its key.
 #[derive(Default)]
 struct Row {
+    /// Never empty: an empty recovery url is stored as none.
     recovery: Option<SubscriberUrl>,
     notice: Option<Notice>,
 }
 
+/// A notice that is owed. Its times are in whole seconds, as the databases keep them, so that a
+/// test that passes here passes there.
 struct Notice {
     topic: Topic,
     attempts: u32,
@@ -47,6 +70,7 @@ struct Notice {
     hold: Option<Hold>,
 }
 
+/// The claim of one broadcaster, which others respect until `ends`.
 struct Hold {
     lock: i64,
     ends: Now,
@@ -58,6 +82,7 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// Locked for the length of one call; no call awaits anything, so none is held across an await.
     fn state(&self) -> MutexGuard<'_, State> {
         // Only an observer can panic while this is held, after the change was made.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -71,25 +96,7 @@ impl std::fmt::Debug for MemoryStore {
 }
 
 #[async_trait]
-impl Store for MemoryStore {
-    async fn watch(&self, observer: Arc<dyn Observer>) -> Result<(), StoreError> {
-        let mut state = self.state();
-        let is_glob =
-            |(_, interest): &&(SubscriberUrl, Interest)| matches!(interest, Interest::Glob(_));
-        let globs = state.rows.keys().filter(is_glob).count();
-        let exacts = state.rows.len() - globs;
-        let mut changes = vec![Change::ReloadBegan { exacts, globs }];
-        changes.extend(state.rows.iter().map(|(key, row)| added(key, row)));
-        changes.push(Change::ReloadEnded);
-        observer.observe(&changes);
-        state.observer = Some(observer);
-        Ok(())
-    }
-
-    async fn catch_up(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
+impl Subscriptions for MemoryStore {
     async fn subscribe(&self, subscription: Subscription) -> Result<Subscribed, StoreError> {
         let mut state = self.state();
         let key = (subscription.url, subscription.interest);
@@ -100,6 +107,8 @@ impl Store for MemoryStore {
             recovery: not_empty(subscription.recovery.as_ref()),
             notice: None,
         };
+        // The observer is called while the lock is held: two changes reach it in the order in which
+        // they were made, and the call returns after it knows.
         let change = added(&key, &row);
         state.rows.insert(key, row);
         state.tell(&[change]);
@@ -125,6 +134,7 @@ impl Store for MemoryStore {
         let mut state = self.state();
         let mut changed = Changed::default();
         let mut changes = Vec::new();
+        // What is left here after the walk over the set has to go.
         let mut gone: BTreeSet<Interest> = state.of_url(&url).map(|(it, _)| it.clone()).collect();
         for (interest, recovery) in set.iter() {
             gone.remove(&interest);
@@ -133,7 +143,7 @@ impl Store for MemoryStore {
             match state.rows.get_mut(&key) {
                 Some(row) if row.recovery == recovery => {}
                 Some(row) => {
-                    // Nobody can be told of it any more.
+                    // There is no url left to which a notice could be posted.
                     row.notice.take_if(|_| recovery.is_none());
                     row.recovery = recovery;
                     changes.push(added(&key, row));
@@ -174,9 +184,36 @@ impl Store for MemoryStore {
         }
         Ok(etag.finish())
     }
+}
 
+#[async_trait]
+impl Feed for MemoryStore {
+    async fn watch(&self, observer: Arc<dyn Observer>) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let is_glob =
+            |(_, interest): &&(SubscriberUrl, Interest)| matches!(interest, Interest::Glob(_));
+        let globs = state.rows.keys().filter(is_glob).count();
+        let exacts = state.rows.len() - globs;
+        let mut changes = vec![Change::ReloadBegan { exacts, globs }];
+        changes.extend(state.rows.iter().map(|(key, row)| added(key, row)));
+        changes.push(Change::ReloadEnded);
+        // Called before it is stored: no change can come before the list of what there is.
+        observer.observe(&changes);
+        state.observer = Some(observer);
+        Ok(())
+    }
+
+    async fn catch_up(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Notices for MemoryStore {
     async fn record_missed(&self, missed: Missed) -> Result<(), StoreError> {
         let mut state = self.state();
+        // An exact subscription announces its own topic, as the databases have no column for
+        // another.
         let topic = match &missed.interest {
             Interest::Exact(own) => own.clone(),
             Interest::Glob(_) => missed.topic,
@@ -185,6 +222,8 @@ impl Store for MemoryStore {
             && row.recovery.is_some()
         {
             let due = whole_seconds(missed.due);
+            // Many misses in a row must not put a notice off for ever. One that is held is being
+            // sent already, and the new one is for what was missed since.
             let waiting = row.notice.as_ref().filter(|it| it.hold.is_none());
             row.notice = Some(Notice {
                 topic,
@@ -209,6 +248,8 @@ impl Store for MemoryStore {
             .filter_map(|(key, row)| Some((key, row.recovery.as_ref()?, row.notice.as_mut()?)))
             .filter(|(_, _, notice)| notice.free_from() <= now)
             .collect();
+        // Sorted before it is cut: the limit leaves out the latest, not those with the largest
+        // urls.
         due.sort_by_key(|(_, _, notice)| notice.due);
         due.truncate(limit);
         let claimed = due.into_iter().map(|((url, interest), recovery, notice)| {
@@ -239,6 +280,8 @@ impl Store for MemoryStore {
         let Some(row) = state.rows.get_mut(&key) else {
             return Ok(());
         };
+        // Another broadcaster may have taken the notice over after the lease, or a later miss
+        // replaced it; neither is ended by a claim of the past.
         let held = row.notice.as_ref().and_then(|it| it.hold.as_ref());
         if held.is_some_and(|hold| hold.lock == notice.lock) {
             match (outcome, &mut row.notice) {
@@ -261,9 +304,12 @@ impl Store for MemoryStore {
             .map(Notice::free_from)
             .min())
     }
+}
 
-    async fn record_in_flight(&self, in_flight: InFlight) -> Result<(), StoreError> {
-        let InFlight {
+#[async_trait]
+impl InFlight for MemoryStore {
+    async fn record_in_flight(&self, in_flight: TopicInFlight) -> Result<(), StoreError> {
+        let TopicInFlight {
             broadcaster,
             topic,
             until,
@@ -290,21 +336,28 @@ impl Store for MemoryStore {
         broadcaster: SubscriberUrl,
         now: Now,
         limit: usize,
-    ) -> Result<Vec<InFlight>, StoreError> {
+    ) -> Result<Vec<TopicInFlight>, StoreError> {
         let state = self.state();
         let kept = state.in_flight.iter();
         let kept = kept.filter(|((whose, _), until)| *whose == broadcaster || **until <= now);
-        let kept = kept.take(limit).map(|((whose, topic), until)| InFlight {
-            broadcaster: whose.clone(),
-            topic: topic.clone(),
-            until: *until,
-        });
+        let kept = kept
+            .take(limit)
+            .map(|((whose, topic), until)| TopicInFlight {
+                broadcaster: whose.clone(),
+                topic: topic.clone(),
+                until: *until,
+            });
         Ok(kept.collect())
     }
 }
 
+impl Store for MemoryStore {}
+
 impl State {
+    /// The rows of `url` in the order of etags. Found by key, so the cost does not grow with the
+    /// rows of others.
     fn of_url(&self, url: &SubscriberUrl) -> impl Iterator<Item = (&Interest, &Row)> {
+        // The smallest key of a url: exact sorts before glob, and nothing before the empty topic.
         let first = Interest::Exact(Topic::new("").expect("nothing is not too long"));
         self.rows
             .range((url.clone(), first)..)
@@ -312,6 +365,7 @@ impl State {
             .map(|((_, interest), row)| (interest, row))
     }
 
+    /// Passes `changes` to the observer, if one watches. Not for no changes, as the contract says.
     fn tell(&self, changes: &[Change]) {
         if let Some(observer) = &self.observer
             && !changes.is_empty()
@@ -322,6 +376,7 @@ impl State {
 }
 
 impl Notice {
+    /// The time from which the notice can be claimed.
     fn free_from(&self) -> Now {
         self.hold
             .as_ref()
@@ -329,6 +384,7 @@ impl Notice {
     }
 }
 
+/// The change that tells an observer of this row, new or with another recovery url.
 fn added((url, interest): &(SubscriberUrl, Interest), row: &Row) -> Change {
     Change::Added(Subscription {
         url: url.clone(),

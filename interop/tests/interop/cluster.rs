@@ -10,8 +10,8 @@ use httppubsub_interop::{
     Subscriber, Wants, World,
 };
 
-/// Whatever is killed, and whoever is asked: what is notified reaches both, sooner or later, and what
-/// confirmed it tells of it.
+/// Whatever is killed, and whoever is asked: what is notified reaches both, sooner or later, and
+/// what confirmed it tells of it.
 fn reach_both(notifier: &mut Notifier, subscribers: &[&Subscriber], what: &str) {
     let began = Instant::now();
     for attempt in 0.. {

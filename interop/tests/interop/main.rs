@@ -1,6 +1,6 @@
 //! Our binary and the published Python packages, in every combination.
 //!
-//! `published` needs only the packages; the rest needs `cargo build -p httppubsub` first.
+//! `published` needs only the packages; the rest needs `cargo build -p httppubsub-cli` first.
 
 /// Makes a module of tests, one for each of these ways to authorize, out of a function that takes
 /// one.

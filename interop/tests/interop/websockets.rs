@@ -142,7 +142,8 @@ fn our_websocket_takes_200_notifications_that_their_broadcaster_got_at_once() {
     at_once(Theirs, 200);
 }
 
-/// So many messages may wait for a websocket, at either broadcaster (`docs/protocol/stateful.md` §14).
+/// So many messages may wait for a websocket, at either broadcaster (`docs/protocol/stateful.md`
+/// §14).
 const WAITING_MAX: usize = 255;
 
 fn at_once(broadcaster: Side, count: usize) {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use httppubsub_client::{BroadcasterAddress, ClientConfig, ConnectionStatus};
-use httppubsub_net::SocketEvent;
+use httppubsub_client::{BroadcasterAddress, ClientConfig, ConnectionStatus, EndReason};
+use httppubsub_net::websocket::SocketEvent;
 use httppubsub_proto::auth::{HmacAuthorization, NoAuthorization};
 use httppubsub_proto::session::BroadcasterConfig;
 
@@ -102,6 +102,29 @@ async fn the_status_is_ok_while_nothing_waits_to_be_confirmed() {
     drop((door, peer));
     assert!(soon(statuses.wait_for(Abandoned)).await);
     assert_eq!(soon(statuses.next()).await, None);
+}
+
+#[tokio::test]
+async fn a_subscription_tells_a_websocket_that_was_given_up_from_a_client_that_was_closed() {
+    for gives_up in [true, false] {
+        let door = Door::open().await;
+        let client = door.client().await;
+        let mut peer = door.peer().await;
+        let mut subscription = subscribed(&client, &mut peer, [exact("a")]).await;
+        assert_eq!(subscription.end_reason(), None);
+        let want = match gives_up {
+            true => {
+                drop((door, peer));
+                EndReason::Abandoned
+            }
+            false => {
+                soon(client.close()).await.unwrap();
+                EndReason::Closed
+            }
+        };
+        assert!(soon(subscription.next()).await.is_none());
+        assert_eq!(subscription.end_reason(), Some(want));
+    }
 }
 
 #[tokio::test]
@@ -223,6 +246,7 @@ async fn a_goodbye_is_a_loss_like_any_other() {
     let mut peer = door.peer().await;
     peer.confirm_each(["+a"]).await;
     let closing = meanwhile(async move { client.close().await });
+    peer.confirm_each(["-a"]).await;
     match peer.next().await {
         Asked::Closed(code) => assert_eq!(code, Some(1000)),
         other => panic!("{other:?}"),

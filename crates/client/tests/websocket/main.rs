@@ -7,4 +7,5 @@
 mod calls;
 mod connections;
 mod messages;
+mod refusals;
 mod script;

@@ -1,9 +1,10 @@
 //! How messages arrive and leave: compressed or not, long and short.
 
 use httppubsub_client::{ClientConfig, PresetDictionary};
-use httppubsub_net::{DecompressLimits, Payload, Spool, SpoolConfig, Zstd, random_bytes};
+use httppubsub_net::body::{DecompressLimits, Payload, Spool, SpoolConfig, Zstd};
+use httppubsub_net::random_bytes;
 use httppubsub_proto::digest::Sha512;
-use httppubsub_proto::ws::BodyHead;
+use httppubsub_proto::stateful::BodyHead;
 
 use crate::script::{Asked, Door, Peer, Seen, exact, meanwhile, soon, start, subscribed, text};
 
@@ -171,10 +172,11 @@ async fn messages_are_yielded_in_the_order_they_came_in() {
 #[tokio::test]
 async fn a_message_larger_than_memory_goes_through_a_file() {
     let door = Door::open().await;
-    let config = ClientConfig::builder([door.url()]).spool(SpoolConfig {
-        memory_each_max: 100_000,
-        memory_total_max: 1_000_000,
-        ..SpoolConfig::default()
+    let config = ClientConfig::builder([door.url()]).spool({
+        let mut spool = SpoolConfig::default();
+        spool.memory_each_max = 100_000;
+        spool.memory_total_max = 1_000_000;
+        spool
     });
     let client = start(config, |_| {}).await;
     let mut peer = door.peer().await;
@@ -193,10 +195,11 @@ async fn a_message_larger_than_memory_goes_through_a_file() {
 #[tokio::test]
 async fn poison_that_finds_no_room_here_is_a_gap_on_a_connection_that_goes_on() {
     let door = Door::open().await;
-    let config = door.config().spool(SpoolConfig {
-        folder: "/nowhere/at/all".into(),
-        memory_each_max: 1_000,
-        ..SpoolConfig::default()
+    let config = door.config().spool({
+        let mut spool = SpoolConfig::default();
+        spool.folder = "/nowhere/at/all".into();
+        spool.memory_each_max = 1_000;
+        spool
     });
     let client = start(config, |_| {}).await;
     let mut peer = door.peer().await;

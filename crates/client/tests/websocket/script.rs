@@ -8,25 +8,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use httppubsub_client::{
     Client, ClientConfig, ClientConfigBuilder, ConnectionStatus, Interest, Message, Receiving,
-    Subscription, Topic, WebSocketOptions,
+    Subscription, Topic, WebSocketConfig,
 };
-use httppubsub_net::{
-    Clock, Payload, Socket, SocketConfig, SocketEvent, Zstd, accept_key, random_bytes,
-};
+use httppubsub_net::body::{Payload, Zstd};
+use httppubsub_net::websocket::{Socket, SocketConfig, SocketEvent, accept_key};
+use httppubsub_net::{Clock, random_bytes};
 use httppubsub_proto::auth::NoAuthorization;
 use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::session::{
     BroadcasterConfig, BroadcasterEvent, BroadcasterSession, Compressor, CompressorSizes, Delivery,
     InterestTicket, Nonces, NotifyTicket, Outgoing, Output,
 };
+use httppubsub_proto::stateful::{BodyHead, ToBroadcaster};
 use httppubsub_proto::topic::Identifier;
-use httppubsub_proto::ws::{BodyHead, ToBroadcaster};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 /// How long anything may take that should happen at once.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// More than the connection of a [`Door`] takes before anything is read of it.
+pub(crate) const UNREAD_BYTES: usize = 32 << 20;
 
 /// Fails the test if it does not come.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -42,7 +45,12 @@ pub(crate) struct Door {
 
 impl Door {
     pub(crate) async fn open() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        // Connections inherit it: what a kernel takes before anything is read stays far below
+        // `UNREAD_BYTES`.
+        socket.set_recv_buffer_size(64 * 1024).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(16).unwrap();
         Self { listener }
     }
 
@@ -56,7 +64,7 @@ impl Door {
         self.client_with(|_| {}).await
     }
 
-    pub(crate) async fn client_with(&self, change: impl FnOnce(&mut WebSocketOptions)) -> Client {
+    pub(crate) async fn client_with(&self, change: impl FnOnce(&mut WebSocketConfig)) -> Client {
         start(self.config(), change).await
     }
 
@@ -126,13 +134,11 @@ impl Door {
 
 pub(crate) async fn start(
     config: ClientConfigBuilder,
-    change: impl FnOnce(&mut WebSocketOptions),
+    change: impl FnOnce(&mut WebSocketConfig),
 ) -> Client {
-    let mut options = WebSocketOptions {
-        reconnect_interval_min: Duration::ZERO,
-        connect_retries: 0,
-        ..WebSocketOptions::default()
-    };
+    let mut options = WebSocketConfig::default();
+    options.reconnect_interval_min = Duration::ZERO;
+    options.connect_retries = 0;
     change(&mut options);
     let config = config.websocket(options).build().unwrap();
     Client::start(config).await.unwrap()
@@ -380,12 +386,13 @@ impl Peer {
     /// Sends what is to be sent, and keeps what has happened.
     async fn act(&mut self) {
         loop {
+            self.events
+                .extend(std::iter::from_fn(|| self.machine.poll_event()));
             match self.machine.poll_output() {
                 Output::Send(message) => {
                     self.sent.push(message.head.clone());
                     self.socket.send(message).await.unwrap();
                 }
-                Output::Event(event) => self.events.push_back(event),
                 Output::Close(reason) => panic!("{reason}"),
                 Output::Timeout(_) => return,
             }
@@ -466,9 +473,9 @@ impl Seen {
     pub(crate) fn by(mut subscription: Subscription) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
         let marks = sender.clone();
-        subscription.on_receiving(move |receiving| {
+        subscription.on_gap(move |receiving| {
             let mark = match receiving {
-                Receiving::Began => "!",
+                Receiving::First => "!",
                 Receiving::AfterGap => "?",
             };
             let _ = marks.send(mark.to_owned());

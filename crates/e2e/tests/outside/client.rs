@@ -7,10 +7,13 @@
 //! | poison | crates/client/tests/websocket/calls.rs | poison_that_cannot_be_read_any_more_fails_alone_on_a_connection_that_goes_on |
 //! | poison | crates/client/tests/websocket/messages.rs | poison_that_finds_no_room_here_is_a_gap_on_a_connection_that_goes_on |
 //! | outlived-runtime | outlived_runtime_ends_subscriptions_and_close_says_so |
+//! | outlived-runtime | outlived_runtime_that_ran_no_task_stops_the_client_too |
 //! | message-in-tests | message_in_tests_is_made_and_yielded |
 //! | gap-in-tests | gap_in_tests_runs_the_callback_where_it_is |
 //! | huge-timeouts | huge_timeouts_of_a_subscription_are_as_good_as_none |
 //! | slope | slope_is_flat_since_what_was_freed_is_given_back |
+//! | passing-trouble | crates/client/src/websocket/over.rs | passing_trouble_is_no_refusal_of_a_client |
+//! | passing-trouble | crates/client/src/websocket/attempt.rs | passing_trouble_is_the_answer_of_an_ingress_whose_service_starts |
 //! | error-causes | error_causes_are_told_once_whatever_prints_the_error |
 
 use std::error::Error;
@@ -18,7 +21,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use httppubsub_client::{Bind, Client, ClientConfig, Feed, Message, Receiving, WebSocketOptions};
+use httppubsub_client::testing::Feed;
+use httppubsub_client::{
+    Bind, Client, ClientConfig, ConnectionStatus, Message, Receiving, WebSocketConfig,
+};
 use httppubsub_e2e::{Deaf, Home, PATIENCE, Subscriber, eventually, exact};
 use httppubsub_proto::auth::Secrets;
 
@@ -104,7 +110,7 @@ fn outlived_runtime_ends_subscriptions_and_close_says_so() {
     let server = home.serve(&["--db", "memory"]);
     let url = format!("http://{}", server.door.address);
     let own = || tokio::runtime::Runtime::new().unwrap();
-    let websocket = WebSocketOptions::default;
+    let websocket = WebSocketConfig::default;
     for config in [
         ClientConfig::builder([url.as_str()]),
         ClientConfig::builder([url.as_str()]).websocket(websocket()),
@@ -125,6 +131,34 @@ fn outlived_runtime_ends_subscriptions_and_close_says_so() {
         });
         drop(first);
         waiting.join().unwrap();
+    }
+}
+
+#[test]
+fn outlived_runtime_that_ran_no_task_stops_the_client_too() {
+    let url = Deaf::closed().url("");
+    for config in [
+        ClientConfig::builder([url.as_str()]).bind(Bind::Nothing),
+        ClientConfig::builder([url.as_str()]).websocket(WebSocketConfig::default()),
+    ] {
+        // Its tasks run while it is blocked on and something is waited for, which starting such a
+        // client is not.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let client = runtime.block_on(Client::start(config.build().unwrap()));
+        let client = client.unwrap();
+        drop(runtime);
+        assert_eq!(client.status(), ConnectionStatus::Abandoned);
+        let second = tokio::runtime::Runtime::new().unwrap();
+        second.block_on(async {
+            let mut statuses = client.statuses();
+            let abandoned = statuses.wait_for(ConnectionStatus::Abandoned);
+            let told = tokio::time::timeout(PATIENCE, abandoned).await;
+            assert!(told.expect("it is told"));
+            second_thoughts(&client).await;
+        });
     }
 }
 
@@ -158,7 +192,7 @@ async fn gap_in_tests_runs_the_callback_where_it_is() {
     let (feed, mut subscription) = Feed::subscription().await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let writes = seen.clone();
-    subscription.on_receiving(move |receiving| {
+    subscription.on_gap(move |receiving| {
         writes.lock().unwrap().push(receiving);
         std::future::ready(())
     });
@@ -170,14 +204,14 @@ async fn gap_in_tests_runs_the_callback_where_it_is() {
         subscription.next().await.unwrap().bytes().await.unwrap(),
         "1"
     );
-    assert_eq!(*seen.lock().unwrap(), [Receiving::Began]);
+    assert_eq!(*seen.lock().unwrap(), [Receiving::First]);
     assert_eq!(
         subscription.next().await.unwrap().bytes().await.unwrap(),
         "2"
     );
     assert_eq!(
         *seen.lock().unwrap(),
-        [Receiving::Began, Receiving::AfterGap]
+        [Receiving::First, Receiving::AfterGap]
     );
     assert!(subscription.next().await.is_none());
     subscription.close().await.unwrap();

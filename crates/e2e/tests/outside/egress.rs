@@ -2,8 +2,8 @@
 //!
 //! | fault | test |
 //! |---|---|
-//! | dead-names | crates/net/src/names.rs | dead_names_hold_up_no_other_and_are_asked_for_once |
-//! | dead-address | crates/net/src/egress.rs | dead_address_is_passed_while_it_is_still_being_tried |
+//! | dead-names | crates/net/src/egress/names.rs | dead_names_hold_up_no_other_and_are_asked_for_once |
+//! | dead-address | crates/net/src/egress/dial.rs | dead_address_is_passed_while_it_is_still_being_tried |
 //! | dns-changed | dns_changed_is_noticed_as_connections_grow_old |
 //! | own-url | own_url_is_subscribed_and_unsubscribed_by_its_broadcaster_alone |
 //! | copies | copies_of_stored_spellings_reach_no_websocket |
@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use httppubsub_client::{Client, ClientConfig, WebSocketOptions};
+use httppubsub_client::{Client, ClientConfig, WebSocketConfig};
 use httppubsub_e2e::{Home, Metrics, PATIENCE, Server, exact, url};
-use httppubsub_net::{Post, PostConfig, Poster};
+use httppubsub_net::outbound::{Post, PostConfig, Poster};
 use httppubsub_proto::auth::Secrets;
-use httppubsub_proto::http::{MISSED_FOR_WEBSOCKETS, RECEIVE_FOR_WEBSOCKETS};
+use httppubsub_proto::paths::{MISSED_FOR_WEBSOCKETS, RECEIVE_FOR_WEBSOCKETS};
 use httppubsub_proto::subscription::{Subscription, SubscriptionSet};
 use httppubsub_proto::topic::Topic;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -69,9 +69,10 @@ async fn dns_changed_is_noticed_as_connections_grow_old() {
         assert_eq!(poster.post(&target, 0, make).await.unwrap().status, 200);
     };
     // Steady traffic: a connection is never idle for long.
-    let poster = Poster::new(PostConfig {
-        connection_age_max: Duration::from_millis(50),
-        ..usual.clone()
+    let poster = Poster::new({
+        let mut post = usual.clone();
+        post.connection_age_max = Duration::from_millis(50);
+        post
     });
     let kept = poster.target(&url).unwrap();
     let renewed = async {
@@ -93,7 +94,7 @@ async fn dns_changed_is_noticed_as_connections_grow_old() {
 async fn over_websocket(server: &Server) -> Client {
     let config = ClientConfig::builder([format!("http://{}", server.door.address)])
         .secrets(&Secrets::NONE)
-        .websocket(WebSocketOptions::default());
+        .websocket(WebSocketConfig::default());
     Client::start(config.build().unwrap()).await.unwrap()
 }
 
@@ -203,7 +204,7 @@ async fn who_subscribed_is_told_to_nobody_without_the_secret() {
     let door = &server.door;
     let config = ClientConfig::builder([format!("http://{}", door.address)])
         .secrets(&Secrets::parse(&secrets).unwrap())
-        .websocket(WebSocketOptions::default());
+        .websocket(WebSocketConfig::default());
     let client = Client::start(config.build().unwrap()).await.unwrap();
     let _subscription = client.subscribe_exact("subscribed").await.unwrap();
     let base = format!("http://{}", door.address);

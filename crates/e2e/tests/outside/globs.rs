@@ -9,11 +9,11 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use httppubsub_client::{Client, ClientConfig, WebSocketOptions};
+use httppubsub_client::{Client, ClientConfig, WebSocketConfig};
 use httppubsub_e2e::{Home, Subscriber, exact, glob, httppubsub, url};
 use httppubsub_proto::auth::Secrets;
 use httppubsub_proto::subscription::{Subscription, SubscriptionSet};
-use httppubsub_store::{SqliteStore, Store as _};
+use httppubsub_store::{SqliteStore, Subscriptions as _};
 
 const MESSAGE: &[u8] = b"a message";
 
@@ -115,7 +115,7 @@ async fn glob_oom_long_globs_are_refused_and_stored_ones_passed_over() {
     // A websocket is told when it ends.
     let config = ClientConfig::builder([format!("http://{}", door.address)])
         .secrets(&Secrets::NONE)
-        .websocket(WebSocketOptions::default());
+        .websocket(WebSocketConfig::default());
     let client = Client::start(config.build().unwrap()).await.unwrap();
     let subscribing = tokio::spawn(async move { client.subscribe_glob("x".repeat(4_097)).await });
     server.process.log_line("a glob has 4097 bytes");

@@ -8,7 +8,7 @@
 //! | stderr-gone | stderr_gone_and_stdout_too_ends_listen_quietly |
 //! | log-stuck | log_stuck_leaves_a_broadcaster_at_work |
 //! | trace-leak | trace_leak_of_tokens_and_messages_is_none |
-//! | trace-leak | crates/cli/src/logs.rs | trace_leak_is_impossible_because_libraries_say_info_at_most |
+//! | trace-leak | crates/cli/src/telemetry/logs.rs | trace_leak_is_impossible_because_libraries_say_info_at_most |
 //! | first-start | first_start_without_room_is_no_obstacle_to_the_next |
 //! | first-start | first_start_killed_anywhere_is_no_obstacle_to_the_next |
 //! | sighup | sighup_does_not_end_a_broadcaster |
@@ -33,19 +33,17 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use httppubsub_broadcaster::{
-    ClusterConfig, Config, LoadConfig, QuarantineConfig, WebSocketConfig,
-};
-use httppubsub_client::{Client, ClientConfig, ClientConfigBuilder, WebSocketOptions};
+use httppubsub_broadcaster::{Config, QuarantineConfig, WebSocketConfig};
+use httppubsub_client::{Client, ClientConfig, ClientConfigBuilder};
 use httppubsub_e2e::{
     Act, Home, InProcess, Metrics, Process, Server, Subscriber, eventually, exact, http_answer,
     httppubsub,
 };
-use httppubsub_net::{
-    BodyLimits, BreakerConfig, PostConfig, ServeConfig, SocketConfig, UnprovenLimits,
-};
+use httppubsub_net::body::BodyLimits;
+use httppubsub_net::inbound::ServeConfig;
+use httppubsub_net::outbound::{BreakerConfig, PostConfig, UnprovenLimits};
+use httppubsub_net::websocket::SocketConfig;
 use httppubsub_proto::auth::{Scheme, Secrets};
-use httppubsub_proto::backoff::MissedSchedule;
 use httppubsub_proto::topic::Topic;
 
 /// A shell's words that start a program with standard error at `path`.
@@ -94,9 +92,16 @@ fn is_at_work(home: &Home, server: &mut Server, notifications: usize) {
 #[test]
 fn stderr_gone_leaves_a_broadcaster_at_work() {
     let home = Home::new();
-    let (reader, writer, path) = pipe();
-    let (mut server, metrics) = serve_with_stderr_at(&home, &path);
-    drop((reader, writer));
+    let fifo = home.path().join("stderr");
+    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    // A process of its own: what another test forks at this moment must not keep the reading end.
+    let mut reader = Command::new("sh");
+    reader.args(["-c", "exec sleep 600 <\"$0\""]).arg(&fifo);
+    let mut reader = reader.spawn().unwrap();
+    let (mut server, metrics) = serve_with_stderr_at(&home, fifo.to_str().unwrap());
+    reader.kill().unwrap();
+    reader.wait().unwrap();
     server.door.notify("nobody", b"");
     let dropped = || Some(metrics.value("httppubsub_log_lines_dropped_total")).filter(|it| *it > 0);
     eventually("lines are counted", dropped);
@@ -329,7 +334,10 @@ fn sighup_does_not_end_a_broadcaster() {
 fn sighup_ends_listen_in_an_orderly_way_and_not_under_nohup() {
     let home = Home::new();
     let server = home.serve(&[]);
-    let mut process = Process::spawn("listen", listen(&home, &server, &["--json"]));
+    // These tests may run under nohup themselves, and a shell cannot undo what it inherits.
+    let script = "exec env --default-signal=HUP \"$0\" \"$@\"";
+    let command = listen_through(script, &home, &server, &["--json"]);
+    let mut process = Process::spawn("listen", command);
     process.event("listening");
     process.hang_up();
     process.end_well();
@@ -535,7 +543,8 @@ fn secrets_in_errors_logs_and_help_are_none() {
         "\"canary\"",
         r#"{"version": "canary"}"#,
         r#"{"version": "2", "to-broadcaster": "canary", "to-subscriber": "canary"}"#,
-        r#"{"version": "2", "to-broadcaster": {"type": "canary"}, "to-subscriber": {"type": "none"}}"#,
+        r#"{"version": "2", "to-broadcaster": {"type": "canary"},
+            "to-subscriber": {"type": "none"}}"#,
         r#"{"version": "2", "to-broadcaster": {"type": "hmac", "secret": "canary"}}"#,
         r#"{"version": "2", "to-broadcaster": {"type": "token", "secret": "canary "}}"#,
         r#"{"version": "2", "to-broadcaster": {"type": "token", "secret": "canary"#,
@@ -725,79 +734,68 @@ fn huge_timeouts_and_counts_of_flags_are_refused_or_work() {
 #[test]
 fn huge_timeouts_of_the_libraries_are_for_ever() {
     const MAX: Duration = Duration::MAX;
-    let post = PostConfig {
-        in_flight_max: usize::MAX,
-        in_flight_per_peer_max: usize::MAX,
-        connections_max: usize::MAX,
-        connect_timeout: MAX,
-        answer_timeout: MAX,
-        stall_timeout: MAX,
-        idle_timeout: MAX,
-        breaker: Some(BreakerConfig {
-            lasting: MAX,
-            pause: MAX,
-            pause_max: MAX,
-            unproven: Some(UnprovenLimits {
-                pause: MAX,
-                ..UnprovenLimits::default()
-            }),
-            ..BreakerConfig::default()
-        }),
-        ..PostConfig::default()
-    };
-    let body = BodyLimits {
-        silence_max: MAX,
-        rate_grace: MAX,
-        rate_min: u64::MAX,
-    };
+    let mut post = PostConfig::default();
+    post.in_flight_max = usize::MAX;
+    post.in_flight_per_peer_max = usize::MAX;
+    post.connections_max = usize::MAX;
+    post.connect_timeout = MAX;
+    post.answer_timeout = MAX;
+    post.stall_timeout = MAX;
+    post.idle_timeout = MAX;
+    post.breaker = Some({
+        let mut breaker = BreakerConfig::default();
+        breaker.lasting = MAX;
+        breaker.pause = MAX;
+        breaker.pause_max = MAX;
+        breaker.unproven = Some({
+            let mut unproven = UnprovenLimits::default();
+            unproven.pause = MAX;
+            unproven
+        });
+        breaker
+    });
+    let mut body = BodyLimits::default();
+    body.silence_max = MAX;
+    body.rate_grace = MAX;
+    body.rate_min = u64::MAX;
     #[allow(clippy::needless_update, reason = "there will be more of them")]
-    let serve = ServeConfig {
-        head_timeout: MAX,
-        idle_timeout: MAX,
-        grace: MAX,
-        connections_max: usize::MAX,
-        ..ServeConfig::default()
-    };
-    let config = Config {
-        post: post.clone(),
-        notify_timeout: MAX,
-        body,
-        sweep_interval: MAX,
-        missed_in_flight_max: usize::MAX,
-        missed_in_flight_per_peer_max: usize::MAX,
-        load: LoadConfig {
-            lag_max: MAX,
-            ..LoadConfig::default()
-        },
-        quarantine: Some(QuarantineConfig {
-            lasting: MAX,
-            pause: MAX,
-            ..QuarantineConfig::default()
-        }),
-        missed: MissedSchedule {
-            expo_factor: MAX,
-            constant: MAX,
-            jitter: MAX,
-            ..MissedSchedule::default()
-        },
-        cluster: ClusterConfig {
-            lease: MAX,
-            forget_after: MAX,
-            ..ClusterConfig::default()
-        },
-        websockets: WebSocketConfig {
-            configure_timeout: MAX,
-            retrain_interval: MAX,
-            close_spread: MAX,
-            socket: SocketConfig {
-                ping_interval: MAX,
-                pong_timeout: MAX,
-                write_timeout: MAX,
-                ..SocketConfig::default()
-            },
-            ..WebSocketConfig::default()
-        },
-        ..Config::default()
+    let mut serve = ServeConfig::default();
+    serve.head_timeout = MAX;
+    serve.idle_timeout = MAX;
+    serve.grace = MAX;
+    serve.connections_max = usize::MAX;
+    let mut config = Config::default();
+    config.post = post.clone();
+    config.notify_timeout = MAX;
+    config.body = body;
+    config.sweep_interval = MAX;
+    config.missed_in_flight_max = usize::MAX;
+    config.missed_in_flight_per_peer_max = usize::MAX;
+    config.admission.lag_max = MAX;
+    config.quarantine = Some({
+        let mut quarantine = QuarantineConfig::default();
+        quarantine.lasting = MAX;
+        quarantine.pause = MAX;
+        quarantine
+    });
+    config.missed.expo_factor = MAX;
+    config.missed.constant = MAX;
+    config.missed.jitter = MAX;
+    config.cluster.lease = MAX;
+    config.cluster.forget_after = MAX;
+    config.websockets = {
+        let mut websockets = WebSocketConfig::default();
+        websockets.configure_timeout = MAX;
+        websockets.retrain_interval = MAX;
+        websockets.close_spread = MAX;
+        websockets.socket = {
+            let mut socket = SocketConfig::default();
+            socket.ping_interval = MAX;
+            socket.pong_timeout = MAX;
+            socket.write_timeout = MAX;
+            socket
+        };
+        websockets
     };
     let broadcaster = InProcess::start(config, serve.clone());
     // One that fails, so that a breaker, a notice and a quarantine are reckoned with.
@@ -813,13 +811,11 @@ fn huge_timeouts_of_the_libraries_are_for_ever() {
             let builder = builder.reconcile_interval(MAX).post(post.clone());
             Client::start(builder.serve(serve.clone()).body(body).build().unwrap())
         };
-        let websocket = WebSocketOptions {
-            open_timeout: MAX,
-            close_timeout: MAX,
-            heartbeat_interval: MAX,
-            reconnect_interval_min: MAX,
-            ..WebSocketOptions::default()
-        };
+        let mut websocket = httppubsub_client::WebSocketConfig::default();
+        websocket.open_timeout = MAX;
+        websocket.close_timeout = MAX;
+        websocket.heartbeat_interval = MAX;
+        websocket.reconnect_interval_min = MAX;
         let builder = ClientConfig::builder([url.as_str()]);
         let by_http = of(builder.clone()).await.unwrap();
         let by_websocket = of(builder.websocket(websocket)).await.unwrap();

@@ -7,16 +7,16 @@
 //! | silent-idle | crates/net/src/places.rs | silent_idle_holders_go_first_the_oldest_of_the_address_with_most |
 //! | metrics-idle | metrics_idle_readers_keep_nobody_out |
 //! | memory-beside | memory_beside_of_unfinished_sets_is_bounded_and_told |
-//! | memory-beside | crates/net/src/spool.rs | memory_beside_of_parts_of_one_byte_is_that_of_their_bytes |
+//! | memory-beside | crates/net/src/body/spool.rs | memory_beside_of_parts_of_one_byte_is_that_of_their_bytes |
 //! | memory-beside | memory_beside_before_authorization_is_small |
-//! | memory-beside | crates/net/src/spool.rs | memory_beside_bodies_comes_of_the_same_budget_and_has_a_share |
-//! | memory-beside | crates/net/src/payload.rs | memory_beside_of_readers_of_files_takes_room_or_is_small |
-//! | head-drip | crates/net/src/body.rs | head_drip_is_looked_at_once_a_field |
+//! | memory-beside | crates/net/src/body/spool.rs | memory_beside_bodies_comes_of_the_same_budget_and_has_a_share |
+//! | memory-beside | crates/net/src/body/payload.rs | memory_beside_of_readers_of_files_takes_room_or_is_small |
+//! | head-drip | crates/net/src/body/reader.rs | head_drip_is_looked_at_once_a_field |
 //! | half-closed | half_closed_publishers_are_answered_and_those_that_are_gone_keep_no_place |
 //! | bare-lf | bare_lf_is_a_400 |
-//! | bare-lf | crates/net/src/framing.rs | bare_lf_and_the_like_are_found |
+//! | bare-lf | crates/net/src/inbound/framing.rs | bare_lf_and_the_like_are_found |
 //! | two-hosts | two_hosts_are_a_400 |
-//! | two-hosts | crates/net/src/framing.rs | two_hosts_and_the_like_are_found |
+//! | two-hosts | crates/net/src/inbound/framing.rs | two_hosts_and_the_like_are_found |
 //! | refusals-counted | refusals_counted_and_logged_with_who_asked_for_what |
 //! | counters-from-start | counters_from_start_are_all_that_the_docs_name |
 //! | docs-say-other | docs_say_other_methods_are_answered_as_they_are |
@@ -24,14 +24,15 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Instant;
 
-use httppubsub_broadcaster::{Config, WebSocketConfig};
+use httppubsub_broadcaster::Config;
 use httppubsub_e2e::{
     Asked, Connection, Door, Home, InProcess, Metrics, PATIENCE, Subscriber, eventually, exact, url,
 };
-use httppubsub_net::ServeConfig;
+use httppubsub_net::inbound::ServeConfig;
 use httppubsub_proto::digest::Sha512;
-use httppubsub_proto::http::SetHead;
+use httppubsub_proto::stateless::SetHead;
 use httppubsub_proto::subscription::StrongEtag;
 use httppubsub_proto::topic::Topic;
 use socket2::{Domain, SockRef, Socket, Type};
@@ -138,14 +139,9 @@ fn share_of_connections_leaves_room_for_another_address() {
 
 #[test]
 fn silent_idle_websockets_make_room_for_newcomers() {
-    let config = Config {
-        websockets: WebSocketConfig {
-            unauthenticated_max: 8,
-            configure_timeout: PATIENCE * 2,
-            ..WebSocketConfig::default()
-        },
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.websockets.unauthenticated_max = 8;
+    config.websockets.configure_timeout = PATIENCE * 2;
     let server = InProcess::start(config, ServeConfig::default());
     let mut silent = Vec::new();
     for _ in 0..40 {
@@ -165,6 +161,36 @@ fn silent_idle_websockets_make_room_for_newcomers() {
     last.set_nonblocking(true).unwrap();
     let read = last.read(&mut [0; 1]).unwrap_err();
     assert_eq!(read.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+/// Who made so many leave that it is refused waits for that, and nobody else does.
+#[test]
+fn share_of_handshakes_is_refused_late_and_others_are_served() {
+    let mut config = Config::default();
+    config.websockets.unauthenticated_max = 8;
+    config.websockets.configure_timeout = PATIENCE * 2;
+    let server = InProcess::start(config, ServeConfig::default());
+    let began = Instant::now();
+    let mut greedy = Vec::new();
+    for _ in 0..400 {
+        let mut stream = connect_from([127, 0, 0, 2], server.door.address);
+        stream.write_all(UPGRADE).unwrap();
+        greedy.push(stream);
+    }
+    let mut other = TcpStream::connect(server.door.address).unwrap();
+    other.set_read_timeout(Some(PATIENCE)).unwrap();
+    let line = status_line(&mut other, UPGRADE);
+    assert_eq!(line, "HTTP/1.1 101 Switching Protocols");
+    let mut lines = Vec::new();
+    for mut stream in greedy {
+        lines.push(status_line(&mut stream, b""));
+    }
+    let refused = lines.iter().filter(|it| it.contains(" 503 ")).count();
+    let seconds = began.elapsed().as_secs_f64();
+    assert!(seconds >= 2.0, "the refusals came after {seconds} s");
+    // The share, those that were made to leave at once, and 64 a second.
+    let served_max = 8 + 128 + (64.0 * seconds) as usize;
+    assert!(refused + served_max >= 400, "{refused} were refused");
 }
 
 #[test]
@@ -220,7 +246,7 @@ fn memory_beside_of_unfinished_sets_is_bounded_and_told() {
     assert!(used <= budget, "{used}");
     let refused = metrics.value("httppubsub_requests_refused_total{reason=\"no_room\"}");
     assert!(refused >= 6, "{refused}");
-    let grown = server.process.resident_bytes().saturating_sub(before);
+    let grown = server.process.kept_bytes().saturating_sub(before);
     assert!(grown < budget + 16 * MIB, "{grown} bytes");
     // Others are served, also from the same address.
     for _ in 0..10 {
@@ -301,16 +327,18 @@ fn memory_beside_before_authorization_is_small() {
             }
         }
         if at % 50 == 0 {
-            // Whoever has a long head meanwhile gets in.
-            let mut other = server.door.connect();
+            // A long head from elsewhere gets in meanwhile.
+            let mut other = connect_from([127, 0, 0, 2], server.door.address);
             let asked = home
                 .signer()
                 .check(&url(&format!("http://h/{}", "u".repeat(65_000))));
-            assert_eq!(other.ask(&asked).status, 200);
+            let head = asked.head("h", asked.body.len() as u64);
+            let line = status_line(&mut other, &[head, asked.body].concat());
+            assert_eq!(line, "HTTP/1.1 200 OK");
         }
         unfinished.push(connection);
     }
-    let grown = server.process.resident_bytes().saturating_sub(before);
+    let grown = server.process.kept_bytes().saturating_sub(before);
     // Heads longer than anybody may have kept have 16 MiB together.
     let most = count * 64 * 1024 + 16 * MIB;
     assert!(grown <= most, "{grown} bytes, at most {most}");

@@ -3,7 +3,9 @@
 //! | fault | test |
 //! |---|---|
 //! | burst-cut-off | burst_cut_off_nobody_and_lost_nothing |
+//! | bad-globs | bad_globs_end_a_session_behind_what_it_asked_before |
 //! | poison | poison_fails_that_one_notification_and_nothing_else_notices |
+//! | poison | poison_of_a_failing_database_is_refused_and_the_session_goes_on |
 //! | compressible | compressible_messages_arrive_whatever_their_ratio |
 //! | ask-never-read | ask_never_read_is_held_and_cut_off |
 //! | slow-asker | slow_asker_is_read_no_further_than_its_answers_go |
@@ -11,9 +13,13 @@
 //! | lost-rows | lost_rows_are_made_again_and_told |
 //! | websocket-counted | websocket_counted_notifications_are_counted_like_others |
 //! | memory-beside | memory_beside_is_room_of_the_spool |
-//! | memory-beside | crates/net/src/socket.rs | memory_beside_a_message_that_comes_is_taken_of_the_spool_and_waited_for |
-//! | glob-websockets | crates/broadcaster/src/hub.rs | glob_websockets_globs_that_take_long_are_matched_beside_the_runtime |
-//! | empty-frames | crates/net/src/socket.rs | empty_frames_and_pings_without_end_end_the_websocket |
+//! | memory-beside | crates/net/src/websocket/socket/tests.rs | memory_beside_a_message_that_comes_is_taken_of_the_spool_and_waited_for |
+//! | glob-refused | glob_refused_over_a_websocket_fails_that_call_and_nothing_else |
+//! | glob-refused | crates/client/tests/websocket/refusals.rs | glob_refused_fails_that_call_and_everything_else_stays |
+//! | glob-refused | crates/client/tests/websocket/refusals.rs | glob_refused_that_was_confirmed_before_ends_its_subscriptions_and_no_others |
+//! | glob-refused | crates/client/tests/websocket/refusals.rs | glob_refused_or_not_answered_holds_up_no_other_call |
+//! | glob-websockets | crates/broadcaster/src/hub/hub.rs | glob_websockets_globs_that_take_long_are_matched_beside_the_runtime |
+//! | empty-frames | crates/net/src/websocket/socket/tests.rs | empty_frames_and_pings_without_end_end_the_websocket |
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -24,32 +30,36 @@ use std::time::Duration;
 use bytes::Bytes;
 use httppubsub_broadcaster::{Config, WebSocketConfig};
 use httppubsub_client::{
-    Client, ClientConfig, ConnectionStatus, NotifyError, RequestError, WebSocketOptions,
+    Client, ClientConfig, ConnectionStatus, GlobPattern, Interest, NotifyError, RequestError,
+    SubscribeError,
 };
 use httppubsub_e2e::{
-    Door, Gate, Home, InProcess, Metrics, PATIENCE, Subscriber, eventually, exact,
+    Door, Gate, Home, InProcess, Metrics, PATIENCE, Subscriber, eventually, exact, glob,
 };
-use httppubsub_net::{
-    Payload, ServeConfig, Socket, SocketConfig, SocketEvent, Spool, SpoolConfig, Zstd, random_bytes,
-};
+use httppubsub_net::body::{Payload, Spool, Zstd};
+use httppubsub_net::inbound::ServeConfig;
+use httppubsub_net::random_bytes;
+use httppubsub_net::websocket::{Socket, SocketConfig, SocketEvent};
 use httppubsub_proto::auth::{Scheme, Secrets};
 use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::session::{Outgoing, OutgoingBody};
-use httppubsub_proto::topic::{Identifier, Topic};
-use httppubsub_proto::ws::{
+use httppubsub_proto::stateful::{
     BodyHead, Configure, ConfirmReceive, HeaderStyle, InterestMessage, Notify, Part, Refusal,
     StreamPart, ToBroadcaster, ToSubscriber,
 };
+use httppubsub_proto::topic::{Identifier, Topic};
 
 fn in_process(websockets: WebSocketConfig) -> InProcess {
-    let config = Config {
-        websockets,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.websockets = websockets;
     InProcess::start(config, ServeConfig::default())
 }
 
-async fn client(address: SocketAddr, secrets: &Secrets, options: WebSocketOptions) -> Client {
+async fn client(
+    address: SocketAddr,
+    secrets: &Secrets,
+    options: httppubsub_client::WebSocketConfig,
+) -> Client {
     let config = ClientConfig::builder([format!("http://{address}")]);
     let config = config.secrets(secrets).websocket(options);
     Client::start(config.build().unwrap()).await.unwrap()
@@ -96,12 +106,18 @@ impl Raw {
     }
 
     async fn next(&mut self) -> ToSubscriber {
+        let closed = |code| -> ToSubscriber { panic!("closed with {code:?}") };
+        self.next_or_closed().await.unwrap_or_else(closed)
+    }
+
+    /// The next message, or the code with which the broadcaster closes.
+    async fn next_or_closed(&mut self) -> Result<ToSubscriber, Option<u16>> {
         loop {
             let event = tokio::time::timeout(PATIENCE, self.0.event());
             match event.await.unwrap().unwrap() {
-                SocketEvent::Message(message) => return ToSubscriber::decode(&message).unwrap(),
+                SocketEvent::Message(message) => return Ok(ToSubscriber::decode(&message).unwrap()),
                 SocketEvent::Writable => {}
-                SocketEvent::Closed(code) => panic!("closed with {code:?}"),
+                SocketEvent::Closed(code) => return Err(code),
             }
         }
     }
@@ -224,10 +240,11 @@ fn burst(door: &Door) -> BTreeSet<u32> {
 async fn burst_cut_off_nobody_and_lost_nothing() {
     // The second queue has room for five: publishers are held back.
     for (queue_bytes_max, reads_at_once) in [(4 << 20, false), (2_000, true)] {
-        let server = in_process(WebSocketConfig {
-            queue_bytes_max: NonZeroU32::new(queue_bytes_max).unwrap(),
-            stall_timeout: PATIENCE,
-            ..WebSocketConfig::default()
+        let server = in_process({
+            let mut websockets = WebSocketConfig::default();
+            websockets.queue_bytes_max = NonZeroU32::new(queue_bytes_max).unwrap();
+            websockets.stall_timeout = PATIENCE;
+            websockets
         });
         let mut subscriber = Raw::subscribed(server.door.address, "t").await;
         let door = server.door.clone();
@@ -250,9 +267,10 @@ async fn burst_cut_off_nobody_and_lost_nothing() {
 /// One session takes all the room that it can, and reads nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn share_of_a_queue_is_one_sessions_and_others_are_served() {
-    let server = in_process(WebSocketConfig {
-        stall_timeout: PATIENCE,
-        ..WebSocketConfig::default()
+    let server = in_process({
+        let mut websockets = WebSocketConfig::default();
+        websockets.stall_timeout = PATIENCE;
+        websockets
     });
     let _deaf = Raw::subscribed(server.door.address, "t").await;
     let mut good = Raw::subscribed(server.door.address, "u").await;
@@ -274,16 +292,45 @@ async fn share_of_a_queue_is_one_sessions_and_others_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bad_globs_end_a_session_behind_what_it_asked_before() {
+    let server = in_process(WebSocketConfig::default());
+    let subscriber = Subscriber::start(&server.door.signer);
+    let (slow, gate) = (subscriber.url("/slow"), Gate::default());
+    subscriber.confirm_behind(&slow, &gate);
+    server.door.subscribe(&slow, exact("slow"), None);
+    let quick = subscriber.url("/quick");
+    server.door.subscribe(&quick, exact("quick"), None);
+    let mut raw = Raw::configured(server.door.address, false).await;
+    raw.say(notify("slow", plain(b"x"), "x")).await;
+    raw.say(notify("quick", plain(b"x"), "x")).await;
+    raw.say(ToBroadcaster::Subscribe(InterestMessage {
+        interest: glob(&"x".repeat(4_097)),
+        authorization: None,
+        tracing: Bytes::new(),
+    }))
+    .await;
+    raw.say(notify("quick", plain(b"behind"), "behind")).await;
+    let own = subscriber.clone();
+    tokio::task::spawn_blocking(move || {
+        own.await_deliveries(&slow, 1);
+        gate.open();
+    });
+    assert_eq!(raw.told().await, Ok(1));
+    assert_eq!(raw.told().await, Ok(1));
+    match raw.next_or_closed().await {
+        Err(code) => assert_eq!(code, Some(1008)),
+        Ok(message) => panic!("{message:?}"),
+    }
+    let quick = subscriber.deliveries_to(&quick);
+    assert_eq!(quick.len(), 1, "what came behind it is nobody's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn poison_fails_that_one_notification_and_nothing_else_notices() {
-    let config = Config {
-        message_bytes_max: Some(2_000_000),
-        spool: SpoolConfig {
-            memory_each_max: 100_000,
-            disk_total_max: 1_000_000,
-            ..SpoolConfig::default()
-        },
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.message_bytes_max = Some(2_000_000);
+    config.spool.memory_each_max = 100_000;
+    config.spool.disk_total_max = 1_000_000;
     let server = InProcess::start(config, ServeConfig::default());
     let mut raw = Raw::configured(server.door.address, true).await;
     raw.subscribe("t").await;
@@ -334,14 +381,11 @@ async fn poison_fails_that_one_notification_and_nothing_else_notices() {
         assert_eq!(raw.told().await, Err(refusal));
     }
     // What our client makes of it: the call fails, and the connection is the same.
-    let publisher = client(
-        server.door.address,
-        &Secrets::NONE,
-        WebSocketOptions {
-            compression: false,
-            ..WebSocketOptions::default()
-        },
-    )
+    let publisher = client(server.door.address, &Secrets::NONE, {
+        let mut websocket = httppubsub_client::WebSocketConfig::default();
+        websocket.compression = false;
+        websocket
+    })
     .await;
     let mut subscription = publisher.subscribe_exact("t").await.unwrap();
     for (body, is_refused) in [(&long, true), (&body, false)] {
@@ -362,13 +406,41 @@ async fn poison_fails_that_one_notification_and_nothing_else_notices() {
     assert_eq!(message.bytes().await.unwrap(), "good");
 }
 
+/// Nobody has a notification whose topic could not be recorded: it may be sent again.
+#[test]
+fn poison_of_a_failing_database_is_refused_and_the_session_goes_on() {
+    let home = Home::with(&Secrets::NONE);
+    let server = home.serve(&[]);
+    let subscriber = Subscriber::start(&server.door.signer);
+    let (url, recovery) = (subscriber.url("/"), subscriber.recovery("/"));
+    server.door.subscribe(&url, exact("t"), Some(&recovery));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let raw = runtime.block_on(Raw::configured(server.door.address, false));
+    let raw = tokio::sync::Mutex::new(raw);
+    let notified = |body: &'static str| {
+        runtime.block_on(async {
+            let mut raw = raw.lock().await;
+            raw.say(notify("t", plain(body.as_bytes()), body)).await;
+            raw.told().await
+        })
+    };
+    let aside = home.path().join("aside");
+    std::fs::rename(home.database(), &aside).unwrap();
+    assert_eq!(notified("meanwhile"), Err(Refusal::NotNow));
+    std::fs::rename(&aside, home.database()).unwrap();
+    let reached = eventually("it is taken again", || notified("after").ok());
+    assert_eq!(reached, 1);
+    let deliveries = subscriber.deliveries_to(&url);
+    assert_eq!(deliveries.len(), 1, "nobody had the first");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn compressible_messages_arrive_whatever_their_ratio() {
     let server = in_process(WebSocketConfig::default());
     let listener = client(
         server.door.address,
         &Secrets::NONE,
-        WebSocketOptions::default(),
+        httppubsub_client::WebSocketConfig::default(),
     )
     .await;
     let mut subscription = listener.subscribe_exact("t").await.unwrap();
@@ -462,9 +534,10 @@ fn send_parts(stream: &mut TcpStream) -> (usize, ErrorKind) {
 
 #[test]
 fn ask_never_read_is_held_and_cut_off() {
-    let server = in_process(WebSocketConfig {
-        stall_timeout: Duration::from_millis(300),
-        ..WebSocketConfig::default()
+    let server = in_process({
+        let mut websockets = WebSocketConfig::default();
+        websockets.stall_timeout = Duration::from_millis(300);
+        websockets
     });
     let mut stream = never_reading(server.door.address);
     let (_, error) = send_parts(&mut stream);
@@ -505,10 +578,8 @@ fn hmac() -> Secrets {
 }
 
 fn with_few_codes(secrets: &Secrets) -> InProcess {
-    let config = Config {
-        replay_codes_max: 40,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.replay_codes_max = 40;
     InProcess::with_secrets(config, ServeConfig::default(), secrets)
 }
 
@@ -516,11 +587,9 @@ fn with_few_codes(secrets: &Secrets) -> InProcess {
 async fn guard_full_of_parts_of_one_notification_it_never_is() {
     let secrets = hmac();
     let server = with_few_codes(&secrets);
-    let options = WebSocketOptions {
-        message_bytes_max: 1_024,
-        compression: false,
-        ..WebSocketOptions::default()
-    };
+    let mut options = httppubsub_client::WebSocketConfig::default();
+    options.message_bytes_max = 1_024;
+    options.compression = false;
     let publisher = client(server.door.address, &secrets, options).await;
     let notified = publisher.notify("t", vec![7; 100_000]).await.unwrap();
     assert_eq!(notified.subscribers, 0);
@@ -534,7 +603,12 @@ async fn guard_full_of_parts_of_one_notification_it_never_is() {
 async fn share_of_the_guard_leaves_room_for_others() {
     let secrets = hmac();
     let server = with_few_codes(&secrets);
-    let eager = client(server.door.address, &secrets, WebSocketOptions::default()).await;
+    let eager = client(
+        server.door.address,
+        &secrets,
+        httppubsub_client::WebSocketConfig::default(),
+    )
+    .await;
     let mut refused = 0;
     for _ in 0..60 {
         refused += usize::from(eager.notify("t", "x").await.is_err());
@@ -625,4 +699,38 @@ fn lost_rows_are_made_again_and_told() {
         assert_eq!(raw.receive().await, "after");
         assert_eq!(notified.await.unwrap(), 1);
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn glob_refused_over_a_websocket_fails_that_call_and_nothing_else() {
+    let mut config = Config::default();
+    config.glob_bytes_max = 16;
+    let server = InProcess::start(config, ServeConfig::default());
+    let mut options = httppubsub_client::WebSocketConfig::default();
+    options.connect_retries = u32::MAX;
+    let client = client(server.door.address, &Secrets::NONE, options).await;
+    let mut good = client.subscribe_exact("t").await.unwrap();
+    let long = GlobPattern::parse("longer than that*").unwrap();
+    for interests in [
+        vec![Interest::Glob(long.clone())],
+        vec![exact("u"), Interest::Glob(long)],
+    ] {
+        let refused = tokio::time::timeout(PATIENCE, client.subscribe(interests)).await;
+        let error = refused.expect("it is answered").unwrap_err();
+        assert!(
+            matches!(error, SubscribeError::Request(RequestError::Refused { .. })),
+            "{error}"
+        );
+        // Calls after it are answered, and what was subscribed before is.
+        let other = tokio::time::timeout(PATIENCE, client.subscribe_glob("short*")).await;
+        let other = other.expect("it is answered").unwrap();
+        let mut statuses = client.statuses();
+        let ok = statuses.wait_for(ConnectionStatus::Ok);
+        assert!(tokio::time::timeout(PATIENCE, ok).await.unwrap());
+        assert_eq!(client.notify("t", "x").await.unwrap().subscribers, 1);
+        let message = tokio::time::timeout(PATIENCE, good.next()).await;
+        assert!(message.expect("it comes").is_some());
+        let closing = tokio::time::timeout(PATIENCE, other.close()).await;
+        closing.expect("it is answered").unwrap();
+    }
 }

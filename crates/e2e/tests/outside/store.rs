@@ -2,7 +2,7 @@
 //!
 //! | fault | test |
 //! |---|---|
-//! | torn-replay | crates/net/src/replay.rs | torn_replay_records_are_passed_over_and_all_others_count |
+//! | torn-replay | crates/net/src/inbound/replay.rs | torn_replay_records_are_passed_over_and_all_others_count |
 //! | page-lost | crates/store/tests/sqlite.rs | page_lost_in_the_file_is_said_and_not_a_few_rows_less |
 //! | files-gone | crates/store/tests/sqlite.rs | files_gone_while_in_use_fail_every_change_until_they_are_back |
 //! | database-mode | crates/store/tests/sqlite.rs | database_mode_is_for_its_owner_only |
@@ -18,8 +18,16 @@
 //! | docs-say-other | docs_say_other_than_nothing_about_backups_and_what_they_say_works |
 //! | big-sets | crates/store/tests/sqlite.rs | big_sets_let_others_write_in_between |
 //! | big-sets | crates/store/tests/sqlite.rs | big_sets_are_all_or_nothing_wherever_they_are_cut_short |
+//! | big-sets | crates/store/tests/sqlite.rs | big_sets_of_one_url_at_once_leave_one_of_them |
+//! | big-sets | crates/store/src/sqlite/pieces.rs | big_sets_that_were_decided_spare_what_others_did_since |
+//! | big-sets | crates/store/tests/sqlite.rs | big_sets_without_a_turn_fail_in_time |
+//! | big-sets | crates/store/tests/sqlite.rs | big_sets_wait_while_others_are_being_ended |
+//! | big-sets | crates/store/tests/sqlite.rs | big_sets_left_by_another_process_are_ended_by_a_probe |
+//! | not-ready | crates/store/src/postgres/failure.rs | not_ready_for_load_only_if_a_probe_fails_as_well |
 //! | big-sets | big_sets_are_the_one_or_the_other_after_a_kill |
 //! | lost-rows | lost_rows_of_an_address_that_is_another_ones_now_are_removed |
+//! | lost-rows | lost_rows_are_looked_for_only_by_broadcasters_that_keep_their_identity |
+//! | lost-rows | crates/store/tests/sqlite.rs | lost_rows_of_an_earlier_address_are_not_kept_when_the_next_moves |
 //! | lost-rows | lost_rows_are_none_as_a_second_holder_of_a_url_does_not_start |
 
 use std::net::TcpListener;
@@ -27,20 +35,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use httppubsub_broadcaster::{Authorizations, Broadcaster, Config};
 use httppubsub_e2e::{
     Home, Metrics, PgBouncer, Postgres, Process, Server, Subscriber, eventually, exact, httppubsub,
     url,
 };
+use httppubsub_proto::auth::Secrets;
 use httppubsub_proto::subscription::{Subscription, SubscriptionSet};
 use httppubsub_store::conformance::Mirror;
-use httppubsub_store::{PostgresOptions, PostgresStore, Store as _};
+use httppubsub_store::{Feed as _, PostgresStore, SqliteStore, Subscriptions as _};
 use tokio::runtime::Runtime;
 
 fn postgres(settings: &[&str]) -> Option<Postgres> {
     Postgres::own_if_possible(&[&["fsync=off"], settings].concat())
 }
 
-/// As after a failover where the old sessions stay open: they take no writes any longer, new ones do.
+/// As after a failover where the old sessions stay open: they take no writes any longer, new ones
+/// do.
 #[test]
 fn pg_read_only_sessions_are_dropped_and_it_is_not_ready_until_there_are_others() {
     let Some(postgres) = postgres(&[]) else {
@@ -58,10 +69,15 @@ fn pg_read_only_sessions_are_dropped_and_it_is_not_ready_until_there_are_others(
 
     administrate("ALTER SYSTEM SET default_transaction_read_only = on");
     administrate("SELECT pg_reload_conf()");
-    eventually("it is not ready", || {
+    let said = eventually("it is not ready", || {
         let answer = server.door.get("/readyz");
-        (answer.status == 503 && answer.text().contains("takes no writes")).then_some(())
+        (answer.status == 503).then(|| answer.text().to_owned())
     });
+    assert_eq!(said, "database: the database cannot be used\n");
+    let line = server
+        .process
+        .log_line("not ready: the database cannot be used");
+    assert!(line.contains("writes"), "{line}");
     assert_eq!(subscribe("meanwhile"), 503);
 
     // What a role is given applies to new sessions only.
@@ -94,7 +110,7 @@ fn pg_bouncer_in_session_mode_carries_broadcasters() {
     // LISTEN: nobody looks by itself for an hour.
     runtime.block_on(async {
         let mirror = Arc::new(Mirror::default());
-        let options = PostgresOptions::default().poll_interval(Duration::from_secs(3_600));
+        let options = PostgresStore::builder().poll_interval(Duration::from_secs(3_600));
         let store = options.open(&database).await.unwrap();
         store.watch(mirror.clone()).await.unwrap();
         one.door.subscribe(&url_of, exact("other"), None);
@@ -193,10 +209,12 @@ fn subscribe(server: &Server, topic: &str) -> u16 {
     server.door.ask(&server.door.signer.subscribe(&it)).status
 }
 
-/// Waits until `/readyz` gives this reason, and metrics too; with none until it is ready.
+/// Waits until `/readyz` gives this reason, and metrics too; with none until it is ready. What was
+/// met is for the log: paths, for instance.
 fn until_ready_but_for(server: &Server, metrics: &Metrics, reason: &str) {
     eventually(&format!("not ready for {reason:?}"), || {
         let answer = server.door.get("/readyz");
+        assert!(!answer.text().contains('/'), "{}", answer.text());
         let is_so = match reason {
             "" => answer.status == 200,
             _ => answer.status == 503 && answer.text().contains(&format!("{reason}: ")),
@@ -222,9 +240,18 @@ fn not_ready_says_why_and_ends_without_traffic() {
     }
     assert_eq!(server.door.get("/readyz").status, 200);
     let aside = home.path().join("aside");
-    for (folder, reason) in [(spool, "spool"), (home.path().join("data"), "replay_guard")] {
+    let folders = [
+        (spool, "spool", "the folder of temporary files"),
+        (
+            home.path().join("data"),
+            "replay_guard",
+            "used authorizations",
+        ),
+    ];
+    for (folder, reason, what) in folders {
         std::fs::rename(&folder, &aside).unwrap();
         until_ready_but_for(&server, &metrics, reason);
+        server.process.log_line(&format!("not ready: {what}"));
         std::fs::rename(&aside, &folder).unwrap();
         until_ready_but_for(&server, &metrics, "");
     }
@@ -273,6 +300,34 @@ fn lost_rows_of_an_address_that_is_another_ones_now_are_removed() {
     assert_eq!(urls, ["http://127.0.0.1:1/other"]);
     server.process.log_line("address of an earlier life");
     drop(taken);
+}
+
+/// A new identity with each start would be a row more with each start.
+#[test]
+fn lost_rows_are_looked_for_only_by_broadcasters_that_keep_their_identity() {
+    let home = Home::new();
+    let database = home.path().join("subscriptions.db");
+    let runtime = Runtime::new().unwrap();
+    let kept = home.path().join("kept");
+    std::fs::create_dir(&kept).unwrap();
+    let start = |replay_folder: Option<&Path>| {
+        let mut config = Config::default();
+        config.replay_folder = replay_folder.map(Path::to_owned);
+        runtime.block_on(async {
+            let store = Arc::new(SqliteStore::open(&database).await.unwrap());
+            let authorizations = Authorizations::from(&Secrets::NONE);
+            let broadcaster = Broadcaster::start(config, store, authorizations);
+            let broadcaster = broadcaster.await.unwrap();
+            broadcaster.shut_down();
+            assert!(broadcaster.finish(Duration::from_secs(60)).await);
+        });
+        let sql = "SELECT count(*) FROM httppubsub_broadcasters";
+        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        let connection = rusqlite::Connection::open(&database).unwrap();
+        connection.query_row(sql, [], count).unwrap()
+    };
+    assert_eq!([start(None), start(None)], [0, 0]);
+    assert_eq!([start(Some(&kept)), start(Some(&kept))], [1, 1]);
 }
 
 #[test]

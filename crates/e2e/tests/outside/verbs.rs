@@ -5,9 +5,9 @@
 //! | blocked-stdout | blocked_stdout_holds_up_neither_the_time_nor_a_signal |
 //! | timeout-of-names | timeout_of_names_that_nobody_answers_for_is_kept |
 //! | timeout-of-names | timeout_of_names_is_not_put_off_by_a_broadcaster_that_says_nothing |
-//! | timeout-of-names | crates/client/src/http/requests.rs | timeout_of_names_nothing_is_waited_for_that_was_not_sent_when_a_client_closes |
+//! | timeout-of-names | crates/client/src/requests/requests.rs | timeout_of_names_nothing_is_waited_for_that_was_not_sent_when_a_client_closes |
 //! | wrong-secrets-over-ws | wrong_secrets_over_ws_end_listening_as_they_do_over_http |
-//! | wrong-secrets-over-ws | crates/client/src/ws/passes.rs | wrong_secrets_over_ws_are_not_tried_for_ever_before_the_first_connection |
+//! | wrong-secrets-over-ws | crates/client/src/websocket/reconnect.rs | wrong_secrets_over_ws_are_not_tried_for_ever_before_the_first_connection |
 //! | terminal-escapes | terminal_escapes_of_a_message_are_written_out_on_its_one_line |
 //! | terminal-escapes | terminal_escapes_in_what_a_broadcaster_says_are_written_out |
 //! | terminal-escapes | crates/cli/src/shown.rs | terminal_escapes_in_json_mean_the_same |
@@ -19,7 +19,7 @@
 //! | listen-tip | listen_tip_names_the_flags |
 //! | finds-secrets | finds_secrets_of_a_broadcaster_that_was_started_in_the_same_folder |
 //! | finds-secrets | crates/cli/src/connection.rs | finds_secrets_for_a_broadcaster_on_this_machine |
-//! | host-slash | crates/client/src/config.rs | host_slash_is_not_doubled_in_the_urls_of_a_client |
+//! | host-slash | crates/client/src/config/client.rs | host_slash_is_not_doubled_in_the_urls_of_a_client |
 //! | json-members | json_members_in_the_document_are_those_that_are_printed |
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,130 +1,157 @@
-//! Everything that is ever signed, on HTTP and on websockets, and the bytes that a signature covers.
+//! Everything that is ever signed, over HTTP and websockets, and the bytes that a signature
+//! covers.
 
 use crate::digest::Sha512;
 use crate::subscription::{ETAG_FORMAT, Interest, StrongEtag};
 use crate::topic::{Identifier, Topic};
 use crate::wire::Writer;
 
-/// What a message says, as far as its authorization vouches for it (`docs/protocol/auth.md` §5).
+/// The content of a message that its authorization vouches for (`docs/protocol/auth.md` §5).
 ///
 /// A url is the text that is signed, which is not always the text that is stored: see
 /// `docs/protocol/auth.md` §6. On websockets it is the `websocket:…` url of the message's counter
 /// and there is no recovery url.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use httppubsub_proto::auth::{AuthError, Authorization, Claim, HmacAuthorization, Stamp};
+/// use httppubsub_proto::time::Now;
+/// use httppubsub_proto::topic::Topic;
+///
+/// let scheme = HmacAuthorization::new(&[7; 64]);
+/// let now = Now::from_unix(Duration::from_secs(1_700_000_000));
+/// let recovery = "http://me.example/v1/recover";
+/// let topic = Topic::new("jobs/7")?;
+///
+/// let claim = Claim::Missed { recovery, topic: &topic };
+/// let value = scheme.authorize(&claim, b"", &Stamp { now, nonce: [1; 12] })?;
+/// let value = value.as_deref().map(str::as_bytes);
+/// assert!(scheme.verify(&claim, b"", value, now).is_ok());
+///
+/// // A signature vouches for one claim, for two minutes.
+/// let other = Topic::new("jobs/8")?;
+/// let other = Claim::Missed { recovery, topic: &other };
+/// assert!(matches!(scheme.verify(&other, b"", value, now), Err(AuthError::Wrong(_))));
+/// let later = now + Duration::from_secs(300);
+/// assert!(matches!(scheme.verify(&claim, b"", value, later), Err(AuthError::Clock { .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim<'a> {
     /// SUBSCRIBE and, without a recovery url, UNSUBSCRIBE: the two sign alike.
     Subscribe {
-        /// Where messages are posted.
+        /// The url that messages are posted to.
         url: &'a str,
-        /// Where MISSED is posted.
+        /// The url that MISSED is posted to.
         recovery: Option<&'a str>,
-        /// Which messages.
+        /// The topic or glob.
         interest: &'a Interest,
     },
     /// NOTIFY, and each part of a websocket's NOTIFY_STREAM.
     Notify {
-        /// What it is about.
+        /// The topic of the message.
         topic: &'a Topic,
-        /// Of the notification.
+        /// The identifier of the notification.
         identifier: &'a Identifier,
-        /// Of the message as it is on the wire.
+        /// The digest of the message as it is on the wire.
         sha512: &'a Sha512,
     },
     /// A websocket's CONFIGURE.
     Configure {
         /// 32 random bytes of the subscriber.
         subscriber_nonce: &'a [u8; 32],
-        /// Whether the subscriber takes compressed messages.
+        /// `true` if the subscriber takes compressed messages.
         enable_zstd: bool,
-        /// Whether the subscriber takes dictionaries trained on the connection.
+        /// `true` if the subscriber takes dictionaries trained on the connection.
         enable_training: bool,
         /// The preset dictionary it asks for; 0 and 1 ask for none.
         initial_dict: u16,
     },
     /// CHECK_SUBSCRIPTIONS.
     Check {
-        /// Whose subscriptions.
+        /// The url whose subscriptions are meant.
         url: &'a str,
     },
     /// SET_SUBSCRIPTIONS.
     Set {
-        /// Whose subscriptions.
+        /// The url whose subscriptions are meant.
         url: &'a str,
-        /// Of the subscriptions to be.
+        /// The etag of the subscriptions to be.
         etag: &'a StrongEtag,
     },
     /// A websocket's CONTINUE_RECEIVE.
     ContinueReceive {
-        /// Of the message being received.
+        /// The identifier of the message being received.
         identifier: &'a Identifier,
         /// The part that arrived. Up to 255 it is signed in one byte, as published peers do; above,
-        /// where they fail, in eight (`docs/reliability.md` §5.1).
+        /// where they fail, in eight (`docs/design/threats.md` §5.1).
         part_id: u64,
         /// The subscriber's counter url.
         url: &'a str,
     },
     /// CONFIRM_RECEIVE.
     ConfirmReceive {
-        /// Of the delivery.
+        /// The identifier of the delivery.
         identifier: &'a Identifier,
-        /// How many subscribers the confirmation stands for.
+        /// Number of subscribers that the confirmation stands for.
         subscribers: u32,
         /// The receive url that the delivery was verified with.
         url: &'a str,
     },
     /// CONFIRM_MISSED.
     ConfirmMissed {
-        /// What was missed.
+        /// The topic of the missed message.
         topic: &'a Topic,
         /// The recovery url that the notice was verified with.
         url: &'a str,
     },
     /// RECEIVE, and each part of a websocket's RECEIVE_STREAM.
     Receive {
-        /// Where it is posted.
+        /// The url that the message is posted to.
         url: &'a str,
-        /// What it is about.
+        /// The topic of the message.
         topic: &'a Topic,
-        /// Of the delivery.
+        /// The identifier of the delivery.
         identifier: &'a Identifier,
-        /// Of the message as it is on the wire.
+        /// The digest of the message as it is on the wire.
         sha512: &'a Sha512,
     },
     /// MISSED.
     Missed {
-        /// Where it is posted.
+        /// The url that the message is posted to.
         recovery: &'a str,
-        /// What may have been missed.
+        /// The topic of the messages that may have been missed.
         topic: &'a Topic,
     },
     /// The answer to SUBSCRIBE and, without a recovery url, to UNSUBSCRIBE.
     ConfirmSubscribe {
-        /// Of the request.
+        /// The url of the request.
         url: &'a str,
-        /// Of the request.
+        /// The recovery url of the request.
         recovery: Option<&'a str>,
-        /// Of the request.
+        /// The topic or glob of the request.
         interest: &'a Interest,
     },
     /// The answer to NOTIFY.
     ConfirmNotify {
-        /// Of the request.
+        /// The identifier of the request.
         identifier: &'a Identifier,
-        /// How many confirmed.
+        /// Number of subscribers that confirmed.
         subscribers: u32,
-        /// Of the request.
+        /// The topic of the request.
         topic: &'a Topic,
-        /// Of the request.
+        /// The digest of the request.
         sha512: &'a Sha512,
     },
     /// The answer to CHECK_SUBSCRIPTIONS.
     CheckResponse {
-        /// Of the subscriptions there are.
+        /// The etag of the subscriptions there are.
         etag: &'a StrongEtag,
     },
     /// The answer to SET_SUBSCRIPTIONS.
     SetResponse {
-        /// Of the request.
+        /// The etag of the request.
         etag: &'a StrongEtag,
     },
     /// A websocket's CONFIRM_CONFIGURE.
@@ -157,7 +184,7 @@ pub enum Claim<'a> {
         min_size: u64,
         /// Size from which messages are too large for it, in bytes.
         max_size: u64,
-        /// Of the dictionary.
+        /// The digest of the dictionary.
         sha512: &'a Sha512,
     },
     /// A websocket's DISABLE_ZSTD_CUSTOM.
@@ -169,7 +196,7 @@ pub enum Claim<'a> {
     },
     /// A websocket's CONTINUE_NOTIFY.
     ContinueNotify {
-        /// Of the notification being sent.
+        /// The identifier of the notification being sent.
         identifier: &'a Identifier,
         /// The part that arrived.
         part_id: u32,
@@ -220,6 +247,8 @@ impl Claim<'_> {
     /// (at most 65,535 bytes), signed at `timestamp` with `nonce` (at most 255 bytes).
     pub fn to_sign(&self, tracing: &[u8], timestamp: u64, nonce: &[u8]) -> Vec<u8> {
         let mut out = Writer::with_capacity(512);
+        // The type comes first: no signature can be taken for one of another type whose fields
+        // happen to have the same bytes.
         out.u8(self.type_id())
             .u64(timestamp)
             .field8(nonce)
@@ -267,6 +296,8 @@ impl Claim<'_> {
                 url,
             } => {
                 out.field8(identifier.as_bytes());
+                // Published peers have one byte here and fail above 255, so a wider form there
+                // breaks nobody.
                 match u8::try_from(part_id) {
                     Ok(part_id) => out.u8(part_id),
                     Err(_) => out.u64(part_id),
@@ -307,6 +338,7 @@ impl Claim<'_> {
                 .u32(subscribers)
                 .field16(topic.as_bytes())
                 .bytes(sha512.as_bytes()),
+            // Told apart by their types alone.
             Self::CheckResponse { etag } | Self::SetResponse { etag } => {
                 out.u8(ETAG_FORMAT).bytes(etag.0.as_bytes())
             }

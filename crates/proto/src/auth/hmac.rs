@@ -11,7 +11,8 @@ use crate::digest::{BASE64, BASE64_URL, HmacSha512};
 use crate::limits::{NONCE_BYTES_MAX, SHA512_BYTES};
 use crate::time::Now;
 
-/// How far the time of a signature and the clock here may lie apart (`docs/protocol/auth.md` §4).
+/// Largest difference between the time of a signature and the clock here, in either direction
+/// (`docs/protocol/auth.md` §4).
 pub const HMAC_LIFETIME: Duration = Duration::from_secs(120);
 
 const SCHEME: &[u8] = b"X-HMAC ";
@@ -45,6 +46,8 @@ impl Authorization for HmacAuthorization {
         stamp: &Stamp,
     ) -> Result<Option<String>, CannotAuthorize> {
         let timestamp = stamp.now.unix_seconds();
+        // The text is signed, not the bytes: both ends hash what is on the wire, in whatever
+        // alphabet.
         let nonce = BASE64_URL.encode(stamp.nonce);
         let code = self
             .key
@@ -62,12 +65,16 @@ impl Authorization for HmacAuthorization {
         now: Now,
     ) -> Result<Unspent, AuthError> {
         let signed = Signed::parse(value.ok_or(AuthError::Missing)?).map_err(AuthError::Wrong)?;
+        // Before the code is computed: an old value is refused without the work of hashing the
+        // claim.
         if !now.within(signed.timestamp, HMAC_LIFETIME) {
             let (timestamp, now) = (signed.timestamp, now.unix_seconds());
             return Err(AuthError::Clock { timestamp, now });
         }
         let to_sign = claim.to_sign(tracing, signed.timestamp, signed.nonce.as_bytes());
         if self.key.vouches(&to_sign, &signed.code) {
+            // Only a code that vouches is ever spent, so nobody without the secret can fill the
+            // guard.
             Ok(Unspent::once(Code::of_hmac(&signed.code)))
         } else {
             Err(AuthError::Wrong("the signature does not fit the message"))
@@ -87,6 +94,7 @@ impl<'a> Signed<'a> {
         let value = value
             .strip_prefix(SCHEME)
             .ok_or("it does not start with \"X-HMAC \"")?;
+        // The code comes last and its base64 has no colon.
         let mut parts = value.splitn(3, |byte| *byte == b':');
         let timestamp = parts.next().ok_or("it has no timestamp")?;
         let nonce = parts.next().ok_or("it has no nonce")?;
@@ -107,6 +115,7 @@ impl<'a> Signed<'a> {
 }
 
 fn parse_timestamp(digits: &[u8]) -> Option<u64> {
+    // `parse` alone would take a sign as well.
     let decimal = (1..=12).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
     let digits = std::str::from_utf8(digits).ok().filter(|_| decimal)?;
     digits.parse().ok()

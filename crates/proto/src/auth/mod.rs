@@ -1,5 +1,5 @@
-//! Who may say what: everything that is signed, the schemes that sign it, and the files that hold
-//! their secrets.
+//! Authorization of messages: everything that is signed, the schemes that sign it, and the files
+//! that hold their secrets.
 
 mod claim;
 mod hmac;

@@ -1,4 +1,4 @@
-//! The scheme that asks for nothing.
+//! The scheme without authorization.
 
 use crate::auth::claim::Claim;
 use crate::auth::scheme::{AuthError, Authorization, CannotAuthorize, Stamp, Unspent};

@@ -1,4 +1,4 @@
-//! Which authorizations have been used, for as long as they could be used again.
+//! The authorizations that have been used, for as long as they could be used again.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::limits::SHA512_BYTES;
 use crate::time::Now;
 
-/// How long a code is remembered: both lifetimes of a signature, forward-dated ones included, and a
-/// minute for a clock that is set back (`docs/reliability.md` W13).
+/// Time that a code is remembered: both lifetimes of a signature, forward-dated ones included, and
+/// a minute for a clock that is set back (`docs/design/threats.md` W13).
 pub const REPLAY_MEMORY: Duration = Duration::from_secs(300);
 
 /// Tells one authorization from another: the first 16 bytes of its 64-byte HMAC. Only codes that
@@ -19,6 +19,8 @@ impl Code {
     /// The code of a value with this HMAC.
     pub fn of_hmac(hmac: &[u8; SHA512_BYTES]) -> Self {
         let mut code = [0; 16];
+        // 128 bits are enough to tell codes apart that all passed the check; more would only cost
+        // memory.
         code.copy_from_slice(&hmac[..16]);
         Self(code)
     }
@@ -28,32 +30,49 @@ impl Code {
         Self(bytes)
     }
 
-    /// Its bytes, for a guard to write down.
+    /// The bytes, for a guard to write down.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 }
 
-/// No further code can be remembered, so none can be accepted.
+/// The error of a guard that can remember no further code, and so can accept none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the replay guard is full with {codes} codes")]
 pub struct GuardFull {
-    /// How many it remembers.
+    /// Number of codes that are remembered.
     pub codes: usize,
 }
 
-/// Why a code cannot be spent.
+/// The reason why a code cannot be spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpendError {
-    /// It was spent before.
+    /// The code was spent before.
     #[error("the authorization has been used before")]
     Replayed,
-    /// There is no room to remember it.
+    /// There is no room to remember the code.
     #[error(transparent)]
     Full(#[from] GuardFull),
 }
 
 /// The codes spent in the last [`REPLAY_MEMORY`], at most a given number: some 60 bytes each.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use httppubsub_proto::auth::{Code, REPLAY_MEMORY, SpendError, SpentCodes};
+/// use httppubsub_proto::time::Now;
+///
+/// let now = Now::from_unix(Duration::from_secs(1_700_000_000));
+/// let mut spent = SpentCodes::new(100);
+/// let code = Code::of_hmac(&[7; 64]);
+/// assert!(spent.spend(code, now).is_ok());
+/// assert!(matches!(spent.spend(code, now), Err(SpendError::Replayed)));
+///
+/// // A signature has expired long before its code is forgotten.
+/// let later = now + REPLAY_MEMORY + Duration::from_secs(1);
+/// assert!(spent.spend(code, later).is_ok());
+/// ```
 #[derive(Debug)]
 pub struct SpentCodes {
     expiry: HashMap<Code, Now>,
@@ -62,7 +81,7 @@ pub struct SpentCodes {
 }
 
 impl SpentCodes {
-    /// None yet, and never more than `codes_max`.
+    /// A guard without codes that never remembers more than `codes_max`.
     pub fn new(codes_max: usize) -> Self {
         Self {
             expiry: HashMap::new(),
@@ -73,10 +92,13 @@ impl SpentCodes {
 
     /// Spends `code`, which must not have been spent before.
     pub fn spend(&mut self, code: Code, now: Now) -> Result<(), SpendError> {
+        // First: a code whose time is over neither counts as spent nor takes room.
         self.forget(now);
         if self.expiry.contains_key(&code) {
             return Err(SpendError::Replayed);
         }
+        // Counted by the queue, not by the map: a released code keeps its entry here until it
+        // expires.
         if self.oldest_first.len() >= self.codes_max {
             return Err(GuardFull {
                 codes: self.expiry.len(),
@@ -91,16 +113,17 @@ impl SpentCodes {
 
     /// Takes back that `code` was spent, because nothing came of it: it may be used once more.
     pub fn release(&mut self, code: &Code) {
+        // Its entry in the queue stays until it expires: to find it would take a search.
         self.expiry.remove(code);
     }
 
-    /// How many more can be remembered.
+    /// Number of codes that can still be remembered.
     pub fn room(&mut self, now: Now) -> usize {
         self.forget(now);
         self.codes_max.saturating_sub(self.oldest_first.len())
     }
 
-    /// All codes that are remembered, and when each was spent.
+    /// The codes that are remembered, with the moment at which each was spent.
     pub fn remembered(&self) -> impl Iterator<Item = (&Code, Now)> {
         let codes = self.expiry.iter();
         codes.map(|(code, expiry)| {
@@ -109,12 +132,12 @@ impl SpentCodes {
         })
     }
 
-    /// How many codes are remembered.
+    /// Number of codes that are remembered.
     pub fn len(&self) -> usize {
         self.expiry.len()
     }
 
-    /// Whether no code is remembered.
+    /// `true` if no code is remembered.
     pub fn is_empty(&self) -> bool {
         self.expiry.is_empty()
     }

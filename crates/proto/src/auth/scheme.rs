@@ -1,10 +1,10 @@
-//! What every scheme of authorization can do: produce a value for a claim, and judge one.
+//! The contract of every scheme of authorization: produce a value for a claim, and verify one.
 
 use crate::auth::claim::Claim;
 use crate::auth::replay::Code;
 use crate::time::Now;
 
-/// When a value is made, and the random bytes that keep two values for the same claim apart.
+/// The moment at which a value is made, and the nonce that keeps two values for one claim apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamp {
     /// The moment of the event.
@@ -13,13 +13,13 @@ pub struct Stamp {
     pub nonce: [u8; 12],
 }
 
-/// Why a value does not vouch for a claim.
+/// The reason why a value does not vouch for a claim.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
-    /// There is no value (UNAUTHORIZED).
+    /// The value is missing (UNAUTHORIZED).
     #[error("the authorization is missing")]
     Missing,
-    /// There is one and it does not vouch for the claim (FORBIDDEN).
+    /// The value does not vouch for the claim (FORBIDDEN).
     #[error("the authorization is wrong: {0}")]
     Wrong(&'static str),
     /// The signature was made at another time than now (FORBIDDEN).
@@ -30,15 +30,15 @@ pub enum AuthError {
         /// Seconds since the epoch, here.
         now: u64,
     },
-    /// It vouched for a message once already (FORBIDDEN).
+    /// The value vouched for a message once already (FORBIDDEN).
     #[error("the authorization is wrong: it has been used before")]
     Replayed,
-    /// It cannot be judged now.
+    /// The value cannot be judged now; the same one may be accepted later.
     #[error("the authorization cannot be checked now: {0}")]
     Unavailable(&'static str),
 }
 
-/// A scheme could not produce a value.
+/// The error of a scheme that could not produce a value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot authorize: {0}")]
 pub struct CannotAuthorize(pub String);
@@ -80,7 +80,7 @@ pub trait Authorization: Send + Sync + std::fmt::Debug {
         stamp: &Stamp,
     ) -> Result<Option<String>, CannotAuthorize>;
 
-    /// Whether `value` vouches for `claim` in a message with this `tracing`, arriving `now`.
+    /// Verifies that `value` vouches for `claim` in a message with this `tracing`, arriving `now`.
     /// `None` is a missing header or a field of length 0.
     fn verify(
         &self,
@@ -90,8 +90,8 @@ pub trait Authorization: Send + Sync + std::fmt::Debug {
         now: Now,
     ) -> Result<Unspent, AuthError>;
 
-    /// Whether values of this scheme say anything at all. A peer that does not check the answers
-    /// of `none` knows what it is doing; one that does not check those of others has a defect.
+    /// `true` if values of this scheme prove anything. `none` proves nothing, so that a peer need
+    /// not check its values; a peer that does not check the values of another scheme has a defect.
     fn vouches(&self) -> bool {
         true
     }

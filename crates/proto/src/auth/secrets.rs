@@ -11,17 +11,17 @@ use crate::auth::token::TokenAuthorization;
 use crate::digest::{BASE64, BASE64_URL};
 use crate::limits::SHA512_BYTES;
 
-/// Which way an authorization goes.
+/// The direction of the messages that a scheme is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// What subscribers say: their requests, and their answers to RECEIVE and MISSED.
+    /// Messages of subscribers: their requests, and their answers to RECEIVE and MISSED.
     ToBroadcaster,
-    /// What broadcasters say: RECEIVE and MISSED, and their answers to requests.
+    /// Messages of broadcasters: RECEIVE and MISSED, and their answers to requests.
     ToSubscriber,
 }
 
 impl Direction {
-    /// Its key in a secrets file.
+    /// The key of this direction in a secrets file.
     fn key(self) -> &'static str {
         match self {
             Self::ToBroadcaster => "to-broadcaster",
@@ -36,14 +36,14 @@ impl std::fmt::Display for Direction {
     }
 }
 
-/// How one direction is authorized, and its secret.
+/// The scheme of one direction, with its secret.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Scheme {
-    /// Not at all.
+    /// No authorization.
     None,
-    /// By a token, taken as it stands; not empty.
+    /// A token, taken as it stands; not empty.
     Token(String),
-    /// By signatures with this secret.
+    /// Signatures with this secret.
     Hmac([u8; SHA512_BYTES]),
 }
 
@@ -59,7 +59,7 @@ impl Scheme {
         }
     }
 
-    /// Its name in files and on the command line: `none`, `token` or `hmac`.
+    /// The name in files and on the command line: `none`, `token` or `hmac`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::None => "none",
@@ -69,16 +69,19 @@ impl Scheme {
     }
 
     /// The scheme called `name` with a secret spelled `secret`: for `hmac` the base64url of 64
-    /// bytes, padded or not, the standard alphabet accepted; for `token` the token itself, as an HTTP
-    /// header can carry it.
+    /// bytes, padded or not, the standard alphabet accepted; for `token` the token itself, as an
+    /// HTTP header can carry it.
     pub fn parse(name: &str, secret: &str) -> Result<Self, SecretProblem> {
         match name {
             "none" => Ok(Self::None),
             "token" if secret.is_empty() => Err(SecretProblem::EmptyToken),
+            // HTTP drops blanks at the ends of a header, so the other end would see another token.
             "token" if secret.trim() != secret => Err(SecretProblem::BlankAtTheEnd),
             "token" if secret.contains(char::is_control) => Err(SecretProblem::ControlCharacter),
             "token" => Ok(Self::Token(secret.to_owned())),
             "hmac" => {
+                // Files have the url-safe alphabet. The standard one is what `openssl rand -base64
+                // 64` prints.
                 let bytes = BASE64_URL.decode(secret).or_else(|_| BASE64.decode(secret));
                 let bytes = bytes.ok().and_then(|bytes| bytes.try_into().ok());
                 bytes.map(Self::Hmac).ok_or(SecretProblem::NotAKey)
@@ -115,11 +118,12 @@ impl std::fmt::Debug for Scheme {
     }
 }
 
-/// What is wrong with one direction of a secrets file. Nothing that stands in the file is quoted: a
-/// secret may stand in a wrong place.
+/// The problem with one direction of a secrets file. No text of the file is quoted: a secret may
+/// stand in a wrong place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SecretProblem {
-    /// It is not an object.
+    /// The entry is not an object.
     #[error("it is not an object with a \"type\"")]
     NotAnObject,
     /// The type is not one of the three.
@@ -142,16 +146,17 @@ pub enum SecretProblem {
     NotAKey,
 }
 
-/// Why a secrets file cannot be read.
+/// The reason why a secrets file cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SecretsError {
-    /// It has not a single byte.
+    /// The file has not a single byte.
     #[error(
         "the secrets file is empty: its writing was cut short; remove it, or restore it from the \
          other of the two files, which holds the same"
     )]
     Empty,
-    /// It ends in the middle.
+    /// The file ends in the middle.
     #[error(
         "the secrets file ends too early: its writing was cut short; remove it, or restore it from \
          the other of the two files, which holds the same"
@@ -160,44 +165,57 @@ pub enum SecretsError {
     /// An editor wrote a mark at its beginning that JSON does not have.
     #[error("the secrets file begins with a byte order mark: save it as UTF-8 without one")]
     ByteOrderMark,
-    /// It is not JSON.
+    /// The file is not JSON.
     #[error("the secrets file is not JSON: {0}")]
     Json(serde_json::Error),
-    /// It is not an object.
+    /// The file is not an object.
     #[error("the secrets file is not a JSON object")]
     NotAnObject,
-    /// It is of a version that nobody knows.
+    /// The file has an unknown version.
     #[error("the secrets file has no \"version\", or another than the text \"2\"")]
     Version,
-    /// It does not say how one direction is authorized.
+    /// The file has no entry for one direction.
     #[error(
         "the secrets file has no \"{direction}\"{}; to go without authorization, write \
          \"{direction}\": {{\"type\": \"none\"}}",
         but_has(unknown)
     )]
     NoDirection {
-        /// Which one.
+        /// The direction.
         direction: Direction,
         /// The keys that mean nothing, one of which may be a misspelling.
         unknown: Vec<String>,
     },
-    /// One direction makes no sense.
+    /// The entry of one direction is wrong.
     #[error("{direction} in the secrets file: {problem}")]
     Direction {
-        /// Which one.
+        /// The direction.
         direction: Direction,
-        /// Why not.
+        /// The problem.
         problem: SecretProblem,
     },
 }
 
 /// The content of a secrets file: `broadcaster-secrets.json` and `subscriber-secrets.json` are
 /// alike (`docs/protocol/auth.md` §7).
+///
+/// ```
+/// use httppubsub_proto::auth::{Scheme, Secrets};
+///
+/// let secrets = Secrets {
+///     to_broadcaster: Scheme::generate("hmac", &[1; 64])?,
+///     to_subscriber: Scheme::parse("token", "correct horse battery staple")?,
+/// };
+/// let read = Secrets::parse(&secrets.to_text())?;
+/// assert_eq!(read, secrets);
+/// assert_eq!(read.to_broadcaster.name(), "hmac");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secrets {
-    /// For what subscribers say.
+    /// The scheme for messages of subscribers.
     pub to_broadcaster: Scheme,
-    /// For what broadcasters say.
+    /// The scheme for messages of broadcasters.
     pub to_subscriber: Scheme,
 }
 
@@ -215,8 +233,9 @@ impl Secrets {
         Ok(secrets)
     }
 
-    /// The same, and the keys of the file that mean nothing, for a warning.
+    /// Reads the text of a secrets file, and returns the keys that mean nothing, for a warning.
     pub fn parse_with_unknown_keys(text: &str) -> Result<(Self, Vec<String>), SecretsError> {
+        // The error of the JSON parser would not help: the file looks right in an editor.
         if text.starts_with('\u{feff}') {
             return Err(SecretsError::ByteOrderMark);
         }
@@ -224,6 +243,8 @@ impl Secrets {
             return Err(SecretsError::Empty);
         }
         let file: serde_json::Value =
+            // A full disk, or a crash while it was written: then a copy helps, and a look at the
+            // syntax does not.
             serde_json::from_str(text).map_err(|error| match error.is_eof() {
                 true => SecretsError::CutShort,
                 false => SecretsError::Json(error),
@@ -234,6 +255,7 @@ impl Secrets {
         }
         let directions = [Direction::ToBroadcaster, Direction::ToSubscriber];
         let is_known = |key: &str| key == "version" || directions.iter().any(|it| it.key() == key);
+        // A misspelled key is the likely reason for a missing direction, so the error names it.
         let unknown: Vec<_> = file.keys().filter(|key| !is_known(key)).cloned().collect();
         let scheme = |direction: Direction| match file.get(direction.key()) {
             Some(value) => parse_scheme(value)

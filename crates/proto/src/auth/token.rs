@@ -14,7 +14,7 @@ pub struct TokenAuthorization {
     value: String,
 }
 
-/// A token must not be empty.
+/// The error of a token that is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the token is empty")]
 pub struct EmptyToken;
@@ -45,6 +45,7 @@ impl Authorization for TokenAuthorization {
         _stamp: &Stamp,
     ) -> Result<Option<String>, CannotAuthorize> {
         let bytes = self.value.len();
+        // Here and not in `new`: a verifier never writes the value and may compare a longer one.
         if bytes > FIELD_BYTES_MAX {
             let problem = format!("the token makes {bytes} bytes, {FIELD_BYTES_MAX} are allowed");
             return Err(CannotAuthorize(problem));
@@ -60,6 +61,7 @@ impl Authorization for TokenAuthorization {
         _now: Now,
     ) -> Result<Unspent, AuthError> {
         let value = value.ok_or(AuthError::Missing)?;
+        // In constant time: how long a refusal takes must not tell how much of the token was right.
         if bool::from(self.value.as_bytes().ct_eq(value)) {
             Ok(Unspent::reusable())
         } else {

@@ -1,16 +1,16 @@
-//! Which compressor is used for which size (`docs/protocol/stateful.md` §11).
+//! The choice of a compressor by the size of a body (`docs/protocol/stateful.md` §11).
 
 /// The plain bodies a compressor is meant for: `min <= length < max`, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompressorSizes {
-    /// Shortest.
+    /// Shortest length.
     pub min: u32,
-    /// First that is too long; 0 and `u64::MAX` are no limit.
+    /// Shortest length that is too long; 0 and `u64::MAX` are no limit.
     pub max: u64,
 }
 
 impl CompressorSizes {
-    /// Whether the compressor is meant for a plain body of this length.
+    /// `true` if the compressor is meant for a plain body of `plain_bytes` bytes.
     pub fn fit(&self, plain_bytes: u64) -> bool {
         u64::from(self.min) <= plain_bytes && (self.max == 0 || plain_bytes < self.max)
     }

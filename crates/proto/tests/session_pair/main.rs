@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::session::{SessionError, StreamCounters};
+use httppubsub_proto::stateful::HeaderStyle;
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::topic::{Identifier, Topic};
-use httppubsub_proto::ws::HeaderStyle;
 use pair::{Auth, End, Message, Pair, Settings};
 use proptest::collection::vec;
 use proptest::option;
@@ -187,7 +187,7 @@ proptest! {
             talk.step(&step);
         }
         for step in &steps {
-            // Which compressor was used is not signed (docs/reliability.md W8).
+            // Which compressor was used is not signed (docs/design/threats.md W8).
             if !matches!(step, Step::Enable) {
                 talk.step(step);
             }

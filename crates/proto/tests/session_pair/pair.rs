@@ -17,10 +17,12 @@ use httppubsub_proto::session::{
     ReceiveTicket, SessionError, StreamCounters, SubscriberConfig, SubscriberEvent,
     SubscriberSession,
 };
+use httppubsub_proto::stateful::{
+    BodyHead, HeaderStyle, Part, StreamPart, ToBroadcaster, ToSubscriber,
+};
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::{Identifier, Topic};
-use httppubsub_proto::ws::{BodyHead, HeaderStyle, Part, StreamPart, ToBroadcaster, ToSubscriber};
 
 /// What a pair is made of.
 #[derive(Clone, Debug)]
@@ -556,25 +558,20 @@ impl Broadcaster {
 
     fn drive(&mut self, now: Now, wire: &mut Wire) {
         loop {
-            // Whoever cannot send still learns what happens.
-            let output = if self.blocked && !self.session.is_over() {
-                match self.session.poll_event() {
-                    Some(event) => Output::Event(event),
-                    None => return,
-                }
-            } else {
-                self.session.poll_output()
-            };
-            match output {
+            // An end that cannot send still learns what happens.
+            while let Some(event) = self.session.poll_event() {
+                assert!(self.closed.is_none(), "it is closed: {event:?}");
+                self.handle(event, now);
+            }
+            if self.blocked && !self.session.is_over() {
+                return;
+            }
+            match self.session.poll_output() {
                 Output::Send(message) => {
                     assert!(self.closed.is_none(), "it is closed");
                     let frame = frame(&message);
                     self.check_sent(&frame, &message);
                     wire.send(frame, now);
-                }
-                Output::Event(event) => {
-                    assert!(self.closed.is_none(), "it is closed: {event:?}");
-                    self.handle(event, now);
                 }
                 Output::Close(reason) => {
                     assert!(self.closed.is_none(), "it is closed: {reason}");
@@ -705,24 +702,19 @@ impl Broadcaster {
 impl Subscriber {
     fn drive(&mut self, now: Now, wire: &mut Wire) {
         loop {
-            let output = if self.blocked && !self.session.is_over() {
-                match self.session.poll_event() {
-                    Some(event) => Output::Event(event),
-                    None => return,
-                }
-            } else {
-                self.session.poll_output()
-            };
-            match output {
+            while let Some(event) = self.session.poll_event() {
+                assert!(self.closed.is_none(), "it is closed: {event:?}");
+                self.handle(event, now);
+            }
+            if self.blocked && !self.session.is_over() {
+                return;
+            }
+            match self.session.poll_output() {
                 Output::Send(message) => {
                     assert!(self.closed.is_none(), "it is closed");
                     let frame = frame(&message);
                     self.check_sent(&frame, &message);
                     wire.send(frame, now);
-                }
-                Output::Event(event) => {
-                    assert!(self.closed.is_none(), "it is closed: {event:?}");
-                    self.handle(event, now);
                 }
                 Output::Close(reason) => {
                     assert!(self.closed.is_none(), "it is closed: {reason}");

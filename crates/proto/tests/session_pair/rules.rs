@@ -7,13 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::session::{SessionError, StreamCounters};
-use httppubsub_proto::subscription::Interest;
-use httppubsub_proto::topic::{Identifier, Topic};
-use httppubsub_proto::ws::{
+use httppubsub_proto::stateful::{
     BodyHead, Configure, ConfirmConfigure, ConfirmNotify, ConfirmReceive, Continue, DisableCustom,
     EnableCustom, EnablePreset, HeaderStyle, InterestMessage, MissedMessage, Notify, Part,
     StreamPart, ToBroadcaster, ToSubscriber,
 };
+use httppubsub_proto::subscription::Interest;
+use httppubsub_proto::topic::{Identifier, Topic};
 
 use crate::pair::{Auth, End, Message, Pair, Settings};
 

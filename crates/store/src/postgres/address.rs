@@ -1,4 +1,8 @@
-//! Where a database is, and how to get there.
+//! The address of a database, and the way to it.
+//!
+//! The library parses urls and speaks the protocol, but has no TLS, and tries several hosts one
+//! after the other. Both are added here: certificates by the parameters that libpq has for them,
+//! and hosts side by side, a second apart.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +20,11 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::failure::{CONNECT_TIMEOUT, Failure};
 use crate::lock;
+use crate::postgres::failure::{CONNECT_TIMEOUT, Failure};
 
-/// Why the url of a database cannot be used. No part of the url is quoted that may be a password.
+/// The reason for which the url of a database cannot be used. No part of the url is quoted that may
+/// be a password.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AddressError {
     /// It is not what libpq takes as a url or as keywords and values.
@@ -39,16 +44,16 @@ pub(super) enum AddressError {
     Percent,
     /// `sslmode` has a value that is not taken.
     #[error(
-        "this sslmode is not supported: use disable, or verify-full to have the server's certificate \
-         checked"
+        "this sslmode is not supported: use disable, or verify-full to have the server's \
+         certificate checked"
     )]
     SslMode,
     /// A file that the url names cannot be read.
     #[error("cannot read {}", path.display())]
     File {
-        /// Which.
+        /// The part in question.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: rustls::pki_types::pem::Error,
     },
@@ -71,6 +76,7 @@ pub(super) struct Address {
     pub(super) config: Config,
     /// The same for each host by itself.
     hosts: Vec<Config>,
+    /// Verifies the server against the trusted certificates; unused if `sslmode` is `disable`.
     tls: MakeRustlsConnect,
 }
 
@@ -80,10 +86,12 @@ type Connected = (
     Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>,
 );
 
-/// How long a host may say nothing before the next is tried beside it.
+/// The time for which a host may say nothing before the next is tried beside it.
 const NEXT_HOST_AFTER: Duration = Duration::from_secs(1);
 
 /// Parameters of a url besides those of TLS.
+/// Others are refused and not ignored: a mistyped one, or a password with a `?` in it, would
+/// otherwise change where or how safely this connects, without a word.
 const PARAMETERS: [&str; 18] = [
     "user",
     "password",
@@ -105,7 +113,7 @@ const PARAMETERS: [&str; 18] = [
     "sslnegotiation",
 ];
 
-/// Whether a session has to be able to write.
+/// The use of a session: whether it has to be able to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// It has, unless the url says otherwise: of several hosts only one may take writes.
@@ -121,9 +129,15 @@ impl std::fmt::Debug for Address {
 }
 
 impl Address {
-    /// Takes what libpq takes as a url, with `sslmode`, `sslrootcert`, `sslcert` and `sslkey`. Without
-    /// a mode the way to this machine is plain and any other is verified.
+    /// Takes what libpq takes as a url, with `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
+    /// Without a mode the way to this machine is plain and any other is verified.
+    ///
+    /// # Errors
+    ///
+    /// See [`AddressError`]. None of them quotes a part that may be a password.
     pub(super) fn parse(url: &str, purpose: Purpose) -> Result<Self, AddressError> {
+        // TLS parameters are taken out here, because the library knows only some of them and has no
+        // way to load certificates.
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let mut mode = None;
         let (mut root, mut cert, mut key) = (None, None, None);
@@ -133,7 +147,7 @@ impl Address {
             let (name, value) = (percent_decoded(name)?, percent_decoded(value)?);
             match name.as_str() {
                 "sslmode" => mode = Some(value),
-                // As libpq takes it from those that are used to JDBC.
+                // As libpq takes it from users of JDBC.
                 "ssl" if value == "true" => mode = Some("require".to_owned()),
                 "sslrootcert" if value == "system" => root = None,
                 "sslrootcert" => root = Some(PathBuf::from(value)),
@@ -180,6 +194,7 @@ impl Address {
         if config.get_application_name().is_none() {
             config.application_name("httppubsub");
         }
+        // For each host; all together have CONNECT_TIMEOUT.
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(5));
         }
@@ -187,6 +202,8 @@ impl Address {
         if config.get_tcp_user_timeout().is_none() {
             config.tcp_user_timeout(Duration::from_secs(10));
         }
+        // Finds a server that is gone while nothing is asked, as the listening session is most of
+        // the time.
         config.keepalives_idle(Duration::from_secs(10));
         match purpose {
             Purpose::Write if config.get_target_session_attrs() == TargetSessionAttrs::Any => {
@@ -210,6 +227,10 @@ impl Address {
     }
 
     /// A new session, within [`CONNECT_TIMEOUT`].
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Silent`] if no host let us in by then, otherwise that of the last host tried.
     pub(super) async fn connect(&self) -> Result<Connected, Failure> {
         match timeout(CONNECT_TIMEOUT, self.first_that_answers()).await {
             Ok(connected) => Ok(connected?),
@@ -226,6 +247,8 @@ impl Address {
         loop {
             let next = untried.next();
             under_way.extend(next.map(|host| host.connect(self.tls.clone())));
+            // With no host left there is nothing to begin beside the waiting; the caller's timeout
+            // ends it.
             let patience = match untried.len() {
                 0 => CONNECT_TIMEOUT,
                 _ => NEXT_HOST_AFTER,
@@ -240,7 +263,7 @@ impl Address {
     }
 }
 
-/// How the pool connects. It gives up by itself after [`CONNECT_TIMEOUT`].
+/// The way in which the pool connects. It gives up by itself after [`CONNECT_TIMEOUT`].
 impl deadpool_postgres::Connect for Address {
     fn connect(
         &self,
@@ -254,8 +277,8 @@ impl deadpool_postgres::Connect for Address {
                     tracing::debug!(%error, "a connection to the database ended");
                 }
             });
-            // Plans are kept, and made while tables were small: those that read all of one grow with
-            // it. A startup parameter would say the same, but poolers refuse those.
+            // Plans are kept, and made while tables were small: plans that read all of one grow
+            // with it. A startup parameter would say the same, but poolers refuse those.
             let set = client.batch_execute("SET enable_seqscan = off").await;
             if let Err(error) = set {
                 driver.abort();
@@ -267,6 +290,10 @@ impl deadpool_postgres::Connect for Address {
 }
 
 /// The same configuration for each of its hosts.
+///
+/// The library tries its hosts one after the other, each for its whole time-out; a stopped first
+/// host would delay every connection. Each setting is copied by hand, as a `Config` cannot replace
+/// its list of hosts.
 fn one_by_one(config: &Config) -> Vec<Config> {
     let (names, addresses) = (config.get_hosts(), config.get_hostaddrs());
     let hosts = names.len().max(addresses.len());
@@ -349,6 +376,7 @@ fn percent_decoded(text: &str) -> Result<String, AddressError> {
     String::from_utf8(decoded).map_err(|_| AddressError::Percent)
 }
 
+/// `true` if nobody on a network can listen: plain text is then no risk.
 fn is_this_machine(host: &Host) -> bool {
     match host {
         Host::Unix(_) => true,
@@ -361,6 +389,11 @@ fn is_this_machine(host: &Host) -> bool {
     }
 }
 
+/// The certificates to trust: those of `file`, or of the system.
+///
+/// # Errors
+///
+/// [`AddressError::NoRoots`] if there are none: no server could be verified then.
 fn roots(file: Option<&Path>) -> Result<RootCertStore, AddressError> {
     let mut roots = RootCertStore::empty();
     match file {
@@ -381,6 +414,7 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, AddressError> {
     Ok(roots)
 }
 
+/// The certificates of a PEM file, in its order.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AddressError> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
     read.map_err(|source| AddressError::File {
@@ -389,10 +423,13 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AddressErro
     })
 }
 
+/// TLS with these trusted `roots`, and with the certificate and key of `identity` for servers that
+/// ask who connects.
 fn tls(
     roots: RootCertStore,
     identity: Option<(&Path, &Path)>,
 ) -> Result<MakeRustlsConnect, AddressError> {
+    // Named, because the process may have installed another one, or several may be compiled in.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

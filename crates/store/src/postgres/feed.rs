@@ -1,4 +1,4 @@
-//! What the observer knows of the change sequence, and how it learns the rest.
+//! The position of the observer in the change sequence, and how it learns the rest.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,57 +15,75 @@ use tokio::time::{Instant, timeout_at};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Row, Statement};
 
-use super::address::Address;
-use super::failure::{Done, Failure};
-use super::row::{Unreadable, interest_of, subscription_of, url_of};
-use crate::store::{Change, Observer};
+use crate::contract::{Change, Observer};
+use crate::postgres::address::Address;
+use crate::postgres::failure::{Done, Failure};
+use crate::postgres::row::{Unreadable, interest_of, subscription_of, url_of};
+use crate::postgres::sql;
 use crate::urls::Urls;
 
-/// The one connection over which changes are read. Whoever reads holds the state meanwhile, so that
-/// the observer sees one order.
+/// The one connection over which changes are read, and how far the observer has come. A reader
+/// holds the state meanwhile, so that the observer sees one order.
+///
+/// A change has the number that its transaction drew from a sequence. Transactions end in another
+/// order than they drew, and one that is rolled back leaves its number unused, so a number that is
+/// missing may still come. [`Known::gaps`] remembers each with the transaction before which it must
+/// have been drawn; once all transactions up to that one have ended, it never comes.
 pub(super) struct Feed {
     address: Address,
+    /// Longest wait of one call, from [`super::PostgresStoreBuilder::patience`].
     patience: Duration,
     /// So long after a look began, nothing is acknowledged that it did not see.
     settled_after: Duration,
-    /// When the last look that ended well began, in nanoseconds since `epoch`; 0 if there was none.
+    /// The start of the last look that ended well, in nanoseconds since `epoch`; 0 if there was
+    /// none.
     looked: AtomicU64,
+    /// The zero of the times that are kept in atomics.
     epoch: Instant,
-    /// How often somebody asked to have it all read.
+    /// A count of all requests to read what changed.
     asked: AtomicU64,
     state: Mutex<State>,
+    /// The failure of the last look, for [`Feed::trouble`].
     trouble: std::sync::Mutex<Option<String>>,
-    /// When the question under way was asked, in nanoseconds since `epoch`; 0 if there is none.
+    /// The start of the question under way, in nanoseconds since `epoch`; 0 if there is none.
     asking_since: AtomicU64,
-    /// Number of the last change that the observer knows, for whoever is curious.
+    /// Number of the last change that the observer knows, for the census.
     pub(super) newest: AtomicI64,
     /// Woken when another says that something changed.
     pub(super) woken: Arc<Notify>,
 }
 
+/// What a reader needs to go on from where the last one stopped.
 #[derive(Default)]
 struct State {
+    /// `None` before [`Feed::watch`]: then there is nobody to tell, and looks return at once.
     observer: Option<Arc<dyn Observer>>,
-    /// All who had asked when the last look began, of those who asked.
+    /// The requests made before the last look began, counted as in `asked`.
     answered: u64,
     /// `None` when the observer must be told everything.
     known: Option<Known>,
     connected: Option<Connected>,
 }
 
+/// The position in the history of the database.
 struct Known {
+    /// The largest number that was read.
     newest: i64,
     /// Of the transaction that made the newest: another history has another one.
     newest_xid: i64,
-    /// Numbers up to the newest that were not there yet. Whoever has one of them, if anybody, has a
+    /// Numbers up to the newest that were not there yet. A transaction that has one of them has a
     /// transaction older than the one beside it.
     gaps: BTreeMap<i64, i64>,
 }
 
+/// A session that listens, with the statements it is asked again and again.
 struct Connected {
     client: Client,
+    /// [`sql::NEWER`], for the usual case that nothing is missing.
     newer: Statement,
+    /// [`sql::NEWER_AND_LATE`], while there are gaps.
     newer_and_late: Statement,
+    /// The task that reads from the socket; it ends with the session.
     driver: AbortHandle,
 }
 
@@ -76,32 +94,18 @@ impl Drop for Connected {
 }
 
 /// More missing numbers than these are not waited for one by one.
+/// Each is a parameter of every look and an entry in memory; reading all subscriptions is cheaper
+/// then.
 const GAPS_MAX: usize = 10_000;
 
-/// How long the database may take to say what changed before that is trouble.
+/// The time that the database may take to say what changed before that is trouble.
 const SILENT_AFTER: Duration = Duration::from_secs(1);
 
-/// How many changes the observer is told at a time.
+/// The most changes passed to the observer at a time.
 const CHUNK: usize = 4_096;
 
-/// There is a row also if nothing changed, as it says whether the server takes writes: one that does
-/// not any longer may not know what was acknowledged.
-const NEWER: &str = "SELECT it.seq, it.xid::text::bigint, it.added, it.kind, it.url, it.interest, \
-     it.recovery, at.is_read_only \
-     FROM (SELECT current_setting('transaction_read_only')::bool AS is_read_only) at \
-     LEFT JOIN httppubsub_changes it ON it.seq > $1 ORDER BY it.seq";
-
-/// All in one snapshot: what is not there when nobody is left who could have it never comes. `xmax` is
-/// larger than the number of any transaction that has begun.
-const NEWER_AND_LATE: &str = "SELECT it.seq, it.xid::text::bigint, it.added, it.kind, it.url, \
-     it.interest, it.recovery, at.is_read_only, at.xmin, at.xmax, at.trimmed_to \
-     FROM (SELECT current_setting('transaction_read_only')::bool AS is_read_only, \
-     pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin, \
-     pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax, \
-     (SELECT trimmed_to FROM httppubsub_log) AS trimmed_to) at \
-     LEFT JOIN httppubsub_changes it ON it.seq > $1 OR it.seq = ANY($2) ORDER BY it.seq";
-
 impl Feed {
+    /// A feed that connects when it is first asked.
     pub(super) fn new(address: Address, patience: Duration, settled_after: Duration) -> Self {
         Self {
             address,
@@ -128,11 +132,12 @@ impl Feed {
     }
 
     /// Returns when the observer knows all that anybody was told is durable before this was called.
-    /// Whoever changes something says so only some time after it was committed (see
+    /// A store acknowledges a change only some time after it was committed (see
     /// [`Feed::settled_after`]), so a look that began no longer ago than that has seen it.
     pub(super) async fn catch_up(&self) -> Result<(), Failure> {
         let looked = self.looked.load(Ordering::Acquire);
         if looked > 0 {
+            // No lock and no query on this path, which most notifications take under load.
             let looked = self.epoch + Duration::from_nanos(looked);
             let age = looked.elapsed();
             if age < self.settled_after {
@@ -146,8 +151,8 @@ impl Feed {
         self.look().await
     }
 
-    /// How long after a change was committed it may be acknowledged: whoever looked before has to look
-    /// again by then.
+    /// The time between the commit of a change and its acknowledgement: who looked before has to
+    /// look again by then.
     pub(super) fn settled_after(&self) -> Duration {
         self.settled_after
     }
@@ -155,6 +160,7 @@ impl Feed {
     /// Returns when the observer knows all that was durable when this was called. Those who wait at
     /// the same time share one look.
     pub(super) async fn look(&self) -> Result<(), Failure> {
+        // Taken before the lock: a holder that reads `asked` from now on answers for this call.
         let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let give_up = Instant::now() + self.patience;
         let waited = |_| Failure::Waited(self.patience);
@@ -164,11 +170,14 @@ impl Feed {
         if state.answered >= ticket || state.observer.is_none() {
             return Ok(());
         }
+        // Doubled after each failure, so that a server that is starting is not flooded.
         let mut pause = Duration::from_millis(20);
         loop {
+            // Read before the look begins: later calls may be after a commit that the look does not
+            // see.
             let asked = self.asked.load(Ordering::SeqCst);
             let began = self.epoch.elapsed();
-            // To read everything takes as long as it takes; whoever does not want to wait goes.
+            // To read everything takes as long as it takes; a caller that cannot wait goes.
             let all = state.known.is_none();
             let looked = match all {
                 true => self.advance(&mut state).await,
@@ -205,7 +214,7 @@ impl Feed {
         }
     }
 
-    /// Why the last look failed, if it did, or that the one under way takes long.
+    /// The failure of the last look, or that the one under way takes long; `None` for neither.
     pub(super) fn trouble(&self) -> Option<String> {
         let since = self.asking_since.load(Ordering::Relaxed);
         if since > 0 && (self.epoch + Duration::from_nanos(since)).elapsed() > SILENT_AFTER {
@@ -215,12 +224,18 @@ impl Feed {
         trouble.clone()
     }
 
+    /// Remembers the outcome of a look.
     fn note(&self, failure: Option<&Failure>) {
         let trouble = failure.map(ToString::to_string);
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// Reads what the observer does not know yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of the database; [`Failure::ReadOnly`] from a server that takes no writes, as a
+    /// replica may be behind what was acknowledged; [`Failure::Observer`].
     async fn advance(&self, state: &mut State) -> Result<(), Failure> {
         let Some(observer) = state.observer.clone() else {
             return Ok(());
@@ -231,6 +246,8 @@ impl Feed {
             .is_none_or(|it| it.client.is_closed())
         {
             let connected = self.connect().await?;
+            // Another session may have come to another server: a restored backup, or a replica that
+            // lost the last commits. Its numbers then mean other changes.
             if let Some(known) = &state.known
                 && !is_continued(&connected.client, known).await?
             {
@@ -266,6 +283,8 @@ impl Feed {
         Ok(())
     }
 
+    /// A session of its own, outside the pool: LISTEN is bound to a session, and a look must not
+    /// wait for a free connection.
     async fn connect(&self) -> Result<Connected, Failure> {
         let (client, mut connection) = self.address.connect().await?;
         let woken = self.woken.clone();
@@ -286,9 +305,10 @@ impl Feed {
         });
         let driver = driver.abort_handle();
         let prepared = async {
+            // Before the first query, so that what changes after that wakes this one.
             client.batch_execute("LISTEN httppubsub_changes").await?;
-            let newer = client.prepare(NEWER).await?;
-            Ok::<_, tokio_postgres::Error>((newer, client.prepare(NEWER_AND_LATE).await?))
+            let newer = client.prepare(sql::NEWER).await?;
+            Ok::<_, tokio_postgres::Error>((newer, client.prepare(sql::NEWER_AND_LATE).await?))
         };
         match prepared.await {
             Ok((newer, newer_and_late)) => Ok(Connected {
@@ -305,20 +325,25 @@ impl Feed {
     }
 }
 
-/// Whether the history of the database goes through what is known.
+/// `true` if the history of the database goes through what is known.
 async fn is_continued(client: &Client, known: &Known) -> Result<bool, Failure> {
-    let sql = "SELECT xid::text::bigint FROM httppubsub_changes WHERE seq = $1";
+    let sql = sql::XID_OF;
     let row = client.query_opt(sql, &[&known.newest]).await?;
     Ok(known.newest == 0 || row.is_some_and(|row| row.get::<_, i64>(0) == known.newest_xid))
 }
 
+/// The outcome of a question for changes.
 enum Newer {
+    /// There is none, and no gap was closed either.
     Nothing,
+    /// These, in the order of their numbers, and the position behind them.
     Changes(Vec<Change>, Known),
-    /// What is missing is gone; only everything will do.
+    /// Changes are missing that are gone; only everything will do.
     TooMuch,
 }
 
+/// Asks for the changes behind `known` and for late ones that fill a gap. Changes what is
+/// known only by its return value, so that a failure leaves the position as it was.
 async fn newer(client: &Client, connected: &Connected, known: &Known) -> Result<Newer, Failure> {
     let mut gaps = known.gaps.clone();
     let rows = if gaps.is_empty() {
@@ -328,6 +353,7 @@ async fn newer(client: &Client, connected: &Connected, known: &Known) -> Result<
         let rows = client
             .query(&connected.newer_and_late, &[&known.newest, &late])
             .await?;
+        // The statement gives one row even without changes.
         let first = rows.first().ok_or_else(|| nonsense("no log"))?;
         let (xmin, xmax, trimmed_to): (i64, i64, i64) = (first.get(8), first.get(9), first.get(10));
         for row in &rows {
@@ -336,6 +362,8 @@ async fn newer(client: &Client, connected: &Connected, known: &Known) -> Result<
             }
         }
         // No transaction has the number of one that comes from another server, by a dump of it.
+        // Closed without its change: every transaction that could have had the number has ended, in
+        // the snapshot that was also asked for the change.
         let over = gaps.iter().filter(|(_, xid)| xmin >= **xid || **xid > xmax);
         let over: Vec<i64> = over.map(|(seq, _)| *seq).collect();
         for seq in over {
@@ -364,6 +392,7 @@ async fn newer(client: &Client, connected: &Connected, known: &Known) -> Result<
                 tracing::info!(seq, newest, "too many changes are missing: reading all");
                 return Ok(Newer::TooMuch);
             }
+            // Numbers passed over on the way to this one.
             missing.extend(newest + 1..seq);
             (newest, newest_xid) = (seq, row.get(1));
         }
@@ -373,6 +402,8 @@ async fn newer(client: &Client, connected: &Connected, known: &Known) -> Result<
         }
     }
     if !missing.is_empty() {
+        // Drawn after the changes were read: a transaction that has one of the missing numbers
+        // began before, so it is older than this one.
         let (xid, trimmed_to) = now_and_trimmed_to(client).await?;
         if trimmed_to > known.newest {
             let known = known.newest;
@@ -396,13 +427,15 @@ async fn newer(client: &Client, connected: &Connected, known: &Known) -> Result<
     Ok(Newer::Changes(changes, known))
 }
 
-/// A transaction that is younger than any that has a number by now, and up to where changes are gone.
+/// A transaction that is younger than any that has a number by now, and up to where changes are
+/// gone.
 async fn now_and_trimmed_to(client: &Client) -> Result<(i64, i64), Failure> {
-    let sql = "SELECT pg_current_xact_id()::text::bigint, trimmed_to FROM httppubsub_log";
+    let sql = sql::WATERMARK;
     let row = client.query_one(sql, &[]).await?;
     Ok((row.get(0), row.get(1)))
 }
 
+/// The change in a row of [`sql::NEWER`] or [`sql::NEWER_AND_LATE`].
 fn change(urls: &mut Urls, row: &Row) -> Result<Change, Unreadable> {
     let (added, kind): (bool, i16) = (row.get(2), row.get(3));
     let (url, interest): (&[u8], &[u8]) = (row.get(4), row.get(5));
@@ -415,25 +448,20 @@ fn change(urls: &mut Urls, row: &Row) -> Result<Change, Unreadable> {
     })
 }
 
+/// Tells all subscriptions, and returns the position at which they were read. Both come from one
+/// snapshot: a change between them would reach the observer neither as a row nor as a change.
 async fn tell_all(client: &Client, observer: &dyn Observer) -> Result<Known, Failure> {
     client
         .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await?;
-    let counts = client
-        .query_one(
-            "SELECT (SELECT count(*) FROM httppubsub_subscriptions WHERE kind = 0), \
-             (SELECT count(*) FROM httppubsub_subscriptions WHERE kind = 1), \
-             (SELECT trimmed_to FROM httppubsub_log)",
-            &[],
-        )
-        .await?;
+    let counts = client.query_one(sql::COUNTS, &[]).await?;
     let count = |at| usize::try_from(counts.get::<_, i64>(at)).unwrap_or(0);
     let (exacts, globs) = (count(0), count(1));
     let trimmed_to: i64 = counts.get(2);
     let mut changes = vec![Change::ReloadBegan { exacts, globs }];
     let mut urls = Urls::default();
     let mut unreadable = 0_u64;
-    let sql = "SELECT kind, url, interest, recovery, id FROM httppubsub_subscriptions";
+    let sql = sql::ALL;
     let nothing: [&(dyn ToSql + Sync); 0] = [];
     let mut rows = pin!(client.query_raw(sql, nothing).await?);
     while let Some(row) = rows.next().await {
@@ -451,6 +479,7 @@ async fn tell_all(client: &Client, observer: &dyn Observer) -> Result<Known, Fai
         if changes.len() >= CHUNK {
             tell(observer, &changes)?;
             changes.clear();
+            // An observer takes some milliseconds for a chunk, and the rows may all have arrived.
             tokio::task::yield_now().await;
         }
     }
@@ -459,8 +488,9 @@ async fn tell_all(client: &Client, observer: &dyn Observer) -> Result<Known, Fai
     }
     changes.push(Change::ReloadEnded);
     tell(observer, &changes)?;
-    let sql = "SELECT seq, xid::text::bigint FROM httppubsub_changes \
-         WHERE seq > $1 ORDER BY seq";
+    let sql = sql::KEPT;
+    // Numbers that are missing in the kept part of the log may belong to transactions that were
+    // open in the snapshot, so they are gaps from the start.
     let (mut newest, mut newest_xid) = (trimmed_to, 0);
     let mut missing = Vec::new();
     let mut log = pin!(client.query_raw(sql, [trimmed_to]).await?);
@@ -483,6 +513,7 @@ async fn tell_all(client: &Client, observer: &dyn Observer) -> Result<Known, Fai
     })
 }
 
+/// Calls the observer. A panic there must not end the task that looks for changes.
 fn tell(observer: &dyn Observer, changes: &[Change]) -> Result<(), Failure> {
     catch_unwind(AssertUnwindSafe(|| observer.observe(changes))).map_err(|_| {
         tracing::error!("the observer of changes panicked; it will be told everything again");
@@ -490,10 +521,12 @@ fn tell(observer: &dyn Observer, changes: &[Change]) -> Result<(), Failure> {
     })
 }
 
+/// Enough for 584 years; 0 stands for none.
 fn nanoseconds(since_epoch: Duration) -> u64 {
     u64::try_from(since_epoch.as_nanos()).unwrap_or(0)
 }
 
+/// An answer that no statement of ours can have.
 fn nonsense(what: &str) -> Failure {
     Failure::Nonsense(what.to_owned())
 }

@@ -1,9 +1,17 @@
-//! What is read from the database, where others may have written anything.
+//! Rows of the database, where others may have written anything.
+//!
+//! Unlike SQLite's, columns have types here, so only lengths, UTF-8 and the kind are checked.
+
+use std::time::Duration;
 
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::subscription::{Interest, Subscription};
+use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
+use httppubsub_proto::url::SubscriberUrl;
+use tokio_postgres::Row;
 
+use crate::contract::StoreError;
 use crate::urls::Urls;
 
 /// A value that no subscription can have. Its row is passed over and a log tells of it.
@@ -17,9 +25,12 @@ pub(super) enum Unreadable {
     Kind(i16),
 }
 
+/// The column `kind`.
 const EXACT: i16 = 0;
+/// The column `kind`.
 const GLOB: i16 = 1;
 
+/// The number of the kind, as the column has it.
 pub(super) fn kind_of(interest: &Interest) -> i16 {
     match interest {
         Interest::Exact(_) => EXACT,
@@ -27,10 +38,8 @@ pub(super) fn kind_of(interest: &Interest) -> i16 {
     }
 }
 
-pub(super) fn url_of(
-    urls: &mut Urls,
-    bytes: &[u8],
-) -> Result<httppubsub_proto::url::SubscriberUrl, Unreadable> {
+/// The url in a column, sharing memory with equal ones among `urls`.
+pub(super) fn url_of(urls: &mut Urls, bytes: &[u8]) -> Result<SubscriberUrl, Unreadable> {
     let text = std::str::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8("the url"))?;
     urls.get(text).map_err(|it| Unreadable::TooLong {
         what: "the url",
@@ -38,6 +47,7 @@ pub(super) fn url_of(
     })
 }
 
+/// The topic in a column: any bytes, up to the length that a message can carry.
 pub(super) fn topic_of(bytes: &[u8]) -> Result<Topic, Unreadable> {
     Topic::new(bytes).map_err(|it| Unreadable::TooLong {
         what: "the topic",
@@ -45,6 +55,7 @@ pub(super) fn topic_of(bytes: &[u8]) -> Result<Topic, Unreadable> {
     })
 }
 
+/// The interest in the columns `kind` and `interest`.
 pub(super) fn interest_of(kind: i16, bytes: &[u8]) -> Result<Interest, Unreadable> {
     match kind {
         EXACT => Ok(Interest::Exact(topic_of(bytes)?)),
@@ -60,6 +71,7 @@ pub(super) fn interest_of(kind: i16, bytes: &[u8]) -> Result<Interest, Unreadabl
     }
 }
 
+/// The subscription in a row. An empty recovery url is none (`docs/protocol/subscriptions.md` §1).
 pub(super) fn subscription_of(
     urls: &mut Urls,
     kind: i16,
@@ -75,4 +87,39 @@ pub(super) fn subscription_of(
             _ => None,
         },
     })
+}
+
+/// The first row; [`StoreError::Corrupt`] if there is none where the statement always gives one.
+pub(super) fn one<'a>(rows: &'a [Row], doing: &'static str) -> Result<&'a Row, StoreError> {
+    rows.first()
+        .ok_or_else(|| StoreError::Corrupt(format!("{doing}: no row")))
+}
+
+/// As columns have it: `bytea`, because text in PostgreSQL cannot hold U+0000.
+pub(super) fn bytes(url: &SubscriberUrl) -> &[u8] {
+    url.as_str().as_bytes()
+}
+
+/// A notice is due in whole seconds, rounded up.
+pub(super) fn seconds_up(due: Now) -> i64 {
+    let since = due.since_unix();
+    let seconds = since
+        .as_secs()
+        .saturating_add(u64::from(since.subsec_nanos() > 0));
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+/// The last whole second by `now`: a notice of that second is due.
+pub(super) fn seconds_down(now: Now) -> i64 {
+    i64::try_from(now.unix_seconds()).unwrap_or(i64::MAX)
+}
+
+/// The end of a hold, to fractions of a second.
+pub(super) fn seconds(moment: Now) -> f64 {
+    moment.since_unix().as_secs_f64()
+}
+
+/// The time of a column in seconds since the epoch. One before it is taken for the epoch.
+pub(super) fn moment(seconds: f64) -> Now {
+    Now::from_unix(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
 }

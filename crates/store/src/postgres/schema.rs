@@ -1,20 +1,25 @@
 //! The tables, and how they come to be.
+//!
+//! All broadcasters of a cluster may start at once on an empty database, or one may be newer than
+//! the others. A lock of the database makes the migrations happen once; a program that finds tables
+//! newer than it knows refuses to start, and one that runs already goes on, as migrations only add.
 
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use super::failure::Failure;
-use crate::store::StoreError;
+use crate::contract::StoreError;
+use crate::postgres::failure::Failure;
 
 /// In the order in which they are run, each once.
 const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
-/// How many migrations there are: a version is the number of those that were run.
+/// The number of migrations: a version is the number of migrations that were run.
 const KNOWN: i64 = MIGRATIONS.len().cast_signed() as i64;
 
-/// Whoever migrates holds this lock of the database.
+/// The lock of the database that is held during a migration.
+/// The letters `httppubs`, so that no other program has it by chance.
 const LOCK: i64 = 0x6874_7470_7075_6273;
 
 /// PostgreSQL 15.
@@ -34,6 +39,7 @@ pub(super) async fn migrate(client: &Client) -> Result<(), StoreError> {
         ))
         .await
         .map_err(failed)?;
+    // A process that waited for the lock finds the tables made.
     let migrated = migrate_locked(client).await;
     let end = if migrated.is_ok() {
         "COMMIT"
@@ -44,7 +50,7 @@ pub(super) async fn migrate(client: &Client) -> Result<(), StoreError> {
     migrated
 }
 
-/// Whether the tables are there and this program can read them. Writes nothing.
+/// Checks that the tables are there and that this program can read them. Writes nothing.
 pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
     in_time(async {
         check_server(client).await?;
@@ -72,11 +78,14 @@ pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
     .await
 }
 
+/// Bounds `checks` by [`CHECKS_TIMEOUT`]: a server behind a broken network accepts a connection and
+/// says nothing.
 async fn in_time(checks: impl Future<Output = Result<(), StoreError>>) -> Result<(), StoreError> {
     let waited = |_| Err(Failure::Waited(CHECKS_TIMEOUT).doing("looking at the database"));
     timeout(CHECKS_TIMEOUT, checks).await.unwrap_or_else(waited)
 }
 
+/// Refuses a server that is too old, and warns of one whose commits are not durable.
 async fn check_server(client: &Client) -> Result<(), StoreError> {
     let failed = |error: tokio_postgres::Error| Failure::from(error).doing("preparing the tables");
     let server = client
@@ -103,6 +112,7 @@ async fn check_server(client: &Client) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The version of the tables; 0 if they were never made.
 async fn version(client: &Client) -> Result<i64, StoreError> {
     let failed =
         |error: tokio_postgres::Error| Failure::from(error).doing("reading the schema version");
@@ -111,6 +121,7 @@ async fn version(client: &Client) -> Result<i64, StoreError> {
     Ok(rows.first().map_or(0, |row| row.get(0)))
 }
 
+/// Runs the missing migrations, while no other process can.
 async fn migrate_locked(client: &Client) -> Result<(), StoreError> {
     let failed = |error: tokio_postgres::Error| Failure::from(error).doing("preparing the tables");
     client
@@ -129,6 +140,7 @@ async fn migrate_locked(client: &Client) -> Result<(), StoreError> {
         client.batch_execute(migration).await.map_err(failed)?;
     }
     if found < known {
+        // One row, whichever version was there.
         let set = "DELETE FROM httppubsub_schema; INSERT INTO httppubsub_schema VALUES";
         client
             .batch_execute(&format!("{set} ({known})"))

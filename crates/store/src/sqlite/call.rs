@@ -1,4 +1,15 @@
-//! How a call gets to a thread of the store and its answer back.
+//! The way of a call to a thread of the store, and of its answer back.
+//!
+//! ```text
+//!   caller                     thread
+//!     | Call, ticket free        |
+//!     |------------------------->| takes the ticket: the caller now waits for the outcome
+//!     |                          | runs, commits
+//!     |<-------------------------| answers
+//! ```
+//!
+//! A caller that gives up, or whose future is dropped, takes the ticket itself; the thread then
+//! passes the call over. So a call that failed with "waited too long" was not done and will not be.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,19 +19,19 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 
-use super::failure::Failure;
-use crate::store::StoreError;
+use crate::contract::StoreError;
+use crate::sqlite::failure::Failure;
 
 /// A call as a thread of the store sees it.
 pub(super) trait Job: Send {
-    /// When its caller does not want to wait for the database lock any longer.
+    /// The end of its caller's wait for the database lock.
     fn deadline(&self) -> Instant;
 
     /// Takes it from its caller, who then waits for the answer however long that takes. `false`:
-    /// the caller gave up, so it must not be done any more.
+    /// the caller gave up, so it must not be done.
     fn take(&self) -> bool;
 
-    /// Whether its caller gave up or it was taken.
+    /// `true` if its caller gave up or it was taken.
     fn is_taken(&self) -> bool;
 
     /// Does it.
@@ -30,8 +41,11 @@ pub(super) trait Job: Send {
     fn answer(self: Box<Self>, void: Option<Failure>);
 }
 
+/// A call and its way back to the caller, of any result type.
 struct Call<Work, Done> {
+    /// Taken when it is run.
     work: Option<Work>,
+    /// The outcome, kept until the transaction is committed.
     done: Option<Result<Done, Failure>>,
     deadline: Instant,
     ticket: Ticket,
@@ -103,11 +117,13 @@ impl Drop for Caller {
 /// The bounded way to a thread. When it is full, callers wait.
 #[derive(Debug)]
 pub(super) struct Queue {
+    /// Holds [`WAITING_MAX`] calls.
     jobs: mpsc::Sender<Box<dyn Job>>,
     busy_timeout: Duration,
 }
 
 impl Queue {
+    /// A queue, and its end for the thread. `busy_timeout` is how long a call waits for a lock.
     pub(super) fn new(busy_timeout: Duration) -> (Self, mpsc::Receiver<Box<dyn Job>>) {
         let (jobs, receiver) = mpsc::channel(WAITING_MAX);
         (Self { jobs, busy_timeout }, receiver)
@@ -119,7 +135,17 @@ impl Queue {
         doing: &'static str,
         work: impl FnOnce(&Connection) -> Result<Done, Failure> + Send + 'static,
     ) -> Result<Done, StoreError> {
-        let started = Instant::now();
+        self.call_since(Instant::now(), doing, work).await
+    }
+
+    /// [`Queue::call`] for a caller that waits since `started` already: its deadline counts from
+    /// then.
+    pub(super) async fn call_since<Done: Send + 'static>(
+        &self,
+        started: Instant,
+        doing: &'static str,
+        work: impl FnOnce(&Connection) -> Result<Done, Failure> + Send + 'static,
+    ) -> Result<Done, StoreError> {
         let (reply, mut answer) = oneshot::channel();
         let caller = Caller(Ticket::default());
         let job = Box::new(Call {
@@ -129,6 +155,8 @@ impl Queue {
             ticket: caller.0.clone(),
             reply,
         });
+        // Two limits: the thread stops waiting for the lock at the deadline and says "locked"; this
+        // later one is for a thread that does not answer at all, because it is busy or stuck.
         let patience = self.busy_timeout + GRACE;
         let give_up = tokio::time::Instant::from_std(started + patience);
         match timeout_at(give_up, self.jobs.send(job)).await {
@@ -139,7 +167,7 @@ impl Queue {
         let answer = match timeout_at(give_up, &mut answer).await {
             Ok(answer) => answer,
             Err(_) if caller.0.take() => return Err(Failure::Waited(patience).doing(doing)),
-            // It is being committed: only the thread knows what comes of it.
+            // It is being committed: only the thread knows the outcome.
             Err(_) => answer.await,
         };
         answer
@@ -153,9 +181,11 @@ impl Queue {
     }
 }
 
+/// Makes the writer begin a transaction, in which it trims the change log.
 pub(super) struct Nudge(mpsc::Sender<Box<dyn Job>>);
 
 impl Nudge {
+    /// Queues an empty call without waiting.
     pub(super) fn send(&self) {
         let (reply, _) = oneshot::channel();
         // If the queue is full, transactions begin anyway.
@@ -169,8 +199,19 @@ impl Nudge {
     }
 }
 
-/// How many calls wait in a queue before callers have to wait to get in.
+/// `error` met while `doing`, as callers of the store see it.
+pub(super) fn unavailable(
+    doing: &'static str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> StoreError {
+    StoreError::Unavailable {
+        doing,
+        source: Box::new(error),
+    }
+}
+
+/// The calls that wait in a queue before callers have to wait to get in.
 pub(super) const WAITING_MAX: usize = 1024;
 
-/// How much longer than for the database lock a call waits for everything else.
+/// The time that a call waits for everything else, beyond the wait for the database lock.
 pub(super) const GRACE: Duration = Duration::from_secs(2);

@@ -1,4 +1,8 @@
-//! What the observer knows of the change log, and how it learns the rest.
+//! The position of the observer in the change log, and how it learns the rest.
+//!
+//! The change log has the last changes with ascending numbers. A position that the log still covers
+//! is continued from there; anything else, such as a process that was stopped for long or a file
+//! that was replaced, leads to a reload of all subscriptions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,18 +10,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, Row};
 
-use super::failure::Failure;
-use super::row::{Kind, Unreadable, interest_of, subscription_of, text, url_of};
-use crate::store::{Change, Observer};
+use crate::contract::{Change, Observer};
+use crate::sqlite::failure::Failure;
+use crate::sqlite::row::{Kind, Unreadable, interest_of, subscription_of, text, url_of};
 use crate::urls::Urls;
 
-/// The writer feeds after its commits and the feeder after those of others; whoever does holds the
-/// position meanwhile, so that the observer sees one order.
+/// The only way to the observer. The writer feeds after its commits and the feeder thread after the
+/// commits of others; each holds the position meanwhile, so that the observer sees one order.
 pub(super) struct Feed {
     position: Mutex<Position>,
     closing: AtomicBool,
 }
 
+/// How far the observer has come. There is no observer before [`Feed::watch`].
 #[derive(Default)]
 struct Position {
     observer: Option<Arc<dyn Observer>>,
@@ -26,6 +31,7 @@ struct Position {
 }
 
 impl Feed {
+    /// A feed without an observer: until one watches, commits are not told to anybody.
     pub(super) fn new() -> Self {
         Self {
             position: Mutex::default(),
@@ -38,6 +44,7 @@ impl Feed {
         self.closing.store(true, Ordering::Relaxed);
     }
 
+    /// `true` once the store is being dropped: long reads end with [`Failure::Stopped`].
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
     }
@@ -61,10 +68,13 @@ impl Feed {
         self.tell(connection, &mut self.position())
     }
 
+    /// Locked for as long as the observer is called, which is why an observer must be quick.
     fn position(&self) -> MutexGuard<'_, Position> {
         self.position.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells the observer what `connection` sees and `position` does not have: the entries of the
+    /// log if it still has all of them, all subscriptions if not.
     fn tell(&self, connection: &Connection, position: &mut Position) -> Result<(), Failure> {
         let Some(observer) = position.observer.clone() else {
             return Ok(());
@@ -73,6 +83,7 @@ impl Feed {
         let snapshot = connection.unchecked_transaction()?;
         let log = Log::of(&snapshot)?;
         match position.known {
+            // Commits that changed no subscription, such as those of notices, end here.
             Some(known) if known == log.newest => Ok(()),
             Some(known) if log.follows(known) => self.tell_changes(&snapshot, &*observer, position),
             known => {
@@ -84,6 +95,7 @@ impl Feed {
                         "changes are gone before they were read: reading all subscriptions"
                     );
                 }
+                // Unknown during the reload: if that fails, there must be another one.
                 position.known = None;
                 self.tell_all(&snapshot, &*observer)?;
                 position.known = Some(log.newest);
@@ -92,6 +104,9 @@ impl Feed {
         }
     }
 
+    /// Tells the entries of the log after the known one, [`CHUNK`] at a time. Entries that no
+    /// subscription can have are passed over and logged: another program wrote them, and stopping
+    /// would withhold all changes that follow.
     fn tell_changes(
         &self,
         snapshot: &Connection,
@@ -128,12 +143,23 @@ impl Feed {
         Ok(())
     }
 
+    /// Tells all subscriptions of both tables, in chunks between [`Change::ReloadBegan`] and
+    /// [`Change::ReloadEnded`].
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Damaged`] if a table and its indexes do not agree. SQLite itself reports a page
+    /// that is broken, but not one that a disk replaced by an older version of the same page;
+    /// silently fewer subscriptions would be messages lost without a trace.
     fn tell_all(&self, snapshot: &Connection, observer: &dyn Observer) -> Result<(), Failure> {
         let mut urls = Urls::default();
+        // Counted in the same snapshot as the rows are read.
         let (exacts_listed, globs_listed) = (EXACTS.listed(snapshot)?, GLOBS.listed(snapshot)?);
         let about = |listed: [i64; 2]| usize::try_from(listed[0]).unwrap_or(0);
         let (exacts, globs) = (about(exacts_listed), about(globs_listed));
         let mut changes = vec![Change::ReloadBegan { exacts, globs }];
+        // NOT INDEXED makes SQLite read the table itself and not a covering index, which would
+        // compare an index with itself below.
         for (kind, table, listed, sql) in [
             (
                 Kind::Exact,
@@ -164,6 +190,7 @@ impl Feed {
                 match subscription_of(&mut urls, kind, url, interest, recovery) {
                     Ok(it) => changes.push(Change::Added(it)),
                     Err(why) => {
+                        // One line says that there are some; a log line a row would fill the disk.
                         unreadable += 1;
                         if unreadable == 1 {
                             tracing::warn!(?kind, id, %why, "passed over a row");
@@ -199,6 +226,7 @@ impl Feed {
 
 /// A table of subscriptions and two of its indexes, which are other pages of the file.
 struct Indexed {
+    /// As in `schema_1.sql`.
     name: &'static str,
     indexes: [&'static str; 2],
 }
@@ -220,7 +248,7 @@ const GLOBS: Indexed = Indexed {
 };
 
 impl Indexed {
-    /// How many rows each of the indexes lists.
+    /// The number of rows that each of the indexes lists.
     fn listed(&self, snapshot: &Connection) -> Result<[i64; 2], Failure> {
         let mut listed = [0; 2];
         for (index, listed) in self.indexes.iter().zip(&mut listed) {
@@ -231,10 +259,11 @@ impl Indexed {
     }
 }
 
-/// How many changes the observer is told at a time.
+/// The most changes passed to the observer at a time.
+/// Bounds the memory that a reload of millions takes.
 const CHUNK: usize = 4096;
 
-/// Which changes the log holds.
+/// The range of changes that the log holds.
 pub(super) struct Log {
     /// Number of the oldest change that is kept, if any is.
     pub(super) oldest: Option<i64>,
@@ -243,6 +272,8 @@ pub(super) struct Log {
 }
 
 impl Log {
+    /// The range as `connection` sees it. `sqlite_sequence` still has the newest number when all
+    /// entries were trimmed.
     pub(super) fn of(connection: &Connection) -> Result<Self, Failure> {
         let mut statement = connection.prepare_cached(
             "SELECT (SELECT min(seq) FROM httppubsub_changes), \
@@ -256,16 +287,16 @@ impl Log {
         })
     }
 
-    /// How many changes are kept.
+    /// The number of changes that are kept.
     pub(super) fn len(&self) -> i64 {
         self.oldest.map_or(0, |oldest| {
             self.newest.saturating_sub(oldest).saturating_add(1)
         })
     }
 
-    /// Whether every change after `known` is kept. A log that ends before `known` is not the one
+    /// `true` if every change after `known` is kept. A log that ends before `known` is not the one
     /// that was read: somebody put another file in its place.
-    fn follows(&self, known: i64) -> bool {
+    pub(super) fn follows(&self, known: i64) -> bool {
         known <= self.newest
             && self
                 .oldest
@@ -273,6 +304,7 @@ impl Log {
     }
 }
 
+/// The change in a row of the log; the inner error if no subscription can have these values.
 fn change(urls: &mut Urls, row: &Row<'_>) -> rusqlite::Result<Result<Change, Unreadable>> {
     let added = row.get::<_, i64>(1)? != 0;
     let kind = if row.get::<_, i64>(2)? == 0 {
@@ -294,6 +326,9 @@ fn change(urls: &mut Urls, row: &Row<'_>) -> rusqlite::Result<Result<Change, Unr
     Ok(removed())
 }
 
+/// Calls the observer. A panic there must end neither the writer nor the feeder, which would stop
+/// the whole store; the caller has set the position to unknown, so the observer gets everything
+/// again.
 fn tell(observer: &dyn Observer, changes: &[Change]) -> Result<(), Failure> {
     catch_unwind(AssertUnwindSafe(|| observer.observe(changes))).map_err(|_| {
         tracing::error!("the observer of changes panicked; it will be told everything again");

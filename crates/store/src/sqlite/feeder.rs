@@ -6,36 +6,44 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::call::{Nudge, WAITING_MAX};
-use super::failure::Failure;
-use super::feed::{Feed, Log};
-use super::health::{Health, Part};
-use super::operations;
-use super::place::Place;
-use crate::store::Observer;
+use crate::contract::Observer;
+use crate::sqlite::call::{Nudge, WAITING_MAX};
+use crate::sqlite::failure::Failure;
+use crate::sqlite::feed::{Feed, Log};
+use crate::sqlite::health::{Health, Part};
+use crate::sqlite::operations;
+use crate::sqlite::place::Place;
 
+/// A request to the feeder.
 pub(super) enum Ask {
+    /// Tells this observer, instead of the one before, everything there is.
     Watch(Arc<dyn Observer>, Reply),
+    /// Tells the observer what others have committed before now.
     CatchUp(Reply),
 }
 
+/// Gets the outcome, when the observer has been called.
 pub(super) type Reply = oneshot::Sender<Result<(), Failure>>;
 
+/// The state of the thread. It has a connection of its own so that reading never waits for a commit
+/// of the writer.
 pub(super) struct Feeder {
     pub(super) place: Place,
     pub(super) feed: Arc<Feed>,
     pub(super) asks: mpsc::Receiver<Ask>,
     /// `None` before the first ask and after a failure that casts doubt on it.
     pub(super) connected: Option<Connected>,
-    /// Who trims the change log.
+    /// The way to the writer, which trims the change log.
     pub(super) trimmer: Nudge,
+    /// Entries that the change log keeps, from [`crate::SqliteStoreBuilder::changes_kept`].
     pub(super) changes_kept: i64,
     pub(super) health: Arc<Health>,
 }
 
+/// A connection that only reads.
 pub(super) struct Connected {
     connection: Connection,
-    /// What SQLite called the state of the database of which the observer knows everything.
+    /// SQLite's number for the state of the database of which the observer knows everything.
     version: Option<i64>,
 }
 
@@ -47,6 +55,8 @@ impl Feeder {
         }
     }
 
+    /// Answers asks, all catch-ups that wait at the same time with one look. A watch in between is
+    /// answered at once, before them.
     fn serve(&mut self) {
         while let Some(first) = self.asks.blocking_recv() {
             let mut waiting = Vec::new();
@@ -59,6 +69,7 @@ impl Feeder {
                         let _ = reply.send(self.watch(observer));
                     }
                 }
+                // Bounded, so that callers who come without pause cannot put off the look for ever.
                 next = if waiting.len() < WAITING_MAX {
                     self.asks.try_recv().ok()
                 } else {
@@ -75,10 +86,12 @@ impl Feeder {
         }
     }
 
+    /// Reads everything. Takes as long as that takes; nobody else is answered meanwhile.
     fn watch(&mut self, observer: Arc<dyn Observer>) -> Result<(), Failure> {
         self.with_connection(|feeder, connected| feeder.feed.watch(&connected.connection, observer))
     }
 
+    /// Looks at the database's version and, if that is another, at the log.
     fn catch_up(&mut self) -> Result<(), Failure> {
         self.with_connection(|feeder, connected| {
             // Changes with every commit of another connection, our writer's included, and costs no
@@ -91,6 +104,7 @@ impl Feeder {
                 return Ok(());
             }
             feeder.feed.advance(&connected.connection)?;
+            // Noted only after the observer knows it, so that a failure leads to another look.
             connected.version = Some(version);
             // If only others write, nobody trims what they write.
             if operations::is_too_long(&Log::of(&connected.connection)?, feeder.changes_kept) {
@@ -100,6 +114,8 @@ impl Feeder {
         })
     }
 
+    /// Does `work` with the connection, opening one if there is none. A connection whose failure
+    /// casts doubt on it is dropped, and the next ask opens another.
     fn with_connection(
         &mut self,
         work: impl FnOnce(&Self, &mut Connected) -> Result<(), Failure>,

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::failure::Failure;
+use crate::sqlite::failure::Failure;
 
 /// The database and its write-ahead log as they were when they were opened.
 ///
@@ -35,8 +35,8 @@ impl Files {
         })
     }
 
-    /// An error if one of them was removed, or another file has its name: what is written now is gone
-    /// when the last process that has it open ends.
+    /// An error if one of them was removed, or another file has its name: what is written now is
+    /// gone when the last process that has it open ends.
     pub(super) fn check(&self) -> Result<(), Failure> {
         let gone = |path: &Path| Failure::Gone(path.to_owned());
         let (path, opened) = &self.database;
@@ -47,6 +47,7 @@ impl Files {
         let (path, opened) = &mut *log;
         let found = identity(path).ok();
         match opened {
+            // The log is made by the first write, perhaps after the store was opened.
             None => *opened = found,
             Some(_) if *opened == found => {}
             Some(_) => return Err(gone(path)),
@@ -55,13 +56,14 @@ impl Files {
     }
 }
 
+/// Follows links, as SQLite does.
 fn identity(path: &Path) -> io::Result<Identity> {
     let found = std::fs::metadata(path)?;
     Ok((found.dev(), found.ino()))
 }
 
-/// Makes an empty file for the database if there is none, for its owner only. SQLite gives the files
-/// beside it the same mode.
+/// Makes an empty file for the database if there is none, for its owner only. SQLite gives the
+/// files beside it the same mode.
 pub(super) fn make_private(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     match options.write(true).create_new(true).mode(0o600).open(path) {

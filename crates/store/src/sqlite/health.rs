@@ -1,8 +1,11 @@
 //! The troubles of the store, each noted by the part that met it and ended by the same part.
+//!
+//! Writing can fail while reading works, as on a full disk; so one success does not end the trouble
+//! of another part.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::failure::Failure;
+use crate::sqlite::failure::Failure;
 
 /// The last outcome of each part of the store.
 #[derive(Debug, Default)]
@@ -13,8 +16,11 @@ pub(super) struct Health(Mutex<[Option<String>; PARTS]>);
 pub(super) enum Part {
     /// The files are where the store opened them.
     Files,
+    /// Changes can be committed.
     Writer,
+    /// Questions can be answered.
     Reader,
+    /// Changes of other processes can be read.
     Feeder,
 }
 
@@ -41,7 +47,7 @@ impl Health {
         *known = trouble;
     }
 
-    /// Whether the last that is known of `part` is a failure.
+    /// `true` if the last that is known of `part` is a failure.
     pub(super) fn is_troubled(&self, part: Part) -> bool {
         self.troubles()[part as usize].is_some()
     }

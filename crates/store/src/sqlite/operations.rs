@@ -1,4 +1,13 @@
-//! What each method of the store does to the tables, inside a transaction that somebody else ends.
+//! Effects of the store's methods on the tables, inside a transaction that the writer ends.
+//!
+//! Nothing here begins or commits: a function may run beside others in one transaction, in a
+//! savepoint of its own. It must not keep anything outside the transaction, which may be undone
+//! after it returned. Statements are prepared once for each connection and found again by their
+//! text.
+//!
+//! Times cross this boundary in the units of the published layout: `missed_next_retry_at` is in
+//! whole seconds since the epoch, rounded up, so that nothing is due early;
+//! `missed_lock_expires_at` is a real number of seconds.
 
 use std::time::Duration;
 
@@ -11,43 +20,60 @@ use httppubsub_proto::url::SubscriberUrl;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::failure::Failure;
-use super::feed::{Feed, Log};
-use super::pieces::{self, Seen, View};
-use super::row::{Kind, Unreadable, blob, interest_of, recovery, text, topic_of, url_of};
-use super::tables::{
-    Differences, EXACTS, GLOBS, differences, recovery_column, table_and_key, tables_and_entries,
+use crate::contract::{
+    Changed, ClaimedNotice, Missed, NoticeOutcome, Subscribed, TopicInFlight, Unsubscribed,
 };
 use crate::lock;
-use crate::store::{
-    Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Subscribed, Unsubscribed,
+use crate::sqlite::failure::Failure;
+use crate::sqlite::feed::{Feed, Log};
+use crate::sqlite::pieces::{self, Overlay, RowState};
+use crate::sqlite::row::{Kind, Unreadable, blob, interest_of, recovery, text, topic_of, url_of};
+use crate::sqlite::tables::{
+    Differences, EXACTS, GLOBS, differences, recovery_column, table_and_key, tables_and_entries,
 };
 use crate::urls::Urls;
 
+/// Adds one row. [`Subscribed::Existed`] if the url has a row of this interest, whose recovery url
+/// then stays as it is: SUBSCRIBE never moves a subscription, only SET does
+/// (`docs/protocol/subscriptions.md` §5).
 pub(super) fn subscribe(
     connection: &Connection,
     subscription: &Subscription,
 ) -> Result<Subscribed, Failure> {
     let (table, interest) = table_and_key(&subscription.interest);
+    let settled = pieces::settle(
+        connection,
+        &subscription.url,
+        table.kind,
+        subscription.interest.as_bytes(),
+    )?;
+    // The row is there already, but counts for nobody until the set is decided. If it were taken
+    // for an existing subscription, undoing the set would remove what was acknowledged here.
+    if let Some(set) = settled {
+        pieces::adopt(connection, subscription, set)?;
+        return Ok(Subscribed::Added);
+    }
     let recovery = recovery_column(subscription.recovery.as_ref());
     let rows = connection.prepare_cached(&table.insert)?.execute(params![
         subscription.url.as_str(),
         interest,
         recovery
     ])?;
-    Ok(match rows > 0 || pieces::adopt(connection, subscription)? {
+    Ok(match rows > 0 {
         true => Subscribed::Added,
         false => Subscribed::Existed,
     })
 }
 
+/// Removes one row, and with it the notice in its columns. [`Unsubscribed::Absent`] also for a row
+/// that an undecided set has added: for everybody else it is not there yet.
 pub(super) fn unsubscribe(
     connection: &Connection,
     url: &SubscriberUrl,
     interest: &Interest,
 ) -> Result<Unsubscribed, Failure> {
     let (table, key) = table_and_key(interest);
-    if pieces::is_new_by_set(connection, url, table.kind, interest.as_bytes())? {
+    if pieces::settle(connection, url, table.kind, interest.as_bytes())?.is_some() {
         return Ok(Unsubscribed::Absent);
     }
     let rows = connection
@@ -67,11 +93,14 @@ pub(super) fn set(
     set: &SubscriptionSet,
     rows_max: usize,
 ) -> Result<Option<Changed>, Failure> {
+    // A set that is written in pieces was planned against these rows.
     if pieces::is_under_way(connection, url)? {
         return Ok(None);
     }
     let mut all = Vec::new();
     for (table, wanted) in tables_and_entries(set) {
+        // Both tables are compared before the first write: giving up later would leave half a set
+        // in the transaction, which others in the same batch share.
         match differences(connection, table, url, wanted, rows_max)? {
             Some(found) => all.push((table, found)),
             None => return Ok(None),
@@ -111,41 +140,48 @@ pub(super) fn set(
     Ok(Some(changed))
 }
 
+/// The strong etag of the subscriptions of `url`, read row by row in constant memory. Rows that a
+/// large set has added or is about to remove are taken as that set leaves them, so the etag is
+/// always that of one whole set. [`Failure::Stopped`] if `feed` is closing meanwhile.
 pub(super) fn etag(
     connection: &Connection,
     url: &SubscriberUrl,
     feed: &Feed,
 ) -> Result<StrongEtag, Failure> {
+    // The set under way and both tables must be of one moment: a set decided in between would be
+    // counted for globs and not for topics.
     let snapshot = connection.unchecked_transaction()?;
     let mut etag = StrongEtagHasher::new(url);
-    let under_way = View::set_of(&snapshot, url)?;
+    let under_way = Overlay::set_of(&snapshot, url)?;
     for table in [&*EXACTS, &*GLOBS] {
-        let mut changes = snapshot.prepare_cached(View::SQL)?;
-        let mut view = match under_way {
+        // Both queries are in the order of the interests' bytes, so one pass over each is enough.
+        let mut changes = snapshot.prepare_cached(Overlay::SQL)?;
+        let mut overlay = match under_way {
             Some((set, is_decided)) => {
                 let rows = changes.query(params![set, table.kind as i64])?;
-                Some(View::new(is_decided, rows)?)
+                Some(Overlay::new(is_decided, rows)?)
             }
             None => None,
         };
         let mut statement = snapshot.prepare_cached(&table.of_url)?;
         let mut rows = statement.query([url.as_str()])?;
         while let Some(row) = rows.next()? {
+            // The store's drop joins this thread, and a url may have a million rows.
             if feed.is_closing() {
                 return Err(Failure::Stopped);
             }
-            // The same rows as the observer is told of.
+            // The same rows as the observer gets.
             let Ok(mut recovery) = recovery(row.get_ref(2)?) else {
                 continue;
             };
-            let seen = match (&mut view, table.interest_bytes(row.get_ref(1)?)) {
-                (Some(view), Ok(interest)) => view.of(interest)?,
-                _ => Seen::AsItIs,
+            let state = match (&mut overlay, table.interest_bytes(row.get_ref(1)?)) {
+                (Some(overlay), Ok(interest)) => overlay.of(interest)?,
+                _ => RowState::AsItIs,
             };
-            match &seen {
-                Seen::AsItIs => {}
-                Seen::Absent => continue,
-                Seen::WithRecovery(other) => recovery = other.as_deref(),
+            match &state {
+                RowState::AsItIs => {}
+                RowState::Absent => continue,
+                RowState::WithRecovery(other) => recovery = other.as_deref(),
             }
             match table.kind {
                 Kind::Exact => {
@@ -164,6 +200,8 @@ pub(super) fn etag(
     Ok(etag.finish())
 }
 
+/// Owes a notice to the row of `missed.interest`; nothing if there is no such row or it has no
+/// recovery url. A notice nobody holds keeps its time if that is earlier than `missed.due`.
 pub(super) fn record_missed(connection: &Connection, missed: &Missed) -> Result<(), Failure> {
     let (table, interest) = table_and_key(&missed.interest);
     let url = missed.url.as_str();
@@ -176,6 +214,8 @@ pub(super) fn record_missed(connection: &Connection, missed: &Missed) -> Result<
     Ok(())
 }
 
+/// Holds up to `limit` notices due `now` until `now + lease`, earliest first. Notices that can
+/// never be sent, because another program wrote nonsense, are ended and logged.
 pub(super) fn claim_missed(
     connection: &Connection,
     now: Now,
@@ -199,6 +239,7 @@ pub(super) fn claim_missed(
                 }
             }
         }
+        // The statement reads the table that is written next.
         drop(rows);
         // It would be due for ever.
         for id in nonsense {
@@ -207,10 +248,13 @@ pub(super) fn claim_missed(
                 .execute([id])?;
         }
     }
+    // Each table gave its own `limit` earliest; of both together only `limit` are held.
     due.sort_by(|one, other| one.0.total_cmp(&other.0));
     due.truncate(limit);
     let ends = seconds(now + lease);
     for (_, id, table, notice) in &mut due {
+        // A number of its own for each hold: a broadcaster that comes back after its lease must not
+        // settle the hold of the one that took over.
         notice.lock = lock::random();
         connection
             .prepare_cached(&table.hold)?
@@ -219,12 +263,13 @@ pub(super) fn claim_missed(
     Ok(due.into_iter().map(|(_, _, _, notice)| notice).collect())
 }
 
-/// The notice in a row of [`Table::due`], not held yet.
+/// The notice in a row of [`crate::sqlite::tables::Table::due`], not held yet.
 fn notice(
     urls: &mut Urls,
     kind: Kind,
     row: &Row<'_>,
 ) -> rusqlite::Result<Result<ClaimedNotice, Unreadable>> {
+    // Anything else, such as NULL, counts as no attempt: the notice is sent rather than lost.
     let attempts = match row.get_ref(2)? {
         ValueRef::Integer(attempts) => u32::try_from(attempts.max(0)).unwrap_or(u32::MAX),
         _ => 0,
@@ -244,6 +289,7 @@ fn notice(
     Ok(parse())
 }
 
+/// Ends or puts off a notice, if it is still held under `notice.lock`; otherwise nothing.
 pub(super) fn settle_missed(
     connection: &Connection,
     notice: &ClaimedNotice,
@@ -268,6 +314,8 @@ pub(super) fn settle_missed(
     Ok(())
 }
 
+/// The earliest time at which some notice can be claimed; `None` if none is owed. Four queries of
+/// two indexes each: one of free notices, one of held ones.
 pub(super) fn next_missed(connection: &Connection) -> Result<Option<Now>, Failure> {
     let mut earliest = None;
     for sql in [
@@ -287,11 +335,13 @@ pub(super) fn next_missed(connection: &Connection) -> Result<Option<Now>, Failur
     Ok(earliest)
 }
 
+/// Notes that notifications of a topic may be on their way, until `in_flight.until` rounded up to a
+/// whole second. An entry of the same broadcaster and topic is replaced.
 pub(super) fn record_in_flight(
     connection: &Connection,
-    in_flight: &InFlight,
+    in_flight: &TopicInFlight,
 ) -> Result<(), Failure> {
-    let InFlight {
+    let TopicInFlight {
         broadcaster,
         topic,
         until,
@@ -303,6 +353,8 @@ pub(super) fn record_in_flight(
     Ok(())
 }
 
+/// Removes the entries of `topics` of one broadcaster. Missing ones are no error: a record is
+/// written lazily, so the journal may forget what it never wrote.
 pub(super) fn forget_in_flight(
     connection: &Connection,
     broadcaster: &SubscriberUrl,
@@ -315,12 +367,14 @@ pub(super) fn forget_in_flight(
     Ok(())
 }
 
+/// Up to `limit` entries: those of `broadcaster`, and those of all others that have expired by
+/// `now`, whose broadcasters are taken for dead. Unreadable rows are passed over and logged.
 pub(super) fn in_flight(
     connection: &Connection,
     broadcaster: &SubscriberUrl,
     now: Now,
     limit: usize,
-) -> Result<Vec<InFlight>, Failure> {
+) -> Result<Vec<TopicInFlight>, Failure> {
     let mut urls = Urls::default();
     let mut found = Vec::new();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -329,7 +383,7 @@ pub(super) fn in_flight(
     while let Some(row) = rows.next()? {
         let (url, topic, until) = (row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?);
         let mut parse = || {
-            Ok::<_, Unreadable>(InFlight {
+            Ok::<_, Unreadable>(TopicInFlight {
                 broadcaster: url_of(&mut urls, text(url, "the url")?)?,
                 topic: topic_of(blob(topic, "the topic")?)?,
                 until: moment(until).unwrap_or(now),
@@ -343,6 +397,9 @@ pub(super) fn in_flight(
     Ok(found)
 }
 
+/// Notes that the broadcaster `identity` receives at `url` from now on. If it was at another url
+/// before and nobody else is there, the subscriptions of that url go, its topics in flight become
+/// those of `url`, and the earlier url is returned.
 pub(super) fn move_to(
     connection: &Connection,
     identity: [u8; 16],
@@ -356,6 +413,12 @@ pub(super) fn move_to(
         "INSERT INTO httppubsub_broadcasters (identity, url) VALUES (?1, ?2) \
          ON CONFLICT (identity) DO UPDATE SET url = excluded.url",
         params![identity, url.as_str()],
+    )?;
+    // Others that were here are not any longer. Left over, they would seem to be when this one
+    // moves on.
+    connection.execute(
+        "DELETE FROM httppubsub_broadcasters WHERE url = ?1 AND identity <> ?2",
+        params![url.as_str(), identity],
     )?;
     let Some(before) = before.filter(|before| before != url.as_str()) else {
         return Ok(None);
@@ -390,11 +453,14 @@ pub(super) fn touch(connection: &Connection) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The key is broadcaster and topic, so a topic in constant use is one row, written over.
 const RECORD_IN_FLIGHT: &str = "INSERT INTO httppubsub_in_flight (url, topic, until) \
      VALUES (?1, ?2, ?3) ON CONFLICT (url, topic) DO UPDATE SET until = excluded.until";
 
+/// One topic of one broadcaster, which has the whole primary key.
 const FORGET_IN_FLIGHT: &str = "DELETE FROM httppubsub_in_flight WHERE url = ?1 AND topic = ?2";
 
+/// Two lookups, each by an index of its own; UNION leaves out what both find.
 const IN_FLIGHT: &str = "SELECT url, topic, until FROM httppubsub_in_flight WHERE url = ?1 \
      UNION SELECT url, topic, until FROM httppubsub_in_flight WHERE until <= ?2 LIMIT ?3";
 
@@ -428,7 +494,7 @@ fn seconds(moment: Now) -> f64 {
     moment.since_unix().as_secs_f64()
 }
 
-/// When a notice can be claimed. What is no number is never due.
+/// The time at which a notice can be claimed. What is no number is never due.
 fn moment(value: ValueRef<'_>) -> Option<Now> {
     let since = match value {
         ValueRef::Integer(seconds) => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),

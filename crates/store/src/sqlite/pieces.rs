@@ -1,21 +1,53 @@
-//! Large sets in pieces: what each step does to the tables (see `schema_4.sql`).
+//! Large sets in pieces: the effect of each step on the tables (see `schema_4.sql`).
+//!
+//! ```text
+//!   plan (a read)
+//!     |
+//!     +-- one piece --> apply: one transaction
+//!     |
+//!     +-- more ------> begin --> write, write, ... --> decide --> end, end, ...
+//!                        |            |                   |          |
+//!       killed here:   undone       undone             finished   finished
+//! ```
+//!
+//! Between `begin` and `decide` the new rows of the set are in the tables, and notes in
+//! `httppubsub_set_rows` say which; surplus and moved rows are only noted. `decide` changes one
+//! bit. After it the notes say what is left to remove and to move.
+//!
+//! | row noted as | set not decided | set decided |
+//! |---|---|---|
+//! | new | does not count | counts |
+//! | surplus | counts | does not count |
+//! | moved | counts, with its own recovery url | counts, with that of the set |
+//!
+//! Others may change single rows meanwhile. They call [`settle`] first, which takes the row out of
+//! the set's hands; so the order of effects is that of the commits.
 
-use httppubsub_proto::subscription::{Interest, Subscription, SubscriptionSet};
+use httppubsub_proto::subscription::{Subscription, SubscriptionSet};
 use httppubsub_proto::url::SubscriberUrl;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::failure::Failure;
-use super::row::Kind;
-use super::tables::{Table, differences, recovery_column, tables_and_entries};
-use crate::store::Changed;
+use crate::contract::Changed;
+use crate::sqlite::failure::Failure;
+use crate::sqlite::feed::Log;
+use crate::sqlite::row::Kind;
+use crate::sqlite::tables::{
+    Table, differences, recovery_column, table_and_key, tables_and_entries,
+};
 
-/// How many rows are changed in one transaction.
+/// The most rows changed in one transaction.
+/// A SUBSCRIBE of somebody else waits for one such commit at most, however large a set is.
 pub(super) const PIECE_ROWS: usize = 1_000;
 
-/// What turns the subscriptions of a url into a set.
+/// The changes that turn the subscriptions of a url into a set.
+///
+/// A plan is made from a snapshot outside the write lock, because a comparison of a million rows
+/// takes longer than others want to wait. Whether it still holds is checked by [`is_stale`].
 #[derive(Debug, Default)]
 pub(super) struct Plan {
+    /// Number of the newest entry of the change log in the snapshot that was compared.
+    known: i64,
     changes: Vec<Planned>,
     /// Rows that no list can name, by table and number.
     nameless: Vec<(Kind, i64)>,
@@ -39,11 +71,14 @@ enum Change {
 }
 
 impl Plan {
+    /// `true` if one transaction can make all changes, so that no set needs to be announced.
     pub(super) fn is_one_piece(&self) -> bool {
         self.changes.len() + self.nameless.len() <= PIECE_ROWS
     }
 
     /// The changes, a piece at a time.
+    /// Pieces have at most [`PIECE_ROWS`] changes. Nameless rows are apart, as they cannot be noted
+    /// in `httppubsub_set_rows`, whose key is the interest.
     pub(super) fn into_pieces(self) -> (Vec<Vec<Planned>>, Vec<(Kind, i64)>) {
         let mut pieces = Vec::new();
         let mut changes = self.changes.into_iter();
@@ -56,6 +91,7 @@ impl Plan {
         }
     }
 
+    /// The counts that the caller of a SET gets when the plan was carried out.
     pub(super) fn changed(&self) -> Changed {
         let count = |change| {
             let those = self.changes.iter().filter(|it| it.change == change);
@@ -69,14 +105,19 @@ impl Plan {
     }
 }
 
-/// What has to change for the subscriptions of `url` to be `set`.
+/// Compares the subscriptions of `url` with `set`, in one snapshot.
 pub(super) fn plan(
     connection: &Connection,
     url: &SubscriberUrl,
     set: &SubscriptionSet,
 ) -> Result<Plan, Failure> {
+    // The position in the log and the rows must be of one moment: a change between the two would be
+    // neither in the plan nor seen by the staleness check.
     let snapshot = connection.unchecked_transaction()?;
-    let mut plan = Plan::default();
+    let mut plan = Plan {
+        known: Log::of(&snapshot)?.newest,
+        ..Plan::default()
+    };
     for (table, wanted) in tables_and_entries(set) {
         let Some(found) = differences(&snapshot, table, url, wanted, usize::MAX)? else {
             continue;
@@ -103,21 +144,37 @@ pub(super) fn plan(
     Ok(plan)
 }
 
-/// Whether a set of `url` is under way.
+/// `true` if a set of `url` is under way.
 pub(super) fn is_under_way(connection: &Connection, url: &SubscriberUrl) -> Result<bool, Failure> {
     let sql = "SELECT 1 FROM httppubsub_sets WHERE url = ?1";
     let mut statement = connection.prepare_cached(sql)?;
     Ok(statement.exists([url.as_str()])?)
 }
 
-/// Makes all changes at once. `false`, and none, if a set of the same url is under way.
+/// The result of an attempt to apply a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Applied {
+    Done,
+    /// Nothing was changed: another set of the url is under way.
+    UnderWay,
+    /// Nothing was changed: subscriptions of the url may have changed since the plan was made.
+    Stale,
+}
+
+/// Makes all changes of a plan in one transaction.
+///
+/// Unlike [`begin`], this leaves no trace if the process is killed: the transaction is all or
+/// nothing by itself.
 pub(super) fn apply(
     connection: &Connection,
     url: &SubscriberUrl,
     plan: &Plan,
-) -> Result<bool, Failure> {
+) -> Result<Applied, Failure> {
     if is_under_way(connection, url)? {
-        return Ok(false);
+        return Ok(Applied::UnderWay);
+    }
+    if is_stale(connection, url, plan)? {
+        return Ok(Applied::Stale);
     }
     for it in &plan.changes {
         let table = Table::of(it.kind);
@@ -129,16 +186,37 @@ pub(super) fn apply(
         }
     }
     remove_nameless(connection, url, &plan.nameless)?;
-    Ok(true)
+    Ok(Applied::Done)
+}
+
+/// `true` if the change log has an entry of `url` after the snapshot of `plan`, or may have lost
+/// one by trimming.
+fn is_stale(connection: &Connection, url: &SubscriberUrl, plan: &Plan) -> Result<bool, Failure> {
+    let log = Log::of(connection)?;
+    // The usual case: nobody has changed anything since.
+    if log.newest == plan.known {
+        return Ok(false);
+    }
+    // Entries behind the snapshot were trimmed, and one of them may have been of this url.
+    if !log.follows(plan.known) {
+        return Ok(true);
+    }
+    let sql = "SELECT 1 FROM httppubsub_changes WHERE seq > ?1 AND url = ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.exists(params![plan.known, url.as_str()])?)
 }
 
 /// Removes rows that no list can name.
+///
+/// Such a row is of a type that no topic or glob has, written by another program. The published
+/// broadcaster would deliver nothing for it either.
 pub(super) fn remove_nameless(
     connection: &Connection,
     url: &SubscriberUrl,
     rows: &[(Kind, i64)],
 ) -> Result<(), Failure> {
     for (kind, id) in rows {
+        // The url is compared again: a row number can be used anew after its row was deleted.
         let sql = format!(
             "DELETE FROM {} WHERE id = ?1 AND url = ?2",
             Table::of(*kind).name
@@ -150,17 +228,38 @@ pub(super) fn remove_nameless(
     Ok(())
 }
 
+/// A set of a url that has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Begun {
+    pub(super) id: i64,
+    /// `true` if the plan must be made again. From now on no other set of the url interferes.
+    pub(super) is_stale: bool,
+}
+
 /// Begins a set of `url` that counts for nothing yet; `None` if one is under way.
-pub(super) fn begin(connection: &Connection, url: &SubscriberUrl) -> Result<Option<i64>, Failure> {
+/// The row in `httppubsub_sets` keeps other sets of the url away until [`end`] removes it.
+pub(super) fn begin(
+    connection: &Connection,
+    url: &SubscriberUrl,
+    plan: &Plan,
+) -> Result<Option<Begun>, Failure> {
     if is_under_way(connection, url)? {
         return Ok(None);
     }
+    let is_stale = is_stale(connection, url, plan)?;
     let sql = "INSERT INTO httppubsub_sets (url) VALUES (?1)";
     connection.prepare_cached(sql)?.execute([url.as_str()])?;
-    Ok(Some(connection.last_insert_rowid()))
+    Ok(Some(Begun {
+        id: connection.last_insert_rowid(),
+        is_stale,
+    }))
 }
 
-/// Writes down what a piece of the set changes. Its new rows are there, and count when it is decided.
+/// Writes down what a piece of the set changes. Its new rows are there, and count when it is
+/// decided.
+///
+/// `set_rows` has the note before or with the row itself, in one transaction, so a kill between two
+/// pieces leaves nothing that [`end`] cannot undo.
 pub(super) fn write(
     connection: &Connection,
     set: i64,
@@ -191,6 +290,7 @@ pub(super) fn write(
 }
 
 /// From now on the set counts, whatever happens. `false` if it was undone meanwhile.
+/// This one-row commit is the moment at which a set of any size takes effect.
 pub(super) fn decide(connection: &Connection, set: i64) -> Result<bool, Failure> {
     let sql = "UPDATE httppubsub_sets SET is_decided = 1 WHERE id = ?1";
     Ok(connection.prepare_cached(sql)?.execute([set])? > 0)
@@ -198,6 +298,8 @@ pub(super) fn decide(connection: &Connection, set: i64) -> Result<bool, Failure>
 
 /// Takes a piece of a set to its end: that of a decided one is done, that of another is undone.
 /// `true` when nothing of the set is left.
+/// Called until it returns `true`, each time in a transaction of its own, at most [`PIECE_ROWS`]
+/// rows each. Repeating it after a kill is harmless: what was ended is no longer noted.
 pub(super) fn end(connection: &Connection, set: i64) -> Result<bool, Failure> {
     let sql = "SELECT url, is_decided FROM httppubsub_sets WHERE id = ?1";
     let found: Option<(String, bool)> = connection
@@ -206,6 +308,7 @@ pub(super) fn end(connection: &Connection, set: i64) -> Result<bool, Failure> {
     let Some((url, is_decided)) = found else {
         return Ok(true);
     };
+    // Longer than any url can be: written by another program, and no row can have it.
     let Ok(url) = SubscriberUrl::new(url) else {
         return Ok(true);
     };
@@ -232,6 +335,7 @@ pub(super) fn end(connection: &Connection, set: i64) -> Result<bool, Failure> {
         }
         forget(connection, set, it.kind, &it.interest)?;
     }
+    // The set's own row goes last. Until then other sets of the url stay out.
     let is_over = piece.len() < PIECE_ROWS;
     if is_over {
         let sql = "DELETE FROM httppubsub_sets WHERE id = ?1";
@@ -247,51 +351,68 @@ pub(super) fn under_way(connection: &Connection) -> Result<Vec<i64>, Failure> {
     Ok(found.collect::<Result<_, _>>()?)
 }
 
-/// Whether an undecided set has added this row, which is not there for anybody else.
-pub(super) fn is_new_by_set(
+/// A set under way that has added a row which counts for nobody yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AddedBy(i64);
+
+/// Makes one row of `url` what the sets under way leave of it, before somebody else changes it:
+/// what a decided set has to do to it is done now, so that its end cannot undo what the other does.
+/// Returns the undecided set that has added the row, if one has.
+pub(super) fn settle(
     connection: &Connection,
     url: &SubscriberUrl,
     kind: Kind,
     interest: &[u8],
-) -> Result<bool, Failure> {
-    Ok(new_by_set(connection, url, kind, interest)?.is_some())
+) -> Result<Option<AddedBy>, Failure> {
+    // At most one set of a url is under way, so at most one row is found.
+    let sql = "SELECT id, is_decided, change, missed_url FROM httppubsub_sets \
+         JOIN httppubsub_set_rows ON set_id = id \
+         WHERE url = ?1 AND kind = ?2 AND interest = ?3";
+    let mut statement = connection.prepare_cached(sql)?;
+    let found = statement.query_row(params![url.as_str(), kind as i64, interest], |row| {
+        let planned = Planned {
+            kind,
+            interest: interest.to_vec(),
+            change: change_of(row.get(2)?),
+            recovery: row.get(3)?,
+        };
+        Ok((row.get(0)?, row.get(1)?, planned))
+    });
+    let Some((set, is_decided, planned)) = found.optional()? else {
+        return Ok(None);
+    };
+    if is_decided {
+        planned.finish(connection, url)?;
+        forget(connection, set, kind, interest)?;
+        return Ok(None);
+    }
+    Ok((planned.change == Change::New).then_some(AddedBy(set)))
 }
 
-/// Gives a row that an undecided set has added to a subscriber who asks for it: it stays even if the set
-/// is undone. `false` if no set has added it.
-pub(super) fn adopt(connection: &Connection, it: &Subscription) -> Result<bool, Failure> {
-    let (table, interest) = match &it.interest {
-        Interest::Exact(topic) => (Table::of(Kind::Exact), topic.as_bytes()),
-        Interest::Glob(glob) => (Table::of(Kind::Glob), glob.as_str().as_bytes()),
-    };
-    let Some(set) = new_by_set(connection, &it.url, table.kind, interest)? else {
-        return Ok(false);
-    };
+/// Gives a row that an undecided set has added to a subscriber who asks for it: the row stays even
+/// if the set is undone.
+pub(super) fn adopt(
+    connection: &Connection,
+    it: &Subscription,
+    AddedBy(set): AddedBy,
+) -> Result<(), Failure> {
+    let (table, _) = table_and_key(&it.interest);
+    let interest = it.interest.as_bytes();
+    // As `Moved`, the row is left alone when the set is undone, and gets the set's recovery url
+    // when it is decided.
     let sql = "UPDATE httppubsub_set_rows SET change = 2 \
          WHERE set_id = ?1 AND kind = ?2 AND interest = ?3";
     connection
         .prepare_cached(sql)?
         .execute(params![set, table.kind as i64, interest])?;
     let recovery = recovery_column(it.recovery.as_ref());
-    table.change_recovery(connection, &it.url, interest, recovery)?;
-    Ok(true)
+    if !table.add(connection, &it.url, interest, recovery)? {
+        table.change_recovery(connection, &it.url, interest, recovery)?;
+    }
+    Ok(())
 }
 
-fn new_by_set(
-    connection: &Connection,
-    url: &SubscriberUrl,
-    kind: Kind,
-    interest: &[u8],
-) -> Result<Option<i64>, Failure> {
-    let sql = "SELECT id FROM httppubsub_sets JOIN httppubsub_set_rows ON set_id = id \
-         WHERE url = ?1 AND NOT is_decided AND kind = ?2 AND interest = ?3 AND change = 0";
-    let mut statement = connection.prepare_cached(sql)?;
-    let found = statement.query_row(params![url.as_str(), kind as i64, interest], |row| {
-        row.get(0)
-    });
-    Ok(found.optional()?)
-}
-
+/// Removes the note of one row of a set: nothing is left to do or to undo for it.
 fn forget(connection: &Connection, set: i64, kind: Kind, interest: &[u8]) -> Result<(), Failure> {
     let sql = "DELETE FROM httppubsub_set_rows WHERE set_id = ?1 AND kind = ?2 AND interest = ?3";
     connection
@@ -300,6 +421,8 @@ fn forget(connection: &Connection, set: i64, kind: Kind, interest: &[u8]) -> Res
     Ok(())
 }
 
+/// The change with this number in the column. Unknown numbers, of a newer program, are `Moved`,
+/// which neither adds nor removes a row.
 fn change_of(number: i64) -> Change {
     match number {
         0 => Change::New,
@@ -322,21 +445,27 @@ impl Planned {
     }
 }
 
-/// What a set under way makes of the rows of its url, asked in the order of their interests.
-pub(super) struct View<'a> {
+/// The rows of a url as a set under way leaves them, asked in the order of their interests.
+///
+/// The rows under way and the rows of the table are read side by side, so that a set of a million
+/// rows takes no memory.
+pub(super) struct Overlay<'a> {
     is_decided: bool,
     rows: rusqlite::Rows<'a>,
     next: Option<(Vec<u8>, Change, Option<String>)>,
 }
 
-/// What a row is to be taken for.
-pub(super) enum Seen {
+/// The state for which a row is to be taken.
+pub(super) enum RowState {
+    /// The set does not touch the row, or its change to it does not count yet.
     AsItIs,
+    /// Added by a set that is not decided, or surplus in one that is.
     Absent,
+    /// The row counts, with this recovery url instead of its own.
     WithRecovery(Option<String>),
 }
 
-impl<'a> View<'a> {
+impl<'a> Overlay<'a> {
     /// The set of `url` that is under way, if one is.
     pub(super) fn set_of(
         connection: &Connection,
@@ -348,19 +477,22 @@ impl<'a> View<'a> {
         Ok(found.optional()?)
     }
 
+    /// The rows of set `?1` and kind `?2` for [`Overlay::new`], in the order of interests.
     pub(super) const SQL: &'static str = "SELECT interest, change, missed_url \
          FROM httppubsub_set_rows WHERE set_id = ?1 AND kind = ?2 ORDER BY interest";
 
+    /// `rows` are of the query [`Overlay::SQL`]; `is_decided` says whether their set counts.
     pub(super) fn new(is_decided: bool, rows: rusqlite::Rows<'a>) -> Result<Self, Failure> {
-        let mut view = Self {
+        let mut overlay = Self {
             is_decided,
             rows,
             next: None,
         };
-        view.advance()?;
-        Ok(view)
+        overlay.advance()?;
+        Ok(overlay)
     }
 
+    /// Takes the next row under way into `next`; `None` behind the last.
     fn advance(&mut self) -> Result<(), Failure> {
         self.next = match self.rows.next()? {
             Some(row) => Some((row.get(0)?, change_of(row.get(1)?), row.get(2)?)),
@@ -369,18 +501,20 @@ impl<'a> View<'a> {
         Ok(())
     }
 
-    pub(super) fn of(&mut self, interest: &[u8]) -> Result<Seen, Failure> {
+    /// The state of the row with this interest. Interests must come in ascending order: rows that
+    /// were passed are not looked at again.
+    pub(super) fn of(&mut self, interest: &[u8]) -> Result<RowState, Failure> {
         while self.next.as_ref().is_some_and(|it| it.0[..] < *interest) {
             self.advance()?;
         }
         let Some((_, change, recovery)) = self.next.as_ref().filter(|it| it.0[..] == *interest)
         else {
-            return Ok(Seen::AsItIs);
+            return Ok(RowState::AsItIs);
         };
         Ok(match (self.is_decided, change) {
-            (false, Change::New) | (true, Change::Surplus) => Seen::Absent,
-            (true, Change::Moved) => Seen::WithRecovery(recovery.clone()),
-            (false, Change::Surplus | Change::Moved) | (true, Change::New) => Seen::AsItIs,
+            (false, Change::New) | (true, Change::Surplus) => RowState::Absent,
+            (true, Change::Moved) => RowState::WithRecovery(recovery.clone()),
+            (false, Change::Surplus | Change::Moved) | (true, Change::New) => RowState::AsItIs,
         })
     }
 }
@@ -399,6 +533,7 @@ impl Table {
         Ok(added > 0)
     }
 
+    /// Removes the row of `url` and `interest`, if there is one.
     fn remove(
         &self,
         connection: &Connection,
@@ -410,6 +545,9 @@ impl Table {
         Ok(())
     }
 
+    /// Sets the recovery url of a row, if there is the row and its url is another. An update to the
+    /// same value would be a change for the triggers, and wake every broadcaster for nothing.
+    /// Without a recovery url the owed notice ends as well: there is nowhere left to send it.
     fn change_recovery(
         &self,
         connection: &Connection,
@@ -437,5 +575,123 @@ impl Table {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use httppubsub_proto::subscription::Interest;
+    use httppubsub_proto::topic::Topic;
+
+    use super::*;
+    use crate::contract::{Subscribed, Unsubscribed};
+    use crate::sqlite::feed::Feed;
+    use crate::sqlite::{operations, schema};
+
+    #[test]
+    fn plan_is_stale_once_its_url_has_changed() {
+        let connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&connection).unwrap();
+        let (mine, others) = (url("http://mine/"), url("http://others/"));
+        let wanted = set_of(&["a", "b"]);
+        let planned = || plan(&connection, &mine, &wanted).unwrap();
+        let set = |of: &SubscriberUrl, topics: &[&str]| {
+            operations::set(&connection, of, &set_of(topics), 100).unwrap();
+        };
+
+        let overtaken = planned();
+        set(&mine, &["c"]);
+        assert_eq!(
+            apply(&connection, &mine, &overtaken).unwrap(),
+            Applied::Stale
+        );
+        let has_c = operations::unsubscribe(&connection, &mine, &exact("c")).unwrap();
+        assert_eq!(has_c, Unsubscribed::Removed);
+
+        let not_overtaken = planned();
+        set(&others, &["c"]);
+        let done = apply(&connection, &mine, &not_overtaken).unwrap();
+        assert_eq!(done, Applied::Done);
+
+        // What was trimmed may have been a change of this url.
+        let trimmed = planned();
+        set(&others, &["d", "e"]);
+        operations::trim_changes(&connection, 0).unwrap();
+        set(&others, &["f"]);
+        assert_eq!(apply(&connection, &mine, &trimmed).unwrap(), Applied::Stale);
+    }
+
+    #[test]
+    fn set_that_begins_overtaken_says_so_and_keeps_others_out() {
+        let connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&connection).unwrap();
+        let mine = url("http://mine/");
+        let overtaken = plan(&connection, &mine, &set_of(&["a"])).unwrap();
+        operations::set(&connection, &mine, &set_of(&["b"]), 100).unwrap();
+        let begun = begin(&connection, &mine, &overtaken).unwrap().unwrap();
+        assert!(begun.is_stale);
+        let kept_out = operations::set(&connection, &mine, &set_of(&["c"]), 100).unwrap();
+        assert_eq!(kept_out, None);
+        let again = plan(&connection, &mine, &set_of(&["a"])).unwrap();
+        assert_eq!((again.changed().added, again.changed().removed), (1, 1));
+        let second = begin(&connection, &mine, &again).unwrap();
+        assert_eq!(second, None);
+    }
+
+    /// A set is decided and not ended; what others do to its rows from then on is not undone by it.
+    #[test]
+    fn big_sets_that_were_decided_spare_what_others_did_since() {
+        let connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&connection).unwrap();
+        let mine = url("http://mine/");
+        let subscribe = |topic: &str, recovery: Option<&str>| {
+            let it = Subscription {
+                url: mine.clone(),
+                interest: exact(topic),
+                recovery: recovery.map(url),
+            };
+            operations::subscribe(&connection, &it).unwrap()
+        };
+        let unsubscribe =
+            |topic: &str| operations::unsubscribe(&connection, &mine, &exact(topic)).unwrap();
+        for topic in ["surplus", "left", "left before", "stays"] {
+            subscribe(topic, None);
+        }
+        let set: SubscriptionSet = [(exact("stays"), Some(url("http://set/")))]
+            .into_iter()
+            .collect();
+        let plan = plan(&connection, &mine, &set).unwrap();
+        let id = begin(&connection, &mine, &plan).unwrap().unwrap().id;
+        for piece in plan.into_pieces().0 {
+            write(&connection, id, &mine, &piece).unwrap();
+        }
+        unsubscribe("left before");
+        assert!(decide(&connection, id).unwrap());
+
+        assert_eq!(subscribe("surplus", None), Subscribed::Added);
+        assert_eq!(subscribe("left before", None), Subscribed::Added);
+        assert_eq!(unsubscribe("left"), Unsubscribed::Absent);
+        assert_eq!(unsubscribe("stays"), Unsubscribed::Removed);
+        let other = Some("http://other/");
+        assert_eq!(subscribe("stays", other), Subscribed::Added);
+        while !end(&connection, id).unwrap() {}
+        let etag = operations::etag(&connection, &mine, &Feed::new()).unwrap();
+        let kept: SubscriptionSet = [("surplus", None), ("left before", None), ("stays", other)]
+            .into_iter()
+            .map(|(topic, recovery)| (exact(topic), recovery.map(url)))
+            .collect();
+        assert_eq!(etag, kept.etag(&mine));
+    }
+
+    fn url(text: &str) -> SubscriberUrl {
+        SubscriberUrl::new(text).unwrap()
+    }
+
+    fn exact(topic: &str) -> Interest {
+        Interest::Exact(Topic::new(topic.as_bytes()).unwrap())
+    }
+
+    fn set_of(topics: &[&str]) -> SubscriptionSet {
+        topics.iter().map(|topic| (exact(topic), None)).collect()
     }
 }

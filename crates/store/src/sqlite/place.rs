@@ -1,25 +1,34 @@
-//! Where the database is and how a connection to it is set up.
+//! The path of the database, and the settings of a connection to it.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::failure::{self, Failure};
-use super::files;
-use super::schema;
-use crate::store::StoreError;
+use crate::contract::StoreError;
+use crate::sqlite::failure::{self, Failure};
+use crate::sqlite::files;
+use crate::sqlite::schema;
 
+/// One database file; opening it again gives connections with the same settings.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) path: PathBuf,
+    /// Longest wait for the lock of another process.
     pub(super) busy_timeout: Duration,
 }
 
 impl Place {
     /// Creates the file and its tables where they are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] for what may pass, such as a full disk or a lock;
+    /// [`StoreError::Corrupt`] and [`StoreError::NewerSchema`] for what will not.
     pub(super) fn prepare(&self) -> Result<Connection, StoreError> {
         check_library(rusqlite::version_number())?;
+        // Before SQLite creates it, which would use the umask: urls may hold secrets of
+        // subscribers.
         files::make_private(&self.path).map_err(|source| StoreError::Unavailable {
             doing: "making the file of the database",
             source: Box::new(source),
@@ -50,12 +59,15 @@ impl Place {
         Ok(connection)
     }
 
-    fn set_up(&self, connection: Connection) -> rusqlite::Result<Connection> {
+    /// The settings of every connection.
+    fn set_up(&self, mut connection: Connection) -> rusqlite::Result<Connection> {
         connection.busy_timeout(self.busy_timeout)?;
         // What was acknowledged survives the loss of power: commits wait for the disk.
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "fullfsync", true)?;
         connection.pragma_update(None, "checkpoint_fullfsync", true)?;
+        connection.progress_handler(STEPS_AT_ONCE, Some(yield_now_and_then()))?;
+        // Of 16, the default, a batch of mixed calls would evict those of its next batch.
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
     }
@@ -73,6 +85,8 @@ impl Place {
         }
     }
 
+    /// Makes readers independent of the writer: in any other journal mode a reload would hold up
+    /// every commit, and every commit the reload. WAL stays set in the file.
     fn enter_wal_mode(&self, connection: &Connection) -> Result<(), StoreError> {
         let doing = "entering WAL mode";
         let started = Instant::now();
@@ -105,6 +119,38 @@ fn enlarge_cache(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cache_size", -KIBIBYTES)
 }
 
+/// Each connection is used by one thread at a time, so SQLite's own mutex is left out. Readers open
+/// it for writing as well: in WAL mode they write the shared index.
+/// Steps of SQLite's virtual machine between two looks at the clock: some ten microseconds.
+const STEPS_AT_ONCE: i32 = 200;
+
+/// The longest time for which a thread of the store keeps its core.
+const AT_A_TIME: Duration = Duration::from_micros(250);
+
+/// Lets other threads go first every now and then.
+///
+/// Linux since 6.6 lets a thread that has a core keep it for some 3 ms, whatever wakes up meanwhile
+/// (`RUN_TO_PARITY` of its scheduler EEVDF): without this, the pieces of a large set would delay
+/// deliveries by as much.
+fn yield_now_and_then() -> impl FnMut() -> bool {
+    let (mut since, mut before) = (Instant::now(), Instant::now());
+    move || {
+        let now = Instant::now();
+        // After a wait, for work or for the disk, others have gone first already.
+        if now - before >= AT_A_TIME {
+            since = now;
+        }
+        before = now;
+        if now - since >= AT_A_TIME {
+            std::thread::yield_now();
+            since = Instant::now();
+            before = since;
+        }
+        // Goes on with the statement.
+        false
+    }
+}
+
 const READ_WRITE: OpenFlags =
     OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
@@ -112,12 +158,14 @@ const READ_WRITE: OpenFlags =
 /// the database (<https://sqlite.org/wal.html#walresetbug>).
 const LIBRARY_VERSION_MIN: i32 = 3_051_003;
 
+/// Refuses a library that can lose data; `version` is SQLite's number, such as 3051003.
 fn check_library(version: i32) -> Result<(), StoreError> {
     if version >= LIBRARY_VERSION_MIN {
         return Ok(());
     }
     let why = format!(
-        "SQLite {version} can corrupt databases in WAL mode, wanted is {LIBRARY_VERSION_MIN} or later"
+        "SQLite {version} can corrupt databases in WAL mode, wanted is {LIBRARY_VERSION_MIN} or \
+         later"
     );
     Err(StoreError::Unavailable {
         doing: "checking the SQLite library",

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
-use super::call::Job;
-use super::failure::Failure;
-use super::feed::Feed;
-use super::health::{Health, Part};
-use super::place::Place;
+use crate::sqlite::call::Job;
+use crate::sqlite::failure::Failure;
+use crate::sqlite::feed::Feed;
+use crate::sqlite::health::{Health, Part};
+use crate::sqlite::place::Place;
 
+/// The state of the thread. Its connection is set to `query_only`, so that a mistake here cannot
+/// change anything.
 pub(super) struct Reader {
     pub(super) place: Place,
     pub(super) feed: Arc<Feed>,
@@ -29,8 +31,10 @@ impl Reader {
         }
     }
 
+    /// Answers questions one after the other, in the order of the queue.
     fn serve(&mut self) {
         while let Some(mut job) = self.jobs.blocking_recv() {
+            // A caller that gave up is not worth a query.
             if job.take() {
                 let void = self.answer(&mut *job).err();
                 self.health.note(Part::Reader, void.as_ref());
@@ -39,6 +43,7 @@ impl Reader {
         }
     }
 
+    /// Runs one question. Its connection is kept unless the failure casts doubt on it.
     fn answer(&mut self, job: &mut dyn Job) -> Result<(), Failure> {
         if self.feed.is_closing() {
             return Err(Failure::Stopped);

@@ -1,4 +1,4 @@
-//! What is read from the database, where others may have written anything.
+//! Rows of the database, where others may have written anything.
 
 use httppubsub_proto::glob::GlobPattern;
 use httppubsub_proto::limits::FIELD_BYTES_MAX;
@@ -22,14 +22,17 @@ pub(super) enum Unreadable {
     TooLong { what: &'static str, bytes: usize },
 }
 
+/// The text in a column, named `what` in the error.
 pub(super) fn text<'a>(value: ValueRef<'a>, what: &'static str) -> Result<&'a str, Unreadable> {
     let ValueRef::Text(bytes) = value else {
         return Err(Unreadable::NotText(what));
     };
+    // Before the check for UTF-8, which would read a value of a gigabyte.
     let bytes = not_too_long(bytes, what)?;
     std::str::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8(what))
 }
 
+/// The bytes in a column, named `what` in the error.
 pub(super) fn blob<'a>(value: ValueRef<'a>, what: &'static str) -> Result<&'a [u8], Unreadable> {
     let ValueRef::Blob(bytes) = value else {
         return Err(Unreadable::NotBlob(what));
@@ -45,6 +48,8 @@ pub(super) fn recovery(value: ValueRef<'_>) -> Result<Option<&str>, Unreadable> 
     }
 }
 
+/// At most [`FIELD_BYTES_MAX`] bytes, which is what a message can carry: a longer value could be
+/// stored but never sent.
 fn not_too_long<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a [u8], Unreadable> {
     match bytes.len() {
         ..=FIELD_BYTES_MAX => Ok(bytes),
@@ -52,7 +57,7 @@ fn not_too_long<'a>(bytes: &'a [u8], what: &'static str) -> Result<&'a [u8], Unr
     }
 }
 
-/// Which of the two tables.
+/// One of the two tables; the numbers are those of the column `kind` in the change log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Exact = 0,
@@ -75,6 +80,7 @@ pub(super) fn subscription_of(
     })
 }
 
+/// The url `text`, sharing memory with equal ones among `urls`.
 pub(super) fn url_of(urls: &mut Urls, text: &str) -> Result<SubscriberUrl, Unreadable> {
     urls.get(text).map_err(|it| Unreadable::TooLong {
         what: "the url",
@@ -82,6 +88,7 @@ pub(super) fn url_of(urls: &mut Urls, text: &str) -> Result<SubscriberUrl, Unrea
     })
 }
 
+/// The interest in a column: a BLOB is a topic, TEXT a glob.
 pub(super) fn interest_of(kind: Kind, value: ValueRef<'_>) -> Result<Interest, Unreadable> {
     match kind {
         Kind::Exact => Ok(Interest::Exact(topic_of(blob(value, "the topic")?)?)),
@@ -89,6 +96,7 @@ pub(super) fn interest_of(kind: Kind, value: ValueRef<'_>) -> Result<Interest, U
     }
 }
 
+/// The topic of these bytes, from whichever column.
 pub(super) fn topic_of(bytes: &[u8]) -> Result<Topic, Unreadable> {
     Topic::new(bytes).map_err(|it| Unreadable::TooLong {
         what: "the topic",
@@ -96,6 +104,7 @@ pub(super) fn topic_of(bytes: &[u8]) -> Result<Topic, Unreadable> {
     })
 }
 
+/// The glob, also one that a broadcaster would not take today: what is stored stays readable.
 fn glob_of(text: &str) -> Result<GlobPattern, Unreadable> {
     GlobPattern::parse(text).map_err(|it| Unreadable::TooLong {
         what: "the glob",

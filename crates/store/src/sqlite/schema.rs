@@ -1,9 +1,12 @@
 //! The tables, and how those of older versions become today's.
+//!
+//! The two tables of the published broadcaster keep their columns, so that it can open the file
+//! again. What is added beside them are tables, indexes and triggers, which it does not see.
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::failure::Failure;
-use crate::store::StoreError;
+use crate::contract::StoreError;
+use crate::sqlite::failure::Failure;
 
 /// Brings the tables to this program's version. A file without any gets them; one that the
 /// published broadcaster wrote gets ours beside its own, which stay as they are.
@@ -61,10 +64,10 @@ fn version(connection: &Connection) -> Result<i64, StoreError> {
     }
 }
 
-/// How many migrations there are: a version is the number of those that were run.
+/// The number of migrations: a version is the number of migrations that were run.
 const KNOWN: i64 = MIGRATIONS.len().cast_signed() as i64;
 
-/// What was released stays as it is; what changes comes as another entry.
+/// The migrations in their order. A released one stays as it is; a change comes as another entry.
 const MIGRATIONS: &[&str] = &[
     include_str!("schema_1.sql"),
     include_str!("schema_2.sql"),

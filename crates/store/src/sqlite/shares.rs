@@ -23,11 +23,14 @@ pub(super) struct Share {
     pub(super) large: tokio::sync::Mutex<()>,
 }
 
+/// One is written while the next waits; more would put off the single subscriptions of others.
 const PIECES_AT_ONCE: usize = 2;
 
+/// Far fewer than the writer commits at once, so that one peer cannot fill a batch.
 const SMALL_AT_ONCE: usize = 8;
 
 impl Shares {
+    /// Shares for any number of peers; an entry lasts as long as somebody holds it.
     pub(super) fn new() -> Self {
         Self {
             peers: Mutex::default(),
@@ -42,6 +45,7 @@ impl Shares {
         if let Some(share) = peers.get(peer).and_then(Weak::upgrade) {
             return share;
         }
+        // Swept only when the map would grow, so the cost is constant for each peer on average.
         if peers.len() == peers.capacity() {
             peers.retain(|_, share| share.strong_count() > 0);
         }
@@ -54,6 +58,7 @@ impl Shares {
     }
 }
 
+/// The part of `url` up to its path. Not normalized: at worst one peer has several shares.
 fn peer_of(url: &str) -> &str {
     let host = url.find("://").map_or(0, |at| at + 3);
     let end = url[host..].find(['/', '?', '#']);

@@ -1,7 +1,6 @@
 //! The store as callers see it: each method hands its work to a thread and awaits the answer.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -11,37 +10,47 @@ use httppubsub_proto::subscription::{Interest, StrongEtag, Subscription, Subscri
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
-use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 
-use super::call::{GRACE, Queue, WAITING_MAX};
-use super::failure::Failure;
-use super::feed::Feed;
-use super::feeder::{Ask, Feeder, Reply};
-use super::files::Files;
-use super::glance::{Glance, Seen};
-use super::health::{Health, Part};
-use super::mark::Mark;
-use super::operations;
-use super::pieces;
-use super::place::Place;
-use super::reader::Reader;
-use super::shares::Shares;
-use super::writer::Writer;
-use crate::store::{
-    Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Observer, Store, StoreError,
-    Subscribed, Unsubscribed,
+use crate::contract::{
+    self, Changed, ClaimedNotice, InFlight, Missed, NoticeOutcome, Notices, Observer, Store,
+    StoreError, Subscribed, Subscriptions, TopicInFlight, Unsubscribed,
 };
+use crate::sqlite::call::{GRACE, Queue, WAITING_MAX, unavailable};
+use crate::sqlite::doors::Doors;
+use crate::sqlite::failure::Failure;
+use crate::sqlite::feed::Feed;
+use crate::sqlite::feeder::{Ask, Feeder, Reply};
+use crate::sqlite::files::Files;
+use crate::sqlite::glance::{Glance, Glimpse};
+use crate::sqlite::health::{Health, Part};
+use crate::sqlite::operations;
+use crate::sqlite::place::Place;
+use crate::sqlite::reader::Reader;
+use crate::sqlite::sets::{self, Sets};
+use crate::sqlite::writer::Writer;
 
-/// How a [`SqliteStore`] is opened.
+/// A [`SqliteStore`] before it is opened: settings, with their defaults.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), httppubsub_store::StoreError> {
+/// use std::time::Duration;
+/// use httppubsub_store::SqliteStore;
+///
+/// let builder = SqliteStore::builder().busy_timeout(Duration::from_secs(2));
+/// let store = builder.open("subscriptions.db").await?;
+/// store.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
-pub struct SqliteOptions {
+pub struct SqliteStoreBuilder {
     busy_timeout: Duration,
     changes_kept: u32,
 }
 
-impl Default for SqliteOptions {
+impl Default for SqliteStoreBuilder {
     fn default() -> Self {
         Self {
             busy_timeout: Duration::from_secs(5),
@@ -50,7 +59,7 @@ impl Default for SqliteOptions {
     }
 }
 
-impl SqliteOptions {
+impl SqliteStoreBuilder {
     /// Longest wait for a lock that another process holds; a call that waited so long fails as
     /// [`StoreError::Unavailable`] and can be repeated. At most a day. Default 5 s, as in the
     /// published broadcaster.
@@ -59,9 +68,9 @@ impl SqliteOptions {
         self
     }
 
-    /// How many changes the database remembers, in rows, for processes that share it: one that was
-    /// busy for longer than these reads all subscriptions again. Up to a quarter more are kept.
-    /// Default 20 000: some megabytes.
+    /// The number of changes that the database remembers, in rows, for processes that share it: one
+    /// that was busy for longer than these reads all subscriptions again. Up to a quarter more are
+    /// kept. Default 20 000: some megabytes.
     pub fn changes_kept(mut self, changes: u32) -> Self {
         self.changes_kept = changes;
         self
@@ -87,32 +96,29 @@ impl SqliteOptions {
 /// tokio runtime with its timer. Dropping the store waits for what is being committed; see
 /// [`SqliteStore::close`].
 pub struct SqliteStore {
+    /// For `Debug` only: the threads have a [`Place`] of their own.
     path: PathBuf,
     patience: Duration,
     feed: Arc<Feed>,
     files: Arc<Files>,
     health: Arc<Health>,
     glance: Glance,
-    shares: Shares,
-    /// Whether a large set of this store may be under way, or was given up.
-    leftover: AtomicBool,
+    sets: Sets,
     /// `None` only while it is dropped.
     doors: Option<Doors>,
     /// In the order in which they end.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// The ways to the threads. A thread ends when its way is gone.
-struct Doors {
-    writer: Queue,
-    reader: Queue,
-    feeder: mpsc::Sender<Ask>,
-}
-
 impl SqliteStore {
-    /// Opens the database at `path`, or creates it, with the default [`SqliteOptions`].
+    /// Begins a store with the default settings.
+    pub fn builder() -> SqliteStoreBuilder {
+        SqliteStoreBuilder::default()
+    }
+
+    /// Opens the database at `path`, or creates it, with the default settings.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        SqliteOptions::default().open(path).await
+        Self::builder().open(path).await
     }
 
     /// Ends the store's threads, writes its log back into the database file and closes it. The
@@ -122,17 +128,22 @@ impl SqliteStore {
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 
+    /// The queues to the threads. There as long as a call can borrow the store.
     fn doors(&self) -> &Doors {
         self.doors
             .as_ref()
             .expect("a store has its doors until it is dropped")
     }
 
+    /// Returns when the observer knows everything committed before the call, by anybody. Most calls
+    /// end after the glance, without waking a thread.
     async fn look_for_changes(&self) -> Result<(), Failure> {
-        let Seen::Perhaps(version) = self.glance.look() else {
+        let Glimpse::Perhaps(version) = self.glance.look() else {
             return Ok(());
         };
         let give_up = tokio::time::Instant::from_std(Instant::now() + self.patience);
+        // The version was read before the feeder looks. A commit in between makes the next glance
+        // look again, once for nothing; the other order would miss it.
         let asked = self.ask(Ask::CatchUp);
         let Ok(looked) = timeout_at(give_up, asked).await else {
             let waited = Failure::Waited(self.patience);
@@ -144,107 +155,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    async fn write<Done: Send + 'static>(
-        &self,
-        doing: &'static str,
-        work: impl FnOnce(&Connection) -> Result<Done, Failure> + Send + 'static,
-    ) -> Result<Done, StoreError> {
-        self.doors().writer.call(doing, work).await
-    }
-
-    /// The same for a piece of something large, which has its turn with those of others.
-    async fn write_piece<Done: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Connection) -> Result<Done, Failure> + Send + 'static,
-    ) -> Result<Done, StoreError> {
-        let _turn = self.shares.pieces.acquire().await;
-        self.write(SETTING, work).await
-    }
-
-    /// What differs is found by the reader and written a piece at a time, so that what others write goes
-    /// in between. It counts from one moment on: when it is decided.
-    async fn set_in_pieces(
-        &self,
-        url: Arc<SubscriberUrl>,
-        set: Arc<SubscriptionSet>,
-    ) -> Result<Changed, StoreError> {
-        let busy = || Failure::SetUnderWay.doing(SETTING);
-        let plan = {
-            let url = url.clone();
-            let work = move |connection: &_| pieces::plan(connection, &url, &set);
-            self.doors().reader.call(SETTING, work).await?
-        };
-        let changed = plan.changed();
-        if plan.is_one_piece() {
-            let work = move |connection: &_| pieces::apply(connection, &url, &plan);
-            let is_done = self.write_piece(work).await?;
-            return is_done.then_some(changed).ok_or_else(busy);
-        }
-        let mark = Mark::make(&self.path).map_err(|error| unavailable(SETTING, error))?;
-        let mark = mark.ok_or_else(busy)?;
-        self.leftover.store(true, Ordering::SeqCst);
-        let begun = {
-            let url = url.clone();
-            self.write_piece(move |connection| pieces::begin(connection, &url))
-        };
-        let id = begun.await?.ok_or_else(busy)?;
-        let written = self.write_and_decide(id, &url, plan).await;
-        // Whether it is decided or not: nothing of it is left behind.
-        let ended = self.end_set(id).await;
-        drop(mark);
-        written?;
-        // It is decided, and finished later if that failed now: by this store or by the next.
-        if let Err(error) = ended {
-            tracing::warn!(%error, "a large set is not finished yet");
-            return Err(error);
-        }
-        Ok(changed)
-    }
-
-    async fn write_and_decide(
-        &self,
-        id: i64,
-        url: &Arc<SubscriberUrl>,
-        plan: pieces::Plan,
-    ) -> Result<(), StoreError> {
-        let (all, nameless) = plan.into_pieces();
-        for piece in all {
-            let url = url.clone();
-            self.write_piece(move |connection| pieces::write(connection, id, &url, &piece))
-                .await?;
-        }
-        let url = url.clone();
-        let decided = self.write_piece(move |connection| {
-            pieces::remove_nameless(connection, &url, &nameless)?;
-            pieces::decide(connection, id)
-        });
-        match decided.await? {
-            true => Ok(()),
-            false => Err(Failure::SetUnderWay.doing(SETTING)),
-        }
-    }
-
-    async fn end_set(&self, id: i64) -> Result<(), StoreError> {
-        while !self
-            .write_piece(move |connection| pieces::end(connection, id))
-            .await?
-        {}
-        Ok(())
-    }
-
-    /// Finishes or undoes what sets have left that were given up amid their pieces.
-    async fn end_left_sets(&self) -> Result<(), StoreError> {
-        let Some(_alone) = Mark::alone(&self.path).map_err(|error| unavailable(SETTING, error))?
-        else {
-            return Ok(());
-        };
-        for id in self.write(SETTING, pieces::under_way).await? {
-            self.end_set(id).await?;
-        }
-        self.leftover.store(false, Ordering::SeqCst);
-        Ok(())
-    }
-
+    /// Has the feeder do what `ask` says. [`Failure::Stopped`] if its thread has ended.
     async fn ask(&self, ask: impl FnOnce(Reply) -> Ask) -> Result<(), Failure> {
         let (reply, answer) = oneshot::channel();
         self.doors()
@@ -256,9 +167,22 @@ impl SqliteStore {
     }
 }
 
+/// Opens the files and starts the three threads. Blocks, so it belongs on a blocking thread.
+///
+/// | thread | does | connections |
+/// |---|---|---|
+/// | `store-writer` | changes, many calls in one commit | 1, writes |
+/// | `store-reader` | etags, plans of large sets, what is owed or in flight | 1, reads |
+/// | `store-feeder` | tells the observer of changes by other processes | 1, reads |
+///
+/// # Errors
+///
+/// As [`Place::prepare`], and [`StoreError::Unavailable`] if a thread cannot be started.
 fn open(place: Place, changes_kept: i64) -> Result<SqliteStore, StoreError> {
     let connection = place.prepare()?;
-    end_left_sets(&place, &connection).map_err(|failure| failure.doing("opening the database"))?;
+    // Before anybody reads: a set of a killed process is half written now.
+    let all_ended = sets::end_left(&place, &connection)
+        .map_err(|failure| failure.doing("opening the database"))?;
     let glance = Glance::open(&place).map_err(|failure| failure.doing("opening the database"))?;
     let files =
         Files::of(&place.path).map_err(|error| unavailable("opening the database", error))?;
@@ -275,8 +199,7 @@ fn open(place: Place, changes_kept: i64) -> Result<SqliteStore, StoreError> {
         files: files.clone(),
         health: health.clone(),
         glance,
-        shares: Shares::new(),
-        leftover: AtomicBool::new(false),
+        sets: Sets::new(&place, !all_ended),
         doors: Some(Doors {
             writer,
             reader,
@@ -326,30 +249,8 @@ fn open(place: Place, changes_kept: i64) -> Result<SqliteStore, StoreError> {
     Ok(store)
 }
 
-/// Finishes or undoes what sets have left whose process was killed.
-fn end_left_sets(place: &Place, connection: &Connection) -> Result<(), Failure> {
-    let left = pieces::under_way(connection)?;
-    // Another process may be in the middle of them.
-    if left.is_empty() {
-        return Ok(());
-    }
-    let Some(_alone) = Mark::alone(&place.path).map_err(Failure::from)? else {
-        return Ok(());
-    };
-    for id in left {
-        loop {
-            let piece = connection.unchecked_transaction()?;
-            let is_over = pieces::end(&piece, id)?;
-            piece.commit()?;
-            if is_over {
-                break;
-            }
-        }
-    }
-    Ok(())
-}
-
 impl SqliteStore {
+    /// Starts a thread that is joined when the store is dropped, in the order of the calls.
     fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
         let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
         let thread = thread.map_err(|error| unavailable("starting a thread", error))?;
@@ -363,6 +264,7 @@ impl SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        // First, so that an etag or a reload that is being computed ends at its next row.
         self.feed.close();
         self.glance.close();
         // No call is waiting: each holds the store. What was queued by calls that were given up is
@@ -395,46 +297,7 @@ impl std::fmt::Debug for SqliteStore {
 }
 
 #[async_trait]
-impl Store for SqliteStore {
-    async fn watch(&self, observer: Arc<dyn Observer>) -> Result<(), StoreError> {
-        let told = self.ask(|reply| Ask::Watch(observer, reply)).await;
-        told.map_err(|failure| failure.doing("reading all subscriptions"))
-    }
-
-    async fn catch_up(&self) -> Result<(), StoreError> {
-        let told = self.look_for_changes().await;
-        told.map_err(|failure| failure.doing("looking for changes"))
-    }
-
-    fn trouble(&self) -> Option<String> {
-        self.health.trouble()
-    }
-
-    async fn probe(&self) {
-        let (files, health) = (self.files.clone(), self.health.clone());
-        let looked = tokio::task::spawn_blocking(move || {
-            health.note(Part::Files, files.check().err().as_ref());
-        });
-        // A panic there is a bug of ours and says nothing about the files.
-        let _ = looked.await;
-        // What fails is noted where it fails.
-        let doors = self.doors();
-        if self.health.is_troubled(Part::Writer) {
-            let _ = doors.writer.call("probing", operations::touch).await;
-        }
-        if self.leftover.load(Ordering::SeqCst)
-            && let Err(error) = self.end_left_sets().await
-        {
-            tracing::warn!(%error, "cannot end large sets that were given up");
-        }
-        if self.health.is_troubled(Part::Reader) {
-            let _ = doors.reader.call("probing", operations::next_missed).await;
-        }
-        if self.health.is_troubled(Part::Feeder) {
-            let _ = self.look_for_changes().await;
-        }
-    }
-
+impl Subscriptions for SqliteStore {
     async fn subscribe(&self, subscription: Subscription) -> Result<Subscribed, StoreError> {
         let work = move |connection: &_| operations::subscribe(connection, &subscription);
         self.doors()
@@ -456,18 +319,7 @@ impl Store for SqliteStore {
     }
 
     async fn set(&self, url: SubscriberUrl, set: SubscriptionSet) -> Result<Changed, StoreError> {
-        let share = self.shares.of(&url);
-        let (url, set) = (Arc::new(url), Arc::new(set));
-        if set.exacts().len() + set.globs().len() <= SMALL_ROWS {
-            let (url, set) = (url.clone(), set.clone());
-            let _place = share.small.acquire().await;
-            let work = move |connection: &_| operations::set(connection, &url, &set, SMALL_ROWS);
-            if let Some(changed) = self.write(SETTING, work).await? {
-                return Ok(changed);
-            }
-        }
-        let _turn = share.large.lock().await;
-        self.set_in_pieces(url, set).await
+        self.sets.set(self.doors(), url, set).await
     }
 
     async fn etag(&self, url: SubscriberUrl) -> Result<StrongEtag, StoreError> {
@@ -475,7 +327,23 @@ impl Store for SqliteStore {
         let work = move |connection: &_| operations::etag(connection, &url, &feed);
         self.doors().reader.call("computing an etag", work).await
     }
+}
 
+#[async_trait]
+impl contract::Feed for SqliteStore {
+    async fn watch(&self, observer: Arc<dyn Observer>) -> Result<(), StoreError> {
+        let told = self.ask(|reply| Ask::Watch(observer, reply)).await;
+        told.map_err(|failure| failure.doing("reading all subscriptions"))
+    }
+
+    async fn catch_up(&self) -> Result<(), StoreError> {
+        let told = self.look_for_changes().await;
+        told.map_err(|failure| failure.doing("looking for changes"))
+    }
+}
+
+#[async_trait]
+impl Notices for SqliteStore {
     async fn record_missed(&self, missed: Missed) -> Result<(), StoreError> {
         let work = move |connection: &_| operations::record_missed(connection, &missed);
         self.doors()
@@ -511,20 +379,11 @@ impl Store for SqliteStore {
             .call("looking for the next notice", work)
             .await
     }
+}
 
-    async fn move_to(
-        &self,
-        identity: [u8; 16],
-        url: SubscriberUrl,
-    ) -> Result<Option<SubscriberUrl>, StoreError> {
-        let work = move |connection: &_| operations::move_to(connection, identity, &url);
-        self.doors()
-            .writer
-            .call("moving to another url", work)
-            .await
-    }
-
-    async fn record_in_flight(&self, in_flight: InFlight) -> Result<(), StoreError> {
+#[async_trait]
+impl InFlight for SqliteStore {
+    async fn record_in_flight(&self, in_flight: TopicInFlight) -> Result<(), StoreError> {
         let work = move |connection: &_| operations::record_in_flight(connection, &in_flight);
         self.doors()
             .writer
@@ -550,7 +409,7 @@ impl Store for SqliteStore {
         broadcaster: SubscriberUrl,
         now: Now,
         limit: usize,
-    ) -> Result<Vec<InFlight>, StoreError> {
+    ) -> Result<Vec<TopicInFlight>, StoreError> {
         let work =
             move |connection: &_| operations::in_flight(connection, &broadcaster, now, limit);
         self.doors()
@@ -560,17 +419,42 @@ impl Store for SqliteStore {
     }
 }
 
-/// A set that lists no more, of a url that has no more, is written at once.
-const SMALL_ROWS: usize = 100;
+#[async_trait]
+impl Store for SqliteStore {
+    fn trouble(&self) -> Option<String> {
+        self.health.trouble()
+    }
 
-const SETTING: &str = "setting subscriptions";
+    async fn probe(&self) {
+        let (files, health) = (self.files.clone(), self.health.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            health.note(Part::Files, files.check().err().as_ref());
+        });
+        // A panic there is a bug of ours and says nothing about the files.
+        let _ = looked.await;
+        // What fails is noted where it fails.
+        let doors = self.doors();
+        if self.health.is_troubled(Part::Writer) {
+            let _ = doors.writer.call("probing", operations::touch).await;
+        }
+        self.sets.probe(doors).await;
+        if self.health.is_troubled(Part::Reader) {
+            let _ = doors.reader.call("probing", operations::next_missed).await;
+        }
+        if self.health.is_troubled(Part::Feeder) {
+            let _ = self.look_for_changes().await;
+        }
+    }
 
-fn unavailable(
-    doing: &'static str,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> StoreError {
-    StoreError::Unavailable {
-        doing,
-        source: Box::new(error),
+    async fn move_to(
+        &self,
+        identity: [u8; 16],
+        url: SubscriberUrl,
+    ) -> Result<Option<SubscriberUrl>, StoreError> {
+        let work = move |connection: &_| operations::move_to(connection, identity, &url);
+        self.doors()
+            .writer
+            .call("moving to another url", work)
+            .await
     }
 }

@@ -8,35 +8,56 @@ use httppubsub_proto::url::SubscriberUrl;
 use rusqlite::Connection;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
-use super::failure::Failure;
-use super::row::{Kind, Unreadable, blob, recovery, text};
+use crate::sqlite::failure::Failure;
+use crate::sqlite::row::{Kind, Unreadable, blob, recovery, text};
 
 /// One of the two tables and the statements that are made to it.
+///
+/// The texts are made once, because preparing a statement looks it up in a cache by its text.
+/// Parameters are numbered in the order given at each.
 pub(super) struct Table {
     pub(super) kind: Kind,
     pub(super) name: &'static str,
+    /// Adds a row unless the interest has one: url, interest, recovery url.
     pub(super) insert: String,
+    /// Removes a row: url, interest.
     pub(super) delete: String,
+    /// Number, interest and recovery url of all rows of a url, in the order of interests.
     pub(super) of_url: String,
+    /// Number and recovery url of one row: url, interest.
     pub(super) id_of: String,
+    /// Removes a row by its number.
     pub(super) delete_id: String,
+    /// Sets the recovery url of a row: number, recovery url.
     pub(super) move_id: String,
+    /// Removes the recovery url of a row and the notice it is owed: number.
     pub(super) move_id_nowhere: String,
+    /// Owes a notice: url, interest, due in whole seconds, and for globs the topic.
     pub(super) owe: String,
+    /// Notices that can be claimed, earliest first: now in seconds, the most rows.
     pub(super) due: String,
+    /// Holds a notice: number, lock, end of the hold in seconds.
     pub(super) hold: String,
+    /// Ends a notice that is held: url, interest, lock.
     pub(super) owe_nothing: String,
+    /// Ends a notice, held or not: number.
     pub(super) owe_nothing_id: String,
+    /// Puts off a notice that is held: url, interest, lock, attempts, due in whole seconds.
     pub(super) owe_again: String,
+    /// The earliest due time of the notices that nobody holds.
     pub(super) next_free: String,
+    /// The earliest time at which a held notice can be claimed.
     pub(super) next_held: String,
 }
 
+/// Subscriptions to exact topics, whose interest is a BLOB.
 pub(super) static EXACTS: LazyLock<Table> = LazyLock::new(|| Table::new(Kind::Exact));
 
+/// Subscriptions to globs, whose interest is TEXT.
 pub(super) static GLOBS: LazyLock<Table> = LazyLock::new(|| Table::new(Kind::Glob));
 
 impl Table {
+    /// The table of the rows of this kind.
     pub(super) fn of(kind: Kind) -> &'static Self {
         match kind {
             Kind::Exact => &EXACTS,
@@ -44,9 +65,10 @@ impl Table {
         }
     }
 
+    /// Writes the statements out for one table: the two differ in three columns.
     fn new(kind: Kind) -> Self {
         // The columns of the interest and of the topic that a notice announces, and what happens
-        // to the latter when one is owed and when none is any more.
+        // to the latter when one is owed and when it has ended.
         let (name, key, topic, announce, forget) = match kind {
             Kind::Exact => ("httppubsub_subscription_exacts", "exact", "exact", "", ""),
             Kind::Glob => (
@@ -60,6 +82,7 @@ impl Table {
         let unlock = "missed_lock_id = NULL, missed_lock_expires_at = NULL";
         let nothing =
             format!("{unlock}, missed_attempts = NULL, missed_next_retry_at = NULL{forget}");
+        // Another program may have stored an empty recovery url, which is none.
         let recoverable = "missed_url IS NOT NULL AND missed_url <> ''";
         Self {
             kind,
@@ -75,7 +98,7 @@ impl Table {
             id_of: format!("SELECT id, missed_url FROM {name} WHERE url = ?1 AND {key} = ?2"),
             delete_id: format!("DELETE FROM {name} WHERE id = ?1"),
             move_id: format!("UPDATE {name} SET missed_url = ?2 WHERE id = ?1"),
-            // Nobody can be told any more of what may have been missed.
+            // There is no url left to which a notice could be posted.
             move_id_nowhere: format!(
                 "UPDATE {name} SET missed_url = NULL, {nothing} WHERE id = ?1"
             ),
@@ -123,6 +146,7 @@ impl Table {
         })
     }
 
+    /// The bytes of the interest in a column; an error for a type or length that none can have.
     pub(super) fn interest_bytes<'a>(&self, value: ValueRef<'a>) -> Result<&'a [u8], Unreadable> {
         match self.kind {
             Kind::Exact => blob(value, "the topic"),
@@ -131,6 +155,7 @@ impl Table {
     }
 }
 
+/// The table of an interest, and the interest as a parameter of the table's statements.
 pub(super) fn table_and_key(interest: &Interest) -> (&'static Table, ToSqlOutput<'_>) {
     let table = match interest {
         Interest::Exact(_) => &EXACTS,
@@ -152,7 +177,7 @@ pub(super) struct Entry<'a> {
     pub(super) recovery: Option<&'a str>,
 }
 
-/// What a set lists, by table and in the order of interests.
+/// The entries of a set, by table and in the order of interests.
 pub(super) fn tables_and_entries(set: &SubscriptionSet) -> [(&'static Table, Vec<Entry<'_>>); 2] {
     let exacts = set.exacts().iter().map(|(topic, recovery)| Entry {
         interest: topic.as_bytes(),
@@ -165,17 +190,17 @@ pub(super) fn tables_and_entries(set: &SubscriptionSet) -> [(&'static Table, Vec
     [(&EXACTS, exacts.collect()), (&GLOBS, globs.collect())]
 }
 
-/// How the rows of a url differ from what is wanted.
+/// The differences between the rows of a url and the entries of a set.
 pub(super) struct Differences<'a> {
     pub(super) missing: Vec<Entry<'a>>,
     /// Rows, by number, that have another recovery url.
     pub(super) moved: Vec<(i64, Entry<'a>)>,
-    /// Rows, by number, that are not wanted, and the interests of those that a list can name.
+    /// Rows, by number, that are not wanted, and their interests where a list can name them.
     pub(super) surplus: Vec<(i64, Option<Vec<u8>>)>,
 }
 
-/// Walks the wanted entries and the rows side by side, both ascending by bytes. `None` if there are more
-/// than `rows_max` rows.
+/// Walks the wanted entries and the rows side by side, both ascending by bytes. `None` if there are
+/// more than `rows_max` rows.
 pub(super) fn differences<'a>(
     connection: &Connection,
     table: &Table,
@@ -191,6 +216,8 @@ pub(super) fn differences<'a>(
     let mut rows = statement.query([url.as_str()])?;
     let mut looked_at = 0;
     while let Some(row) = rows.next()? {
+        // Counted before it is compared, so that the write lock is held for `rows_max` rows at
+        // most.
         looked_at += 1;
         if looked_at > rows_max {
             return Ok(None);
@@ -201,6 +228,7 @@ pub(super) fn differences<'a>(
             surplus.push((id, None));
             continue;
         };
+        // Entries that sort before this row have no row; one that is equal is this row.
         let is_wanted = loop {
             match wanted.peek().map(|entry| entry.interest.cmp(interest)) {
                 Some(Ordering::Less) => missing.extend(wanted.next()),

@@ -1,4 +1,11 @@
 //! The thread that changes the database: whatever waits is committed together.
+//!
+//! One commit costs one wait for the disk, whatever is in it. While the thread waits, calls queue
+//! up, and all of them are in the next transaction: the longer the disk takes, the larger the
+//! batch, so the rate of changes does not depend on the disk's latency alone.
+//!
+//! A job that fails for its own values is undone alone, by a savepoint. A failure of the database
+//! fails the whole batch, as none of it is durable then.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -7,20 +14,23 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
-use super::call::Job;
-use super::failure::{self, Failure};
-use super::feed::Feed;
-use super::files::Files;
-use super::health::{Health, Part};
-use super::operations;
-use super::place::Place;
+use crate::sqlite::call::Job;
+use crate::sqlite::failure::{self, Failure};
+use crate::sqlite::feed::Feed;
+use crate::sqlite::files::Files;
+use crate::sqlite::health::{Health, Part};
+use crate::sqlite::operations;
+use crate::sqlite::place::Place;
 
+/// The state of the thread. It is the only writer of this process: SQLite has one write lock, and a
+/// queue before it is fairer than connections that poll for the lock.
 pub(super) struct Writer {
     pub(super) place: Place,
     pub(super) feed: Arc<Feed>,
     pub(super) jobs: mpsc::Receiver<Box<dyn Job>>,
     /// `None` after a failure that casts doubt on it; the next batch opens another.
     pub(super) connection: Option<Connection>,
+    /// Entries that the change log keeps, from [`crate::SqliteStoreBuilder::changes_kept`].
     pub(super) changes_kept: i64,
     pub(super) files: Arc<Files>,
     pub(super) health: Arc<Health>,
@@ -40,6 +50,7 @@ impl Writer {
         }
     }
 
+    /// Commits what waits, batch after batch.
     fn serve(&mut self) {
         while let Some(first) = self.jobs.blocking_recv() {
             let mut batch = vec![first];
@@ -48,6 +59,8 @@ impl Writer {
         }
     }
 
+    /// Runs a batch in one transaction and answers its callers. Each of them waits for the same
+    /// `fsync`, which is what makes many small changes a second possible.
     fn commit(&mut self, mut batch: Vec<Box<dyn Job>>) {
         let connection = match self.connection.take() {
             Some(connection) => connection,
@@ -64,6 +77,8 @@ impl Writer {
                 if !batch.is_empty() {
                     self.health.note(Part::Writer, None);
                 }
+                // Before the callers are answered, as the contract says: a caller whose change is
+                // acknowledged may rely on the observer knowing it.
                 let told = self.feed.advance(&connection);
                 if let Err(failure) = &told {
                     // It is durable, and so it is said. The feeder sees that the database changed
@@ -81,6 +96,7 @@ impl Writer {
                     Failure::Gone(_) => self.health.note(Part::Files, Some(&failure)),
                     _ => self.health.note(Part::Writer, Some(&failure)),
                 }
+                // SQLite rolls some errors back by itself, and a ROLLBACK then is an error.
                 let is_rolled_back =
                     connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
                 if is_rolled_back && failure.spares_connection() {
@@ -100,7 +116,10 @@ impl Writer {
         if !self.begin(connection, batch)? {
             return Ok(());
         }
+        // Under the write lock, just before writing: files that were replaced take the commit with
+        // them when the last process closes them.
         self.files.check()?;
+        // From here on callers wait for the outcome; calls given up before are not done at all.
         batch.retain(|job| job.take());
         operations::trim_changes(connection, self.changes_kept)?;
         match &mut batch[..] {
@@ -116,7 +135,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits for the write lock as long as anybody in the batch wants to. Who does not any more is
+    /// Waits for the write lock as long as a caller in the batch wants to. Who no longer does is
     /// answered and leaves it; who comes meanwhile joins it. `false` when nobody is left.
     fn begin(
         &mut self,
@@ -133,7 +152,7 @@ impl Writer {
             connection.busy_timeout(self.place.busy_timeout)?;
             match begun {
                 Ok(_) => {
-                    // Whoever came while the lock was waited for.
+                    // Calls that came while the lock was waited for.
                     fill(batch, &mut self.jobs);
                     return Ok(true);
                 }
@@ -162,6 +181,7 @@ impl Writer {
     }
 }
 
+/// Takes the calls that wait already into `batch`, up to [`BATCH_MAX`].
 fn fill(batch: &mut Vec<Box<dyn Job>>, jobs: &mut mpsc::Receiver<Box<dyn Job>>) {
     while batch.len() < BATCH_MAX
         && let Ok(job) = jobs.try_recv()
@@ -183,14 +203,16 @@ fn run_in_savepoint(connection: &Connection, job: &mut dyn Job) -> Result<(), Fa
     Ok(())
 }
 
+/// Answers each caller with the outcome of its own call, or with `void`, which undid all of them.
 fn answer_all(batch: Vec<Box<dyn Job>>, void: Option<Failure>) {
     for job in batch {
         job.answer(void.clone());
     }
 }
 
-/// How many calls are committed together.
+/// The most calls committed together.
+/// Bounds the time for which the write lock is held, which other processes wait for.
 const BATCH_MAX: usize = 512;
 
-/// How long one attempt waits for the write lock before newcomers are looked at.
+/// The wait of one attempt for the write lock before newcomers are looked at.
 const LOCK_WAIT_MAX: Duration = Duration::from_millis(100);

@@ -1,0 +1,133 @@
+//! Work that may take long, on threads that give way to all others.
+//!
+//! The runtime's own blocking threads have the priority of the threads that deliver: a subscriber
+//! with globs that take long would slow down all others. These threads have a lower one, and what
+//! waits for them is done in slices by turns, so that no notification waits for all globs of
+//! another.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::observe::metrics;
+
+/// Lets other threads go first every now and then, in work that takes long.
+///
+/// Linux since 6.6 lets a thread that has a core keep it for some 3 ms, whatever its priority and
+/// whatever wakes up meanwhile (`RUN_TO_PARITY` of its scheduler EEVDF): on a machine whose cores
+/// are busy each delivery may have to wait for so long.
+#[derive(Debug)]
+pub(crate) struct Yields {
+    since: Instant,
+}
+
+/// The longest time for which work keeps its core: less than a notification takes, and some hundred
+/// times what it costs to yield.
+const AT_A_TIME: Duration = Duration::from_micros(250);
+
+impl Yields {
+    /// Begins with a piece of the work.
+    pub(crate) fn new() -> Self {
+        Self {
+            since: Instant::now(),
+        }
+    }
+
+    /// Yields if the last time was long ago: to be called after each small step of the work.
+    pub(crate) fn between_steps(&mut self) {
+        if self.since.elapsed() >= AT_A_TIME {
+            thread::yield_now();
+            self.since = Instant::now();
+        }
+    }
+}
+
+/// Something to be done.
+type Work = Box<dyn FnOnce() + Send>;
+
+/// The work that waits. Its threads live as long as the process, and are shared by all broadcasters
+/// in it.
+static WAITING: LazyLock<mpsc::Sender<Work>> = LazyLock::new(|| {
+    let (sender, receiver) = mpsc::channel::<Work>();
+    let receiver: &'static _ = Box::leak(Box::new(Mutex::new(receiver)));
+    for number in 0..threads() {
+        let spawned = thread::Builder::new()
+            .name(format!("matching-{number}"))
+            .spawn(move || {
+                give_way();
+                loop {
+                    let next = {
+                        let receiver = receiver.lock().unwrap_or_else(PoisonError::into_inner);
+                        receiver.recv()
+                    };
+                    match next {
+                        // Who waits for it finds out that it panicked.
+                        Ok(work) => drop(catch_unwind(AssertUnwindSafe(work))),
+                        Err(mpsc::RecvError) => return,
+                    }
+                }
+            });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "cannot start a thread for matching");
+        }
+    }
+    sender
+});
+
+/// The number of threads: half of the processors, at least one.
+fn threads() -> usize {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).max(1)
+}
+
+/// Lowers the priority of this thread. What it does then takes what others leave: where they leave
+/// nothing, about a tenth of a processor (`sched(7)`: each step of the nice value weighs 1.25
+/// times).
+#[cfg(target_os = "linux")]
+fn give_way() {
+    const NICE: i32 = 10;
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::warn!(%error, "matching does not give way to deliveries");
+    }
+}
+
+/// Elsewhere the priority is one of the whole process.
+#[cfg(not(target_os = "linux"))]
+fn give_way() {}
+
+/// Does `work` beside the runtime, in turn with all others who do this, and returns its result. It
+/// is done to the end even if nobody waits for it.
+pub(crate) async fn in_turn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = oneshot::channel();
+    metrics::matched_in_turn();
+    push(Box::new(move || drop(done.send(work()))));
+    result.await.expect("matching a glob does not panic")
+}
+
+/// Drops what takes long to drop.
+pub(crate) fn drop_in_turn(it: impl Send + 'static) {
+    push(Box::new(move || drop(it)));
+}
+
+/// Adds work behind all that waits.
+fn push(work: Work) {
+    // They end with the process.
+    let _ = WAITING.send(work);
+}
+
+/// Keeps all threads busy until what this returns is dropped: nothing is matched meanwhile.
+#[cfg(test)]
+pub(crate) async fn hold_threads() -> Vec<mpsc::Sender<()>> {
+    let mut held = Vec::new();
+    for _ in 0..threads() {
+        let (end, ended) = mpsc::channel();
+        held.push(end);
+        tokio::spawn(in_turn(move || ended.recv()));
+    }
+    // They are in the queue before anything that comes after this.
+    tokio::task::yield_now().await;
+    held
+}

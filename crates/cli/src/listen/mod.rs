@@ -1,0 +1,8 @@
+//! The verb `listen`.
+
+mod end;
+mod listening;
+mod misbehave;
+mod save;
+
+pub(crate) mod listen;

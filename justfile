@@ -1,3 +1,0 @@
-# What CI runs, all of it.
-ci:
-    .ci/run

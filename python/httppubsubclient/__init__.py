@@ -1,0 +1,1 @@
+"""The names of the first README and of the published client, for ``httppubsub``."""
