@@ -86,7 +86,7 @@ impl Membership {
 
     /// The number of others that live.
     pub(crate) fn alive(&self) -> u64 {
-        self.alive.load(Ordering::Relaxed)
+        self.alive.load(Ordering::Acquire)
     }
 
     /// Tells this broadcaster from others, also after it was started again.
@@ -132,8 +132,9 @@ impl Membership {
                 silent.extend(missed_url_of(&it.url));
             }
         }
-        self.alive.store(alive, Ordering::Relaxed);
         self.replace_silent(silent);
+        // Last: nothing is delivered to those that are no longer counted.
+        self.alive.store(alive, Ordering::Release);
         let standing = self.standing(own, view);
         self.is_displaced
             .store(standing == Standing::ByAnother, Ordering::Relaxed);
