@@ -121,6 +121,9 @@ fn enlarge_cache(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Each connection is used by one thread at a time, so SQLite's own mutex is left out. Readers open
 /// it for writing as well: in WAL mode they write the shared index.
+const READ_WRITE: OpenFlags =
+    OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
 /// Steps of SQLite's virtual machine between two looks at the clock: some ten microseconds.
 const STEPS_AT_ONCE: i32 = 200;
 
@@ -150,9 +153,6 @@ fn yield_now_and_then() -> impl FnMut() -> bool {
         false
     }
 }
-
-const READ_WRITE: OpenFlags =
-    OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
 /// Before this version, connections that reset the write-ahead log at the same time could corrupt
 /// the database (<https://sqlite.org/wal.html#walresetbug>).
