@@ -77,7 +77,7 @@ mod message;
 mod observe;
 
 #[cfg(test)]
-mod vectors;
+mod protocol_vectors;
 
 pub use broadcaster::{Broadcaster, StartError};
 pub use builder::BroadcasterBuilder;

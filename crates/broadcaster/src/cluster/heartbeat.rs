@@ -17,7 +17,7 @@ use crate::cluster::membership::{Membership, Standing};
 use crate::cluster::shared_clock::SharedClock;
 use crate::config::ClusterConfig;
 use crate::hub::hub::Hub;
-use crate::hub::places::SessionPlaces;
+use crate::hub::session_places::SessionPlaces;
 
 /// The heartbeats of one broadcaster, and what follows from the responses.
 #[derive(Debug)]

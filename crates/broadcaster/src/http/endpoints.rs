@@ -6,7 +6,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::delivery::forwarded::Forwarded;
 use crate::http::reception::Reception;
-use crate::hub::places::SessionPlaces;
+use crate::hub::session_places::SessionPlaces;
 use crate::notify::notify::Notify;
 use crate::observe::refusals::Refusals;
 use crate::readiness::Readiness;

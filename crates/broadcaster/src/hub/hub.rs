@@ -343,7 +343,7 @@ mod tests {
 
     use super::*;
     use crate::hub::queue::ForSession;
-    use crate::index::beside::hold_threads;
+    use crate::index::matching_threads::hold_threads;
     use httppubsub_net::body::Payload;
     use httppubsub_proto::glob::GlobPattern;
     use httppubsub_proto::subscription::SubscriptionSet;

@@ -12,7 +12,7 @@
 //!   Hub::attach                                        (bounded in bytes)
 //! ```
 //!
-//! - [`places`] bounds the number of sessions, and of sessions that have not shown who they are.
+//! - [`session_places`] bounds the number of sessions, and of sessions that have not shown who they are.
 //! - [`member`] and [`queue`] are the sending side of one session.
 //! - [`rows`] compares the rows in the store with what sessions want, and makes lost ones anew.
 //!
@@ -22,6 +22,6 @@
 mod by_interest;
 pub(crate) mod hub;
 pub(crate) mod member;
-pub(crate) mod places;
 pub(crate) mod queue;
 pub(crate) mod rows;
+pub(crate) mod session_places;

@@ -19,7 +19,7 @@ use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::topic::Topic;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use crate::index::beside::{Yields, in_turn};
+use crate::index::matching_threads::{Yields, in_turn};
 
 /// Limits of globs: for new subscriptions, and for matching stored ones.
 #[derive(Clone, Copy, Debug)]

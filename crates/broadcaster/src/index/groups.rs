@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use httppubsub_net::outbound::Target;
 
-use crate::index::beside::drop_in_turn;
+use crate::index::matching_threads::drop_in_turn;
 use crate::index::row::Row;
 
 /// Rows sorted by peer, and those of a peer by url and recovery url.

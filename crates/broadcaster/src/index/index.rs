@@ -16,9 +16,9 @@ use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::SubscriberUrl;
 use httppubsub_store::{Change, Observer};
 
-use crate::index::beside::{Yields, in_turn};
 use crate::index::globs::{GlobLimits, GlobRefused, Snapshot};
 use crate::index::groups::Groups;
+use crate::index::matching_threads::{Yields, in_turn};
 use crate::index::reserved_urls::is_another_spelling;
 use crate::index::route::Routes;
 use crate::index::row::Row;
@@ -309,7 +309,7 @@ mod tests {
     use httppubsub_proto::glob::GlobPattern;
 
     use super::*;
-    use crate::index::beside::hold_threads;
+    use crate::index::matching_threads::hold_threads;
     use crate::index::tables::GlobRows;
 
     fn routes() -> Routes {

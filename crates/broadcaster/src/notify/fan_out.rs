@@ -19,8 +19,8 @@ use crate::delivery::deliver::Deliveries;
 use crate::delivery::verdict::{Undelivered, Verdict};
 use crate::message::Message;
 use crate::notify::addressees::{Addressees, Next};
-use crate::notify::one_copies::OneCopies;
 use crate::notify::settle::Settlement;
+use crate::notify::shared_copies::SharedCopies;
 use crate::notify::tally::{Outcome, Tally};
 use crate::notify::window::{Slot, deliver_in_window};
 
@@ -91,7 +91,7 @@ pub(super) struct FanOut {
     /// `None` for rows that were not found at once: they say nothing of how late this process is.
     gate: Option<FanOutGate>,
     /// The copies for websockets, if some rows are found later.
-    copies: OneCopies,
+    copies: SharedCopies,
 }
 
 /// Fewer peers than this are not worth another thread.
@@ -103,7 +103,7 @@ impl FanOut {
         delivery: Delivery,
         to: Addressees,
         gate: Option<FanOutGate>,
-        copies: OneCopies,
+        copies: SharedCopies,
     ) -> Self {
         Self {
             delivery,

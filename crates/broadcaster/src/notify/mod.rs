@@ -6,9 +6,9 @@
 //!   notify     let the index catch up, match, reserve places, enter the journal
 //!     │
 //!   fan_out    each peer in turn, large ones on several threads
-//!     │  └─ window       how many deliveries begin before others have ended
-//!     │  └─ addressees   the rows of each peer, and its places
-//!     │  └─ one_copies   copies that stand for rows found later as well
+//!     │  └─ window         how many deliveries begin before others have ended
+//!     │  └─ addressees     the rows of each peer, and its places
+//!     │  └─ shared_copies  copies that stand for rows found later as well
 //!     ▼
 //!   settle     remove, or owe a notice, as the verdict on a delivery asks for
 //!     │
@@ -22,7 +22,7 @@ mod addressees;
 pub(crate) mod admit;
 pub(crate) mod fan_out;
 pub(crate) mod notify;
-mod one_copies;
 pub(crate) mod settle;
+mod shared_copies;
 pub(crate) mod tally;
 mod window;

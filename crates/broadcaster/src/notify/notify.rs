@@ -18,7 +18,7 @@ use crate::journal::journal::Journal;
 use crate::message::Message;
 use crate::notify::addressees::Addressees;
 use crate::notify::fan_out::{Delivery, Dispatcher, FanOut, SoFar};
-use crate::notify::one_copies::OneCopies;
+use crate::notify::shared_copies::SharedCopies;
 use crate::notify::tally::Reached;
 use crate::observe::metrics;
 
@@ -237,11 +237,11 @@ impl Notify {
         let (deliveries, bytes) = (to.groups.deliveries(), delivery.message.payload.len());
         let gate = Some(self.admission.fan_out(deliveries, bytes));
         let Some(rest) = rest else {
-            let fan_out = FanOut::new(delivery, to, gate, OneCopies::default());
+            let fan_out = FanOut::new(delivery, to, gate, SharedCopies::default());
             let tally = Arc::new(fan_out).run(reservation).await;
             return tally.into_reached();
         };
-        let copies = OneCopies::of(&to.groups);
+        let copies = SharedCopies::of(&to.groups);
         let first = Arc::new(FanOut::new(delivery.clone(), to, gate, copies.clone()));
         let before = first.clone();
         let then = async {
@@ -288,8 +288,8 @@ mod tests {
     use crate::config::{Authorizations, Config};
     use crate::delivery::deliver::Deliveries;
     use crate::hub::hub::Hub;
-    use crate::index::beside::hold_threads;
     use crate::index::globs::GlobLimits;
+    use crate::index::matching_threads::hold_threads;
     use crate::index::route::Routes;
     use crate::notices::notices::Notices;
     use crate::notify::fan_out::FanOutLimits;

@@ -5,8 +5,8 @@ use httppubsub_proto::subscription::{StrongEtag, SubscriptionSet};
 use httppubsub_proto::url::SubscriberUrl;
 use httppubsub_store::StoreError;
 
-use crate::index::beside::Yields;
 use crate::index::globs::GlobRefused;
+use crate::index::matching_threads::Yields;
 use crate::subscriptions::subscriptions::Subscriptions;
 use crate::subscriptions::url_policy::{self, UrlRefused};
 

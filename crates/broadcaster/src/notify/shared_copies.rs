@@ -18,14 +18,14 @@ use crate::notify::tally::Outcome;
 /// The copies for websockets, one for each broadcaster, if some rows of its url are found at once
 /// and others later: their outcome counts for all these rows.
 #[derive(Clone, Default)]
-pub(super) struct OneCopies {
+pub(super) struct SharedCopies {
     /// `true` for the rows that were found at once: theirs is the copy that is delivered.
     is_first: bool,
     /// The outcome of each copy, once there is one.
     by_url: Arc<FxHashMap<SubscriberUrl, watch::Sender<Option<Outcome>>>>,
 }
 
-impl OneCopies {
+impl SharedCopies {
     /// Those of what was found at once.
     pub(super) fn of(groups: &Groups) -> Self {
         let of_broadcasters = groups.groups().map(|rows| &rows[0]);
