@@ -10,6 +10,7 @@ import pytest
 from support import LISTEN, client_of, stub
 
 from httppubsub import (
+    AuthConfig,
     BindError,
     CannotReceiveError,
     ClosedError,
@@ -80,6 +81,19 @@ async def test_retries_exhausted() -> None:
     async with client_at(nobody()) as client:
         with pytest.raises(RequestRetriesExhaustedError):
             await client.notify(topic="a", data=b"")
+
+
+@pytest.mark.asyncio
+async def test_not_sent() -> None:
+    longer_than_a_header = AuthConfig.token("a" * 65_536)
+    async with (
+        stub(200) as broadcaster,
+        client_at(broadcaster.url, send_auth=longer_than_a_header) as client,
+    ):
+        with pytest.raises(RequestNotSentError, match="65535 are allowed") as raised:
+            await client.notify(topic="a", data=b"")
+        assert raised.value.broadcaster == broadcaster.url
+        assert broadcaster.requests == []
 
 
 @pytest.mark.asyncio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import http.client
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 import textwrap
 import threading
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from support import LISTEN, PATIENCE, client_of, stub, text_of
@@ -431,6 +433,31 @@ async def test_the_core_logs_to_logging(caplog: pytest.LogCaptureFixture) -> Non
             async with asyncio.timeout(PATIENCE):
                 while not any(it.name.startswith("httppubsub.client") for it in caplog.records):
                     await asyncio.sleep(0.01)
+
+
+@pytest.mark.asyncio
+async def test_log_records_that_no_event_loop_takes_are_bounded_and_counted(
+    broadcaster: TestBroadcaster, caplog: pytest.LogCaptureFixture
+) -> None:
+    posts, bound = 1_100, 1_000
+    async with client_of("listen", broadcaster) as client:
+        caplog.set_level(logging.DEBUG, "httppubsub")
+        # With its result the core is told the level.
+        async with client.subscribe_exact("a"):
+            netloc = urlsplit(client.receive_url).netloc
+            connection = http.client.HTTPConnection(netloc, timeout=PATIENCE)
+            # In the thread of the event loop, which takes nothing meanwhile.
+            for _ in range(posts):
+                connection.request("POST", "/v1/receive", b"")
+                response = connection.getresponse()
+                response.read()
+                assert response.status >= 400
+            connection.close()
+    said = [it.getMessage() for it in caplog.records if it.name.startswith("httppubsub")]
+    turned_away = sum("was turned away" in it for it in said)
+    dropped = sum(int(it.split()[0]) for it in said if "log records were dropped" in it)
+    assert turned_away <= bound
+    assert turned_away + dropped >= posts
 
 
 @pytest.mark.asyncio

@@ -13,6 +13,8 @@ from support import KINDS, PATIENCE, client_of, text_of
 from httppubsub import ClosedError, Message, testing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from httppubsub.testing import TestBroadcaster
 
 
@@ -208,6 +210,31 @@ async def test_callbacks_run_at_the_start_and_after_gaps_before_any_later_messag
         assert subscription.gaps == 1
         await client.notify(topic="a", data=b"5")
         assert await text_of(messages) == "5"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_message_that_cannot_be_held_is_not_confirmed_and_is_a_gap(
+    kind: str, broadcaster: TestBroadcaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "of-files"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    async with (
+        client_of("notify", broadcaster) as publisher,
+        client_of(kind, broadcaster, spool_above=0) as client,
+        client.subscribe_exact("a") as subscription,
+    ):
+        folder.rmdir()
+        assert (await publisher.notify(topic="a", data=b"1")).notified == 0
+        async with asyncio.timeout(PATIENCE):
+            while subscription.gaps == 0:
+                assert await anext(subscription.with_timeout(0.01)) is None
+        folder.mkdir()
+        async with asyncio.timeout(PATIENCE):
+            while (await publisher.notify(topic="a", data=b"2")).notified == 0:
+                await asyncio.sleep(0.01)
+        assert await text_of(aiter(subscription)) == "2"
 
 
 @pytest.mark.asyncio
