@@ -549,7 +549,7 @@ impl Matching {
             return;
         };
         let (mut spent, mut spent_at_once) = (0, 0);
-        let mut yields = Yields::new();
+        let yields = Yields::new();
         while let Some(list) = self.left.last() {
             for glob in &list[self.at..] {
                 if spent > COST_OF_A_SLICE {

@@ -39,10 +39,11 @@ pub(crate) struct OfPeer {
 const DROPPED_AT_ONCE_MAX: usize = 4_096;
 
 impl Groups {
-    /// Groups `rows`.
-    pub(crate) fn new(mut rows: Vec<Arc<Row>>) -> Self {
+    /// Groups `rows`, and calls `between_steps` again and again, of which each is tiny.
+    pub(crate) fn new(mut rows: Vec<Arc<Row>>, between_steps: impl Fn()) -> Self {
         // All rows of a url share its subscriber, whose address is as good an order as any.
         rows.sort_by(|one, other| {
+            between_steps();
             let key = |it: &Row| (peer_of(it), Arc::as_ptr(&it.subscriber).addr());
             let order = key(one).cmp(&key(other));
             order.then_with(|| one.recovery.cmp(&other.recovery))
@@ -50,9 +51,17 @@ impl Groups {
         let mut ends = Vec::with_capacity(rows.len());
         let (mut peers, mut deliveries) = (Vec::new(), 0);
         let mut row = 0;
-        for of_peer in rows.chunk_by(|one, other| peer_of(one) == peer_of(other)) {
+        let of_one_peer = |one: &Arc<Row>, other: &Arc<Row>| {
+            between_steps();
+            peer_of(one) == peer_of(other)
+        };
+        for of_peer in rows.chunk_by(of_one_peer) {
             let (first, before) = (ends.len(), deliveries);
-            for group in of_peer.chunk_by(|one, other| are_alike(one, other)) {
+            let are_alike = |one: &Arc<Row>, other: &Arc<Row>| {
+                between_steps();
+                are_alike(one, other)
+            };
+            for group in of_peer.chunk_by(are_alike) {
                 row += group.len();
                 ends.push(row);
                 deliveries += match group[0].is_one_copy() {

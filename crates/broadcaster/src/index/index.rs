@@ -138,7 +138,7 @@ impl Index {
             Some(rest) => rest.groups().await,
             None => Arc::default(),
         };
-        [Arc::new(Groups::new(rows)), rest]
+        [Arc::new(Groups::new(rows, || {})), rest]
     }
 
     /// The rows of the globs that are `left` and match; of a topic that is being matched already
@@ -175,7 +175,7 @@ impl Index {
         let globs = snapshot.matching(&topic).await;
         in_turn(move || {
             let mut found = Vec::new();
-            let mut yields = Yields::new();
+            let yields = Yields::new();
             for globs in globs.chunks(ROWS_AT_A_TIME) {
                 yields.between_steps();
                 // Unlocked after each of these, so that changes come in between.
@@ -184,7 +184,8 @@ impl Index {
                     found.extend_from_slice(tables.globs.rows(glob));
                 }
             }
-            Arc::new(Groups::new(found))
+            yields.drop_all(globs);
+            Arc::new(Groups::new(found, || yields.between_tiny_steps()))
         })
         .await
     }
@@ -245,7 +246,7 @@ impl Observer for Index {
     fn observe(&self, changes: &[Change]) {
         let mut reload = self.reload.lock().unwrap_or_else(PoisonError::into_inner);
         let tables = || self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        let mut yields = Yields::new();
+        let yields = Yields::new();
         for change in changes {
             yields.between_steps();
             match change {

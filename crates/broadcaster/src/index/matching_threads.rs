@@ -5,6 +5,7 @@
 //! waits for them is done in slices by turns, so that no notification waits for all globs of
 //! another.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -21,26 +22,49 @@ use crate::observe::metrics;
 /// are busy each delivery may have to wait for so long.
 #[derive(Debug)]
 pub(crate) struct Yields {
-    since: Instant,
+    since: Cell<Instant>,
+    /// Tiny steps since the clock was read.
+    tiny_steps: Cell<u8>,
 }
 
 /// The longest time for which work keeps its core: less than a notification takes, and some hundred
 /// times what it costs to yield.
 const AT_A_TIME: Duration = Duration::from_micros(250);
 
+/// Of steps that take as long as reading the clock does, or a few times as long.
+const TINY_STEPS: u8 = 64;
+
 impl Yields {
     /// Begins with a piece of the work.
     pub(crate) fn new() -> Self {
         Self {
-            since: Instant::now(),
+            since: Cell::new(Instant::now()),
+            tiny_steps: Cell::new(0),
         }
     }
 
     /// Yields if the last time was long ago: to be called after each small step of the work.
-    pub(crate) fn between_steps(&mut self) {
-        if self.since.elapsed() >= AT_A_TIME {
+    pub(crate) fn between_steps(&self) {
+        if self.since.get().elapsed() >= AT_A_TIME {
             thread::yield_now();
-            self.since = Instant::now();
+            self.since.set(Instant::now());
+        }
+    }
+
+    /// The same after steps that take some ten nanoseconds.
+    pub(crate) fn between_tiny_steps(&self) {
+        let tiny_steps = self.tiny_steps.get() + 1;
+        self.tiny_steps.set(tiny_steps % TINY_STEPS);
+        if tiny_steps == TINY_STEPS {
+            self.between_steps();
+        }
+    }
+
+    /// Drops all `items`, which may be many.
+    pub(crate) fn drop_all<T>(&self, items: Vec<T>) {
+        for item in items {
+            drop(item);
+            self.between_tiny_steps();
         }
     }
 }
@@ -107,9 +131,9 @@ pub(crate) async fn in_turn<T: Send + 'static>(work: impl FnOnce() -> T + Send +
     result.await.expect("matching a glob does not panic")
 }
 
-/// Drops what takes long to drop.
-pub(crate) fn drop_in_turn(it: impl Send + 'static) {
-    push(Box::new(move || drop(it)));
+/// Drops so many that it takes long.
+pub(crate) fn drop_in_turn<T: Send + 'static>(items: Vec<T>) {
+    push(Box::new(move || Yields::new().drop_all(items)));
 }
 
 /// Adds work behind all that waits.

@@ -174,7 +174,7 @@ impl Notify {
         let matched = rows.len() as u64;
         // Any of the rows that are still to be found may need a notice.
         let is_journaled = rest.is_some() || rows.iter().any(|row| row.is_journaled());
-        let groups = Arc::new(Groups::new(rows));
+        let groups = Arc::new(Groups::new(rows, || {}));
         Some(Matched {
             rows: matched,
             to: Addressees::new(groups, self.pending.share_of_peer()),

@@ -56,8 +56,13 @@ impl Settlement {
                     true => When::AtOnce,
                     false => When::AsScheduled,
                 };
-                // One notice tells of all that was missed.
-                match rows.iter().find(|row| row.recovery.is_some()) {
+                // One notice tells of all that was missed: their recovery url is the same, unless
+                // one copy was for all rows of the url.
+                let first = match row.is_one_copy() {
+                    true => rows.iter().find(|row| row.recovery.is_some()),
+                    false => row.recovery.is_some().then_some(row),
+                };
+                match first {
                     Some(row) => {
                         let recorded = self.notices.record(row, &message.topic, when).await;
                         recorded.map(|()| Outcome::Missed)

@@ -63,7 +63,7 @@ impl Subscriptions {
 
 /// The set that `lists` are, which must be the one that `head` announces.
 pub(crate) fn announced_set(head: &SetHead, lists: &[u8]) -> Result<SubscriptionSet, NotASet> {
-    let mut yields = Yields::new();
+    let yields = Yields::new();
     let set = decode_set_lists_with(lists, || yields.between_steps())?;
     match set.etag_with(&head.url, || yields.between_steps()) {
         etag if etag == head.etag => Ok(set),
