@@ -133,7 +133,7 @@ impl Membership {
             }
         }
         self.replace_silent(silent);
-        // Last: nothing is delivered to those that are no longer counted.
+        // Last: nothing is delivered to a broadcaster that is no longer counted.
         self.alive.store(alive, Ordering::Release);
         let standing = self.standing(own, view);
         self.is_displaced

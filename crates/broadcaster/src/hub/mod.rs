@@ -12,7 +12,8 @@
 //!   Hub::attach                                        (bounded in bytes)
 //! ```
 //!
-//! - [`session_places`] bounds the number of sessions, and of sessions that have not shown who they are.
+//! - [`session_places`] bounds the number of sessions, and of sessions that have not shown who they
+//!   are.
 //! - [`member`] and [`queue`] are the sending side of one session.
 //! - [`rows`] compares the rows in the store with what sessions want, and makes lost ones anew.
 //!

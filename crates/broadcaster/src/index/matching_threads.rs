@@ -131,7 +131,7 @@ pub(crate) async fn in_turn<T: Send + 'static>(work: impl FnOnce() -> T + Send +
     result.await.expect("matching a glob does not panic")
 }
 
-/// Drops so many that it takes long.
+/// Drops `items`, of which there are many.
 pub(crate) fn drop_in_turn<T: Send + 'static>(items: Vec<T>) {
     push(Box::new(move || Yields::new().drop_all(items)));
 }

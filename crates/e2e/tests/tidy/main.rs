@@ -144,7 +144,7 @@ const ONLY_IN: [(&str, &[&str]); 7] = [
             // The face, which re-exports the router's type.
             "broadcaster::",
             "broadcaster::http",
-            "broadcaster::vectors",
+            "broadcaster::protocol_vectors",
             "client::client",
             "client::receive",
             "cli::telemetry",
@@ -266,7 +266,7 @@ fn folders_of_a_crate_use_only_those_below_them() {
         };
         for module in modules.values() {
             let is_root = module.path.is_empty();
-            if (is_root && module.is_face()) || module.path == "vectors" {
+            if (is_root && module.is_face()) || module.path == "protocol_vectors" {
                 continue;
             }
             let own = floor_of(&module.path).unwrap_or_else(|| {

@@ -75,7 +75,10 @@ impl Sets {
         // A large one at a time for each peer, or one subscriber with many urls would fill the
         // queue.
         let _turn = self.turn(started, share.large.lock()).await?;
-        self.set_in_pieces(doors, url, set).await
+        let done = self.set_in_pieces(doors, url, set.clone()).await;
+        // It takes some ten milliseconds, for which deliveries would have to wait on this thread.
+        tokio::task::spawn_blocking(move || drop(set));
+        done
     }
 
     /// Ends sets that were given up amid their pieces, if there may be any.
