@@ -743,6 +743,10 @@ async fn big_sets_are_all_or_nothing_wherever_they_are_cut_short() {
         let setting = store.set(url("u"), new.clone());
         let others = 10_000 * patience..10_000 * patience + patience;
         let (_, done) = others_meanwhile(&store, setting, others).await;
+        // Behind the piece that was on its way when the set was cut short, and may decide it.
+        let behind = format!("behind {patience}");
+        let added = store.subscribe(exact("other", behind, None)).await;
+        assert_eq!(added.unwrap(), Subscribed::Added);
         let etag = store.etag(url("u")).await.unwrap();
         let is_new = etag == new.etag(&url("u"));
         assert!(
