@@ -444,6 +444,7 @@ async def test_log_records_that_no_event_loop_takes_are_bounded_and_counted(
         caplog.set_level(logging.DEBUG, "httppubsub")
         # With its result the core is told the level.
         async with client.subscribe_exact("a"):
+            assert client.receive_url is not None
             netloc = urlsplit(client.receive_url).netloc
             connection = http.client.HTTPConnection(netloc, timeout=PATIENCE)
             # In the thread of the event loop, which takes nothing meanwhile.
