@@ -20,9 +20,14 @@ use crate::observe::metrics;
 /// Linux since 6.6 lets a thread that has a core keep it for some 3 ms, whatever its priority and
 /// whatever wakes up meanwhile (`RUN_TO_PARITY` of its scheduler EEVDF): on a machine whose cores
 /// are busy each delivery may have to wait for so long.
+///
+/// Where another process keeps the cores busy, a thread that yields waits for all of its slices. So
+/// after it waited for long it goes on for as long: yielding takes at most half of its time.
 #[derive(Debug)]
 pub(crate) struct Yields {
     since: Cell<Instant>,
+    /// Time from then until it yields.
+    at_a_time: Cell<Duration>,
     /// Tiny steps since the clock was read.
     tiny_steps: Cell<u8>,
 }
@@ -39,15 +44,18 @@ impl Yields {
     pub(crate) fn new() -> Self {
         Self {
             since: Cell::new(Instant::now()),
+            at_a_time: Cell::new(AT_A_TIME),
             tiny_steps: Cell::new(0),
         }
     }
 
     /// Yields if the last time was long ago: to be called after each small step of the work.
     pub(crate) fn between_steps(&self) {
-        if self.since.get().elapsed() >= AT_A_TIME {
+        let now = Instant::now();
+        if now - self.since.get() >= self.at_a_time.get() {
             thread::yield_now();
             self.since.set(Instant::now());
+            self.at_a_time.set(now.elapsed().max(AT_A_TIME));
         }
     }
 

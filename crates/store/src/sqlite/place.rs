@@ -134,9 +134,11 @@ const AT_A_TIME: Duration = Duration::from_micros(250);
 ///
 /// Linux since 6.6 lets a thread that has a core keep it for some 3 ms, whatever wakes up meanwhile
 /// (`RUN_TO_PARITY` of its scheduler EEVDF): without this, the pieces of a large set would delay
-/// deliveries by as much.
+/// deliveries by as much. Where another process keeps the cores busy, a thread that yields waits
+/// for all of its slices; so after it waited for long it goes on for as long.
 fn yield_now_and_then() -> impl FnMut() -> bool {
     let (mut since, mut before) = (Instant::now(), Instant::now());
+    let mut at_a_time = AT_A_TIME;
     move || {
         let now = Instant::now();
         // After a wait, for work or for the disk, others have gone first already.
@@ -144,9 +146,10 @@ fn yield_now_and_then() -> impl FnMut() -> bool {
             since = now;
         }
         before = now;
-        if now - since >= AT_A_TIME {
+        if now - since >= at_a_time {
             std::thread::yield_now();
             since = Instant::now();
+            at_a_time = AT_A_TIME.max(since - now);
             before = since;
         }
         // Goes on with the statement.
