@@ -369,7 +369,8 @@ fn f18_a_machine_that_was_cut_off_is_in_time_again_when_it_is_back() {
     cluster.database += "?sslmode=disable";
     // Nobody else is in there.
     let listen = format!("{}:3003", namespace.inside);
-    let (listen_here, lease) = (format!("{}:0", namespace.here), ["--lease", "2"]);
+    // Long enough for a machine that is busy with other work.
+    let (listen_here, lease) = (format!("{}:0", namespace.here), ["--lease", "8"]);
     let flags = ["--listen", &listen, lease[0], lease[1]];
     let flags = cluster.flags("inside", &flags, &cluster.database);
     let inside = cluster.home.spawn_through(&namespace.words(), &flags);
@@ -782,7 +783,7 @@ fn kills_of_either_lose_no_subscription_and_nothing_without_a_notice() {
         let name = ["one", "other"][which];
         // Few are delivered to at once, so that kills leave some without.
         let few = ["--deliveries-per-peer-max", "1"];
-        let flags = ["--listen", &addresses[which], "--lease", "2"];
+        let flags = ["--listen", &addresses[which], "--lease", "8"];
         cluster.serve(name, &[&flags[..], &few].concat())
     };
     let mut servers = [serve(0), serve(1)];
