@@ -12,6 +12,7 @@ use httppubsub_net::inbound::{ReplayGuard, ReplayGuardError};
 use httppubsub_proto::url::{SubscriberUrl, UrlTooLong};
 use httppubsub_store::{Store, StoreError};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use crate::cluster::heartbeat::JoinError;
 use crate::composition::{Foundation, Running, compose};
@@ -108,11 +109,39 @@ impl From<StoreError> for StartError {
     }
 }
 
+/// Makes `attempt` again while the store cannot be used, for as long as `patience`: the database
+/// was there a moment ago, so it has too much to do, or restarts. `what` names the work in the log.
+async fn while_unavailable<Attempt>(
+    patience: Duration,
+    what: &'static str,
+    attempt: impl Fn() -> Attempt,
+) -> Result<(), StartError>
+where
+    Attempt: Future<Output = Result<(), StartError>>,
+{
+    let give_up = Instant::now() + patience;
+    loop {
+        match attempt().await {
+            Err(StartError::Store(error @ StoreError::Unavailable { .. }))
+                if Instant::now() < give_up =>
+            {
+                tracing::warn!(%error, "{what} failed at the start; trying again");
+                tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
 impl From<ReplayGuardError> for StartError {
     fn from(cause: ReplayGuardError) -> Self {
         Self::ReplayGuard(cause)
     }
 }
+
+/// Pause between two attempts of a start; each already waits for the store as long as the store is
+/// told to.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
 
 impl From<UrlTooLong> for StartError {
     fn from(cause: UrlTooLong) -> Self {
@@ -168,16 +197,21 @@ impl Broadcaster {
         store.watch(index.clone()).await?;
         tracing::info!(subscriptions = index.len(), "loaded the subscriptions");
         let keeps_identity = config.replay_folder.is_some();
-        match running.heartbeats.join(keeps_identity).await {
-            Ok(()) => {}
-            Err(JoinError::Store(error)) => return Err(error.into()),
-            Err(JoinError::Taken) => {
-                let url = running.endpoints.forwarded.url().to_string();
-                return Err(StartError::UrlTaken { url });
-            }
-        }
+        let join = || async {
+            let joined = running.heartbeats.join(keeps_identity).await;
+            joined.map_err(|error| match error {
+                JoinError::Store(error) => error.into(),
+                JoinError::Taken => {
+                    let url = running.endpoints.forwarded.url().to_string();
+                    StartError::UrlTaken { url }
+                }
+            })
+        };
+        let patience = config.start_patience;
+        while_unavailable(patience, "joining the other broadcasters", join).await?;
         // Before the first notification is taken, which would be among what an earlier life left.
-        running.journal.recover().await?;
+        let recover = || async { Ok(running.journal.recover().await?) };
+        while_unavailable(patience, "reading what is left unfinished", recover).await?;
         // Last: a round touches all parts, and would miss rows that are not loaded.
         rounds.begin(&running.background);
         Ok(Self {

@@ -477,6 +477,28 @@ fn a_broadcaster_that_was_killed_is_left_in_peace_and_starts_anew() {
 }
 
 #[test]
+fn a_database_that_answers_late_is_waited_for_at_the_start() {
+    let cluster = Cluster::new();
+    // It makes the tables.
+    drop(cluster.serve("first", &[]));
+    let (locker, locked) = cluster.runtime.block_on(async {
+        let locker = Postgres::connect(&cluster.database).await;
+        let lock = "BEGIN; LOCK TABLE httppubsub_broadcasters IN EXCLUSIVE MODE";
+        let locked = locker.batch_execute(lock).await;
+        (locker, locked)
+    });
+    locked.unwrap();
+    let flags = cluster.flags("second", &[], &cluster.database);
+    let process = cluster.home.spawn(&flags);
+    // It waits for 5 s each time, and tries again.
+    process.log_line("joining the other broadcasters failed at the start; trying again");
+    let unlocked = locker.batch_execute("COMMIT");
+    cluster.runtime.block_on(unlocked).unwrap();
+    let server = cluster.home.if_it_listens(process).unwrap();
+    assert_eq!(server.door.notify("t", MESSAGE), 0);
+}
+
+#[test]
 fn a_broadcaster_that_does_not_come_back_is_forgotten() {
     let cluster = Cluster::new();
     // Long enough for a machine that is busy with other work.

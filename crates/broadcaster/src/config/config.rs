@@ -108,6 +108,12 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// Bounds on connections to this broadcaster, where it serves itself: its counts are not used.
     pub serve: ServeConfig,
+    /// Time from which [`Broadcaster::start`] gives up a store that was opened and cannot be used
+    /// since: until then it tries again. A database that has too much to do is not a reason to end;
+    /// one that cannot be opened is. Default 60 s.
+    ///
+    /// [`Broadcaster::start`]: crate::Broadcaster::start
+    pub start_patience: Duration,
     /// Time for which [`Broadcaster::serve_until`] still serves requests after it was asked to
     /// stop, while `GET /readyz` already says not ready: load balancers need it to notice. Default:
     /// none.
@@ -138,6 +144,7 @@ impl Config {
         time::bound([
             &mut self.notify_timeout,
             &mut self.busy_poll,
+            &mut self.start_patience,
             &mut self.drain_delay,
             &mut self.sweep_interval,
             &mut self.admission.lag_max,
@@ -219,6 +226,7 @@ impl Default for Config {
             websockets: WebSocketConfig::default(),
             cluster: ClusterConfig::default(),
             serve: ServeConfig::default(),
+            start_patience: Duration::from_secs(60),
             drain_delay: Duration::ZERO,
             clock: Clock::system(),
         }

@@ -457,6 +457,7 @@ fn time_table_holds_between_the_defaults_of_both_ends() {
             seconds(options.heartbeat_interval),
         ),
         ("`serve --grace`", seconds(serve.grace)),
+        ("`Config::start_patience`", seconds(own.start_patience)),
     ];
     let coded = coded.map(|(setting, is)| (setting.to_owned(), is));
     assert_eq!(documented, BTreeMap::from(coded));
