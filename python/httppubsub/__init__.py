@@ -21,7 +21,7 @@ from httppubsub._config import (
     get_auth_config_from_file,
 )
 from httppubsub._core import __version__
-from httppubsub._data import Message, NotifyResult
+from httppubsub._data import Message, NotifyResult, Number
 from httppubsub._errors import (
     BindError,
     CannotReceiveError,
@@ -67,6 +67,7 @@ __all__ = [
     "MessageIterator",
     "MessageReadError",
     "NotifyResult",
+    "Number",
     "PubSubClient",
     "PubSubError",
     "PubSubInternalError",

@@ -190,6 +190,13 @@ class HttpPubSubConfig(_Shared):
     reconcile_interval: float = 300.0
     """Time between two checks that the broadcasters hold the right subscriptions."""
 
+    gap_patience: float | None = 1.0
+    """Time within which a message has to arrive after one with a higher number.
+
+    If it does not, all subscriptions have a gap. ``None``: gaps are not looked for, as is needed
+    behind a load balancer, where each of several programs gets a part of what is numbered.
+    """
+
     @property
     def _callback(self) -> Callable[[APIRouter], Awaitable[object] | object] | None:
         if self.bind is not None and self.bind["type"] == "manual":
@@ -205,6 +212,11 @@ class HttpPubSubConfig(_Shared):
             is_mounted=is_mounted,
             host=self.host,
             reconcile_interval=check_seconds("reconcile_interval", self.reconcile_interval),
+            gap_patience=(
+                None
+                if self.gap_patience is None
+                else check_seconds("gap_patience", self.gap_patience, or_zero=True)
+            ),
             websocket=None,
             **self._settings(),
         )
@@ -254,6 +266,7 @@ class WebsocketPubSubConfig(_Shared):
             is_mounted=False,
             host=None,
             reconcile_interval=300.0,
+            gap_patience=None,
             websocket=websocket,
             **self._settings(),
         )

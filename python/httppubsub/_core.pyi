@@ -48,6 +48,7 @@ class Config:
         passes: int,
         retry_ambiguous: bool,
         reconcile_interval: float,
+        gap_patience: float | None,
         queue_max: int,
         spool_above: int,
         timeout: float,

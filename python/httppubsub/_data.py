@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
@@ -23,7 +24,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Message:
     """A notification as it was received: whole, and of the digest that was announced."""
 
-    __slots__ = ("_body", "_data", "_received", "sha512", "size", "topic")
+    __slots__ = ("_body", "_data", "_number", "_received", "sha512", "size", "topic")
 
     topic: bytes
     """The topic."""
@@ -41,6 +42,7 @@ class Message:
         size: int,
         received: int,
         body: bytes | _core.SpooledBody,
+        number: tuple[bytes, int] | None = None,
     ) -> None:
         """Make one; a program gets them from a subscription."""
         self.topic = topic
@@ -49,6 +51,7 @@ class Message:
         self._received = received
         self._body = body
         self._data: BinaryIO | None = None
+        self._number = number
 
     @property
     def data(self) -> BinaryIO:
@@ -70,6 +73,18 @@ class Message:
     def received(self) -> datetime:
         """The time at which it was received, in UTC."""
         return _EPOCH + timedelta(microseconds=self._received // 1000)
+
+    @property
+    def number(self) -> Number | None:
+        """Its place among all that the broadcaster's process had for this client.
+
+        By it the client finds out what it missed. ``None`` over a websocket, which keeps the order,
+        and from broadcasters that do not number what they deliver.
+        """
+        if self._number is None:
+            return None
+        line, number = self._number
+        return Number(urlsafe_b64encode(line).rstrip(b"=").decode(), number)
 
     async def bytes(self) -> _Bytes:
         """Return all of the content, whatever was read of ``data``."""
@@ -135,6 +150,17 @@ class _SpooledFile(io.RawIOBase):
     def _check_open(self) -> None:
         if self.closed:
             raise ValueError("I/O operation on closed file.")
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """The number of a message."""
+
+    line: str
+    """The line of numbers: of one process of a broadcaster, for this client. In base64url."""
+
+    number: int
+    """Counts from 1; one is left out only if it was missed."""
 
 
 @dataclass(frozen=True, slots=True)

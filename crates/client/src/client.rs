@@ -31,6 +31,7 @@ use crate::error::{CloseError, NotifyError, StartError, SubscribeError};
 use crate::receive::dispatch::Dispatch;
 use crate::receive::inbox::Inbox;
 use crate::receive::message::ConnectionStatus;
+use crate::receive::numbers::Numbers;
 use crate::receive::{self, Inbound};
 use crate::requests::body::NotifyBody;
 use crate::requests::{Network, Requests};
@@ -127,6 +128,7 @@ impl Client {
         let guard = Arc::new(ReplayGuard::in_memory(config.replay_codes_max));
         let spool = Spool::new(config.spool.clone());
         let dispatch = Arc::new(Dispatch::new(config.queue_max));
+        let numbers = Arc::new(Numbers::new(dispatch.clone(), config.gap_patience));
         let reconcile_now = Arc::new(Notify::new());
         let stopped = CancellationToken::new();
         let router = urls.clone().map_or_else(Router::new, |urls| {
@@ -139,6 +141,7 @@ impl Client {
                 body: config.body,
                 clock: config.clock.clone(),
                 dispatch: dispatch.clone(),
+                numbers: numbers.clone(),
                 reconcile_now: reconcile_now.clone(),
                 stopped: stopped.clone(),
                 warned_at: AtomicU64::new(0),
@@ -159,6 +162,7 @@ impl Client {
             link,
             spool,
             dispatch,
+            numbers,
             desired: Mutex::new(Desired::default()),
             reconcile_now,
             closing,
@@ -170,6 +174,8 @@ impl Client {
         // A websocket needs no reconciliation: nothing outlives its connection.
         if state.urls.is_some() {
             state.spawn(reconcile_for_ever(state.clone()));
+            let looking = state.numbers.clone();
+            state.spawn(looking.look_for_holes(state.stopped.clone()));
         }
         if let Some(keeping) = keeping {
             state.spawn(keeping);

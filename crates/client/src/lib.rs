@@ -122,6 +122,7 @@ pub use httppubsub_proto::auth::{
 };
 pub use httppubsub_proto::digest::Sha512;
 pub use httppubsub_proto::glob::{GlobPattern, GlobTooLong};
+pub use httppubsub_proto::number::{Line, Number};
 pub use httppubsub_proto::stateful::HeaderStyle;
 pub use httppubsub_proto::subscription::{Interest, StrongEtag, SubscriptionSet};
 pub use httppubsub_proto::time::Now;

@@ -14,6 +14,7 @@ use crate::config::ClientConfig;
 use crate::desired::Desired;
 use crate::receive::dispatch::Dispatch;
 use crate::receive::inbox::EndReason;
+use crate::receive::numbers::Numbers;
 use crate::requests::Requests;
 use crate::websocket::Link;
 
@@ -32,6 +33,8 @@ pub(crate) struct ClientState {
     pub(crate) spool: Spool,
     /// The subscriptions of this client.
     pub(crate) dispatch: Arc<Dispatch>,
+    /// The numbers of what arrives over HTTP.
+    pub(crate) numbers: Arc<Numbers>,
     /// The one lock around changes and reconciliation.
     pub(crate) desired: Mutex<Desired>,
     /// Told when the subscriptions should be looked after at once.

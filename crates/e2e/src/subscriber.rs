@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use httppubsub_proto::auth::Claim;
 use httppubsub_proto::digest::{Sha512, Sha512Hasher, decode_repr_digest};
+use httppubsub_proto::number::Number;
 use httppubsub_proto::stateless::{ConfirmMissed, ConfirmReceive, MissedHead, ReceiveHead};
 use httppubsub_proto::topic::Topic;
 use socket2::{Domain, Socket, Type};
@@ -55,6 +56,11 @@ impl Delivery {
     pub fn message(&self) -> Vec<u8> {
         let (_, head_bytes) = self.receive();
         self.body[head_bytes..].to_vec()
+    }
+
+    /// The number of a RECEIVE, if it has one.
+    pub fn number(&self) -> Option<Number> {
+        Number::of(&self.receive().0.identifier)
     }
 
     fn receive(&self) -> (ReceiveHead, usize) {

@@ -67,7 +67,8 @@ impl Config {
     #[new]
     #[pyo3(signature = (
         *, broadcasters, listen, is_mounted, host, send_auth, receive_auth, passes,
-        retry_ambiguous, reconcile_interval, queue_max, spool_above, timeout, connect_timeout,
+        retry_ambiguous, reconcile_interval, gap_patience, queue_max, spool_above, timeout,
+        connect_timeout,
         replay_codes_max, websocket
     ))]
     #[allow(clippy::too_many_arguments, reason = "they are named in Python")]
@@ -82,6 +83,7 @@ impl Config {
         passes: u32,
         retry_ambiguous: bool,
         reconcile_interval: f64,
+        gap_patience: Option<f64>,
         queue_max: usize,
         spool_above: u64,
         timeout: f64,
@@ -118,6 +120,7 @@ impl Config {
                 })
                 .passes(passes)
                 .reconcile_interval(seconds(reconcile_interval))
+                .gap_patience(gap_patience.map(seconds))
                 .queue_max(queue_max)
                 .replay_codes_max(replay_codes_max)
                 .spool(spool)

@@ -64,8 +64,8 @@ impl SpooledBody {
 /// The most bytes that are read at once.
 const READ_BYTES_MAX: usize = 1024 * 1024;
 
-/// The message as a tuple: topic, digest, length, the time in nanoseconds, and the body as `bytes`
-/// or in a file.
+/// The message as a tuple: topic, digest, length, the time in nanoseconds, the body as `bytes` or
+/// in a file, and the line and the number, or `None`.
 pub(crate) fn message_to_tuple<'py>(
     py: Python<'py>,
     message: &Message,
@@ -77,12 +77,15 @@ pub(crate) fn message_to_tuple<'py>(
             Bound::new(py, SpooledBody { own })?.into_any()
         }
     };
+    let number = message.number;
+    let number = number.map(|it| (PyBytes::new(py, it.line.as_bytes()), it.number));
     let tuple = (
         PyBytes::new(py, message.topic.as_bytes()),
         PyBytes::new(py, message.sha512().as_bytes()),
         message.payload.len(),
         message.received.unix_nanoseconds(),
         body,
+        number,
     );
     Ok(tuple.into_pyobject(py)?.into_any())
 }

@@ -15,8 +15,9 @@ use std::sync::Arc;
 
 use httppubsub_net::inbound::verify_any_url;
 use httppubsub_net::outbound::{Admitted, PeerSignal, Post, Poster, Probe, Target};
-use httppubsub_net::{Clock, random_bytes, stamp};
+use httppubsub_net::{Clock, stamp};
 use httppubsub_proto::auth::{AuthError, Claim};
+use httppubsub_proto::number::Number;
 use httppubsub_proto::stateless::{ConfirmReceive, ReceiveHead};
 use httppubsub_proto::topic::Identifier;
 use httppubsub_proto::url::{Scheme, SubscriberUrl};
@@ -55,11 +56,13 @@ pub(crate) struct Deliveries {
 }
 
 impl Deliveries {
-    /// Delivers a message to the subscriber of `row`, once, and not beyond `deadline`.
+    /// Delivers a message to the subscriber of `row`, once, with this `number` of its line, and not
+    /// beyond `deadline`.
     pub(crate) async fn deliver(
         &self,
         row: &Row,
         message: &Arc<Message>,
+        number: Number,
         deadline: Instant,
     ) -> Verdict {
         let (url, interest) = (&row.subscriber.url, &row.interest);
@@ -90,7 +93,8 @@ impl Deliveries {
             Ok(admitted) => admitted,
             Err(error) => return Verdict::Missed(error.into()),
         };
-        let posting = self.post(row, target, message, deadline, &mut admitted);
+        let identifier = number.identifier();
+        let posting = self.post(row, target, message, identifier, deadline, &mut admitted);
         let verdict = posting.await;
         let signal = match &verdict {
             Verdict::Confirmed(_) => Some(PeerSignal::Confirmed),
@@ -139,6 +143,7 @@ impl Deliveries {
         row: &Row,
         target: &Target,
         message: &Message,
+        identifier: Identifier,
         deadline: Instant,
         admitted: &mut Admitted,
     ) -> Verdict {
@@ -149,8 +154,6 @@ impl Deliveries {
             ..
         } = message;
         let url = &row.subscriber.url;
-        // Drawn, so that only who got this delivery can confirm it.
-        let identifier = Identifier::new(random_bytes::<8>().to_vec()).expect("8 bytes fit");
         let head = ReceiveHead {
             tracing: Default::default(),
             topic: topic.clone(),
@@ -196,8 +199,8 @@ impl Deliveries {
     fn verify(&self, url: &SubscriberUrl, confirm: &ConfirmReceive) -> Result<(), AuthError> {
         let now = self.clock.now();
         let urls = [url.as_str(), url.without_fragment()];
-        // It names an identifier that was drawn for this very delivery and is waited for only
-        // here, so it need not be spent to count but once.
+        // It names an identifier that no other delivery has and that is waited for only here, so it
+        // need not be spent to count but once.
         let verified = verify_any_url(&urls, |url| {
             let ConfirmReceive {
                 authorization,

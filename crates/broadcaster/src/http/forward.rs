@@ -80,6 +80,8 @@ async fn receive_or_fail(
         incoming.body(),
         &verifier,
         wanted,
+        // Sessions need no numbers: what they miss, their connection tells.
+        |_| {},
         now,
     )
     .await?;

@@ -21,7 +21,7 @@ use crate::index::groups::Groups;
 use crate::index::matching_threads::{Yields, in_turn};
 use crate::index::reserved_urls::is_another_spelling;
 use crate::index::route::Routes;
-use crate::index::row::Row;
+use crate::index::row::{Row, Subscriber};
 use crate::index::tables::Tables;
 
 /// All subscriptions there are, as far as the store has told.
@@ -190,6 +190,11 @@ impl Index {
         .await
     }
 
+    /// The subscriber of a url that has no row.
+    fn new_subscriber(&self, url: &SubscriberUrl) -> Arc<Subscriber> {
+        Arc::new(Subscriber::new(url.clone(), self.routes.route(url)))
+    }
+
     /// Judges a stored row: others may have written it, or it is older than the limits.
     fn judge(&self, subscription: &Subscription) -> Result<(), PassedOver> {
         if is_another_spelling(&subscription.url, self.routes.own()) {
@@ -274,8 +279,12 @@ impl Observer for Index {
                         continue;
                     }
                     match &mut reload.tables {
-                        Some(loading) => loading.add(subscription, &self.routes),
-                        None => tables().add(subscription, &self.routes),
+                        Some(loading) => loading.add(subscription, |url| {
+                            // One that stays goes on with its numbers.
+                            let known = self.tables().subscriber_of(url).cloned();
+                            known.unwrap_or_else(|| self.new_subscriber(url))
+                        }),
+                        None => tables().add(subscription, |url| self.new_subscriber(url)),
                     }
                 }
                 Change::Removed { url, interest } => match &mut reload.tables {
@@ -426,7 +435,9 @@ mod tests {
             recovery: None,
         };
         for glob in &patterns {
-            tables.add(&subscribe(glob), &routes);
+            tables.add(&subscribe(glob), |url| {
+                Arc::new(Subscriber::new(url.clone(), routes.route(url)))
+            });
         }
         let globs = &tables.globs;
         let distinct: std::collections::HashSet<_> = patterns.iter().cloned().collect();
@@ -539,6 +550,40 @@ mod tests {
         );
         // What is known of the peer would go with its last subscriber.
         assert!(Arc::ptr_eq(&rows[0].subscriber, &before[0].subscriber));
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_goes_on_with_its_numbers_after_a_reload() {
+        let index = index();
+        let added = |url| Change::Added(subscription(url, "a", None));
+        index.observe(&[added("http://x/")]);
+        let before = rows_of(&index, "a").await;
+        let first = before[0].subscriber.numbers.give(1);
+        let begun = Change::ReloadBegan {
+            exacts: 2,
+            globs: 0,
+        };
+        let reload = [begun, added("http://x/"), added("http://y/")];
+        index.observe(&reload);
+        // Numbered while the new rows are read.
+        let second = before[0].subscriber.numbers.give(1);
+        index.observe(&[Change::ReloadEnded]);
+        let rows = rows_of(&index, "a").await;
+        let number_of = |url: &str| {
+            let mut rows = rows.iter().map(|row| &row.subscriber);
+            let subscriber = rows.find(|it| it.url.as_str() == url);
+            subscriber.unwrap().numbers.give(1)
+        };
+        let (third, other) = (number_of("http://x/"), number_of("http://y/"));
+        assert_eq!([first, second, third].map(|it| it.number), [1, 2, 3]);
+        assert_eq!((third.line, other.number), (first.line, 1));
+        assert_ne!(other.line, first.line);
+        // Of one that was gone the numbers are forgotten.
+        index.observe(&[removed("http://x/", "a"), added("http://x/")]);
+        let anew = rows_of(&index, "a").await;
+        let anew = anew.iter().map(|row| row.subscriber.numbers.give(1));
+        let known = [first.line, other.line];
+        assert_eq!(anew.filter(|it| !known.contains(&it.line)).count(), 1);
     }
 
     #[tokio::test]

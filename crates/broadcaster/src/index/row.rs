@@ -1,8 +1,11 @@
 //! Subscriptions, ready for deliveries.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use httppubsub_net::outbound::Target;
+use httppubsub_net::random_bytes;
+use httppubsub_proto::number::{Line, Number};
 use httppubsub_proto::subscription::Interest;
 use httppubsub_proto::url::SubscriberUrl;
 
@@ -43,4 +46,44 @@ pub(crate) struct Subscriber {
     pub(crate) url: SubscriberUrl,
     /// The way of its deliveries.
     pub(crate) route: Route,
+    /// The numbers of its deliveries.
+    pub(crate) numbers: Numbers,
+}
+
+/// The line of numbers of one subscriber, by which it finds out that it missed something.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    line: Line,
+    /// The last number that was given.
+    last: AtomicU64,
+}
+
+impl Subscriber {
+    /// A subscriber that was delivered nothing yet.
+    pub(crate) fn new(url: SubscriberUrl, route: Route) -> Self {
+        Self {
+            url,
+            route,
+            numbers: Numbers::new(),
+        }
+    }
+}
+
+impl Numbers {
+    /// A line that no subscriber knows.
+    fn new() -> Self {
+        Self {
+            line: Line::from_bytes(random_bytes()),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    /// Gives `deliveries` the next numbers, whatever becomes of them; the first of these.
+    pub(crate) fn give(&self, deliveries: usize) -> Number {
+        let before = self.last.fetch_add(deliveries as u64, Ordering::Relaxed);
+        Number {
+            line: self.line,
+            number: before + 1,
+        }
+    }
 }

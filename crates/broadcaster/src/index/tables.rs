@@ -13,7 +13,6 @@ use httppubsub_proto::url::SubscriberUrl;
 
 use crate::index::globs::{Globs, Key, hash};
 use crate::index::reserved_urls::may_recover_at;
-use crate::index::route::Routes;
 use crate::index::row::{Row, Subscriber};
 
 /// All rows, found by topic, by glob and by subscriber.
@@ -40,8 +39,13 @@ impl Tables {
         tables
     }
 
-    /// Adds a row, in the place of one of the same url and interest if there is one.
-    pub(super) fn add(&mut self, subscription: &Subscription, routes: &Routes) {
+    /// Adds a row, in the place of one of the same url and interest if there is one. The subscriber
+    /// of a url that has no row yet comes from `subscriber_of`.
+    pub(super) fn add(
+        &mut self,
+        subscription: &Subscription,
+        subscriber_of: impl FnOnce(&SubscriberUrl) -> Arc<Subscriber>,
+    ) {
         let Subscription {
             url,
             interest,
@@ -49,7 +53,7 @@ impl Tables {
         } = subscription;
         // Taken first: a peer is forgotten with its last subscriber, and with it what is known of
         // it.
-        let subscriber = self.subscriber(url, routes);
+        let subscriber = self.subscriber(url, subscriber_of);
         // One that is there already gets another recovery url.
         self.remove(url, interest);
         self.rows += 1;
@@ -74,7 +78,11 @@ impl Tables {
     }
 
     /// The subscriber of one row more.
-    fn subscriber(&mut self, url: &SubscriberUrl, routes: &Routes) -> Arc<Subscriber> {
+    fn subscriber(
+        &mut self,
+        url: &SubscriberUrl,
+        subscriber_of: impl FnOnce(&SubscriberUrl) -> Arc<Subscriber>,
+    ) -> Arc<Subscriber> {
         let hash_of = |url: &SubscriberUrl| hash(url.as_str().as_bytes());
         let entry = self.subscribers.entry(
             hash_of(url),
@@ -82,13 +90,17 @@ impl Tables {
             |(it, _)| hash_of(&it.url),
         );
         // The target of a url is looked up once, not for each of its rows.
-        let mut entry = entry.or_insert_with(|| {
-            let (url, route) = (url.clone(), routes.route(url));
-            (Arc::new(Subscriber { url, route }), 0)
-        });
+        let mut entry = entry.or_insert_with(|| (subscriber_of(url), 0));
         let (subscriber, rows) = entry.get_mut();
         *rows += 1;
         subscriber.clone()
+    }
+
+    /// The subscriber of a url that has rows.
+    pub(super) fn subscriber_of(&self, url: &SubscriberUrl) -> Option<&Arc<Subscriber>> {
+        let hash = hash(url.as_str().as_bytes());
+        let found = self.subscribers.find(hash, |(it, _)| it.url == *url);
+        found.map(|(subscriber, _)| subscriber)
     }
 
     /// Removes the row of `url` and `interest`, if there is one.

@@ -5,12 +5,14 @@
 //! | event | other members |
 //! |---|---|
 //! | `listening` | `receive_url`, null over a websocket |
-//! | `message` | `topic`, `topic_base64`, `bytes`, `sha512`, `body`, `body_base64`, `file` |
+//! | `message` | `topic`, `topic_base64`, `bytes`, `sha512`, `body`, `body_base64`, `file`, `line`, `number` |
 //! | `missed` | none: at this place messages may be missing |
 //! | `disconnected` | `reason` |
 //! | `connected` | `reason`, always null |
 //!
-//! `body` is null for what is not UTF-8, both bodies for messages of more than 64 KiB. Without
+//! `line` and `number` are null over a websocket, and for what is not numbered
+//! ([`httppubsub_client::Message::number`]). `body` is null for what is not UTF-8, both bodies for
+//! messages of more than 64 KiB. Without
 //! `--json` messages are lines on standard output, and everything else is words on standard error.
 
 use std::cell::Cell;
@@ -246,6 +248,7 @@ impl<'a> Listening<'a> {
             let [topic, topic_base64] = to_json(&message.topic);
             let base64 = shown.as_ref().map(|bytes| BASE64_STANDARD.encode(bytes));
             let file = file.map(|file| file.display().to_string());
+            let number = message.number;
             let event = [
                 ("event", "message".into()),
                 topic,
@@ -255,6 +258,8 @@ impl<'a> Listening<'a> {
                 ("body", text.into()),
                 ("body_base64", base64.into()),
                 ("file", file.into()),
+                ("line", number.map(|it| it.line.to_string()).into()),
+                ("number", number.map(|it| it.number).into()),
             ];
             return Ok(self.printer.json(event).await?);
         }

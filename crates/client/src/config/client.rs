@@ -93,6 +93,7 @@ pub struct ClientConfig {
     pub(crate) retry_ambiguous: Option<bool>,
     pub(crate) reconcile_interval: Duration,
     pub(crate) queue_max: usize,
+    pub(crate) gap_patience: Option<Duration>,
     pub(crate) replay_codes_max: usize,
     pub(crate) spool: SpoolConfig,
     pub(crate) post: PostConfig,
@@ -125,6 +126,7 @@ impl ClientConfig {
             retry_ambiguous: None,
             reconcile_interval: Duration::from_secs(300),
             queue_max: 1_024,
+            gap_patience: Some(Duration::from_secs(1)),
             replay_codes_max: 1_000_000,
             spool: SpoolConfig::default(),
             post,
@@ -263,6 +265,19 @@ impl ClientConfigBuilder {
     /// that no subscription had room for is not confirmed. Default 1024, at least 1.
     pub fn queue_max(mut self, messages: usize) -> Self {
         self.config.queue_max = messages;
+        self
+    }
+
+    /// Time within which a delivery has to arrive after one with a higher number
+    /// ([`Message::number`]); if it does not, all subscriptions have a gap. They have one as well
+    /// when a broadcaster begins to number anew. Deliveries overtake each other, and long messages
+    /// take their time, which is not counted. `None` if gaps are not looked for: behind a load
+    /// balancer, where each of several programs gets a part of what is numbered. Default 1 s. Over
+    /// a websocket it means nothing.
+    ///
+    /// [`Message::number`]: crate::Message::number
+    pub fn gap_patience(mut self, patience: Option<Duration>) -> Self {
+        self.config.gap_patience = patience;
         self
     }
 

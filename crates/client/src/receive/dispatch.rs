@@ -181,7 +181,6 @@ impl Dispatch {
 
     /// Something was missed, whatever it was about. While messages are lost anyway, all hear of it
     /// when they arrive again, and not before.
-    #[cfg(any(feature = "websocket", test))]
     pub(crate) fn gap(&self) {
         self.each_inbox(|registry| !registry.is_paused, Inbox::missed);
     }
@@ -296,6 +295,7 @@ mod tests {
             topic: Topic::new(topic).unwrap(),
             payload: Payload::from_bytes(text),
             received: Now::from_unix(std::time::Duration::ZERO),
+            number: None,
         }
     }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use httppubsub_net::Clock;
 use httppubsub_net::body::{Payload, PayloadReader};
 use httppubsub_proto::digest::Sha512;
+use httppubsub_proto::number::Number;
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::{Topic, TopicTooLong};
 
@@ -19,6 +20,10 @@ pub struct Message {
     pub payload: Payload,
     /// The time at which it was received.
     pub received: Now,
+    /// Its place among all that the broadcaster's process had for this client: by it the client
+    /// finds out what it missed. `None` over a websocket, which keeps the order, and from
+    /// broadcasters that do not number what they deliver.
+    pub number: Option<Number>,
 }
 
 impl Message {
@@ -37,6 +42,7 @@ impl Message {
             topic: Topic::new(topic.as_ref())?,
             payload: Payload::from_bytes(body),
             received: Clock::system().now(),
+            number: None,
         })
     }
 

@@ -3,6 +3,7 @@
 pub(crate) mod dispatch;
 pub(crate) mod inbox;
 pub(crate) mod message;
+pub(crate) mod numbers;
 pub(crate) mod router;
 pub(crate) mod webhook;
 

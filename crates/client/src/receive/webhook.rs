@@ -25,7 +25,10 @@ use httppubsub_net::body::{BodyLimits, BodyReader, FillError, HeadError, Spool};
 use httppubsub_net::inbound::{Peer, Rejected, ReplayGuard, Verifier, receive, verify_any_url};
 use httppubsub_net::{Clock, error_chain, stamp};
 use httppubsub_proto::auth::{AuthError, Authorization, CannotAuthorize, Claim};
-use httppubsub_proto::stateless::{ConfirmMissed, ConfirmReceive, HEAD_BYTES_MAX, MissedHead};
+use httppubsub_proto::number::Number;
+use httppubsub_proto::stateless::{
+    ConfirmMissed, ConfirmReceive, HEAD_BYTES_MAX, MissedHead, ReceiveHead,
+};
 use httppubsub_proto::time::Now;
 use httppubsub_proto::topic::Topic;
 use httppubsub_proto::url::{ClientUrls, SubscriberUrl};
@@ -34,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::receive::dispatch::{Dispatch, Handed};
 use crate::receive::message::Message;
+use crate::receive::numbers::{Arriving, Numbers};
 
 /// The door through which messages come in.
 #[derive(Debug)]
@@ -54,6 +58,8 @@ pub(crate) struct Inbound {
     pub(crate) clock: Clock,
     /// The subscriptions.
     pub(crate) dispatch: Arc<Dispatch>,
+    /// Finds out by the numbers of deliveries what was missed.
+    pub(crate) numbers: Arc<Numbers>,
     /// Told when the subscriptions should be looked after at once.
     pub(crate) reconcile_now: Arc<Notify>,
     /// Cancelled when nothing more is taken.
@@ -127,6 +133,10 @@ impl Inbound {
             header(headers, &REPR_DIGEST),
             header(headers, &AUTHORIZATION),
         );
+        let mut arriving = None;
+        let begun = |head: &ReceiveHead| {
+            arriving = Number::of(&head.identifier).map(|it| self.numbers.begin(it));
+        };
         // A message that nobody here wants is confirmed all the same.
         let received = match receive(
             digest,
@@ -134,6 +144,7 @@ impl Inbound {
             body,
             &verifier,
             |_| std::future::ready(true),
+            begun,
             now,
         )
         .await
@@ -165,9 +176,16 @@ impl Inbound {
             topic: received.head.topic,
             payload: received.payload,
             received: now,
+            number: Number::of(identifier),
         };
         self.dispatch.resume();
-        match self.dispatch.hand(&message) {
+        // A broadcaster that heard no answer may have sent it again, over another connection.
+        let is_new = arriving.is_none_or(Arriving::take);
+        let handed = match is_new {
+            true => self.dispatch.hand(&message),
+            false => Handed::Taken,
+        };
+        match handed {
             Handed::Taken | Handed::Unwanted => Ok(answer(StatusCode::OK, confirmation.encode())),
             Handed::Full => Err(InboundError::Full),
         }

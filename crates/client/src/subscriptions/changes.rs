@@ -184,6 +184,10 @@ async fn end(
 ) -> Result<(), RequestError> {
     let mut gone = interests.clone();
     gone.retain(|interest| desired.remove(interest));
+    if desired.is_empty() {
+        // What comes from now on is not wanted, so nobody misses it.
+        state.numbers.forget();
+    }
     let told = match transport {
         _ if gone.is_empty() => Ok(()),
         Transport::Http(urls) if is_better_told_by_set(desired.handles(), gone.len()) => {

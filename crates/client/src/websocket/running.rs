@@ -428,6 +428,7 @@ impl Running<'_> {
         self.machine.confirm_receive(ticket, received);
         let message = move |topic, payload| {
             Arrival::Message(Message {
+                number: None,
                 topic,
                 payload,
                 received,

@@ -66,7 +66,8 @@ pub struct Verifier<'a> {
 }
 
 /// Takes a RECEIVE with these `Repr-Digest` and `Authorization` headers. Whether it is `wanted` is
-/// asked of what somebody vouches for, so that nobody else learns it or has it found out.
+/// asked of what somebody vouches for, so that nobody else learns it or has it found out. `begun`
+/// is called with the head of one that is taken unless its message fails; not with a repeated one.
 ///
 /// In this order, so that a stranger costs as little as can be: the digest is parsed, the head is
 /// read, the authorization is verified, then spent, and only then is the message taken. If that
@@ -77,6 +78,7 @@ pub async fn receive<'a, B, W>(
     body: &mut BodyReader<B>,
     verifier: &Verifier<'a>,
     wanted: impl FnOnce(Topic) -> W,
+    begun: impl FnOnce(&ReceiveHead),
     now: Now,
 ) -> Result<Received<'a>, Rejected>
 where
@@ -105,6 +107,7 @@ where
     if let Some(peer) = verifier.peer {
         peer.vouched();
     }
+    begun(&head);
     match Payload::fill(body, head.message_bytes, &sha512).await {
         Ok(payload) => Ok(Received { head, payload, url }),
         Err(error) => {
