@@ -9,6 +9,7 @@ use std::time::Duration;
 use httppubsub_net::SecretsFileError;
 use httppubsub_net::body::Spool;
 use httppubsub_net::inbound::{ReplayGuard, ReplayGuardError};
+use httppubsub_proto::plain::Tokens;
 use httppubsub_proto::url::{SubscriberUrl, UrlTooLong};
 use httppubsub_store::{Store, StoreError};
 use tokio::net::TcpListener;
@@ -217,6 +218,20 @@ impl Broadcaster {
         Ok(Self {
             running: Arc::new(running),
         })
+    }
+
+    /// Replaces the tokens of the plain door; requests that were judged already go on.
+    ///
+    /// ```no_run
+    /// # use httppubsub_broadcaster::{Broadcaster, Tokens};
+    /// # fn example(broadcaster: &Broadcaster) -> Result<(), Box<dyn std::error::Error>> {
+    /// let file = std::fs::read_to_string("httppubsub-data/tokens.json")?;
+    /// broadcaster.set_tokens(Tokens::parse(&file)?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_tokens(&self, tokens: Tokens) {
+        self.running.endpoints.plain.set_tokens(tokens);
     }
 
     /// Every endpoint, to be mounted at the root of an app or under a prefix.

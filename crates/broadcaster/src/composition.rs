@@ -30,7 +30,7 @@ use crate::delivery::deliver::Deliveries;
 use crate::delivery::egress_log::EgressLog;
 use crate::delivery::forwarded::Forwarded;
 use crate::delivery::quarantine::Quarantine;
-use crate::http::{Endpoints, Reception};
+use crate::http::{Endpoints, PlainDoor, Reception};
 use crate::hub::hub::Hub;
 use crate::hub::rows::RowCheck;
 use crate::hub::session_places::SessionPlaces;
@@ -315,7 +315,7 @@ pub(crate) fn compose(config: &Config, foundation: Foundation) -> (Running, Roun
 
     // The doors.
     let readiness = Arc::new(Readiness {
-        store,
+        store: store.clone(),
         membership: membership.clone(),
         replay: replay.clone(),
         spool: spool.clone(),
@@ -347,6 +347,7 @@ pub(crate) fn compose(config: &Config, foundation: Foundation) -> (Running, Roun
             clock: clock.clone(),
         },
         notify,
+        plain: PlainDoor::new(config.tokens.clone(), store.clone(), tasks.clone()),
         subscriptions,
         forwarded: Forwarded { hub },
         sessions,

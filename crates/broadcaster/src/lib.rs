@@ -99,6 +99,7 @@ pub use httppubsub_proto::auth::{
     Authorization, HmacAuthorization, NoAuthorization, Scheme, Secrets, TokenAuthorization,
 };
 pub use httppubsub_proto::backoff::MissedSchedule;
+pub use httppubsub_proto::plain::Tokens;
 pub use httppubsub_proto::session::StreamCounters;
 pub use httppubsub_proto::stateful::HeaderStyle;
 pub use httppubsub_proto::url::UrlTooLong;

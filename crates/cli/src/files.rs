@@ -66,6 +66,17 @@ impl NewFile {
     }
 }
 
+impl NewFile {
+    /// Makes the content durable and then gives the file its `name` in the folder, in the place of
+    /// the one that has it.
+    pub(crate) fn replace(self, name: &str) -> io::Result<()> {
+        let Self { file, folder } = self;
+        file.as_file().sync_all()?;
+        file.persist(folder.join(name)).map_err(|it| it.error)?;
+        sync_folder(&folder)
+    }
+}
+
 /// Creates the file `name` in `folder` with `content`, which only its owner can read.
 /// [`io::ErrorKind::AlreadyExists`] if there is one by that name.
 pub(crate) fn create(folder: &Path, name: &str, content: &[u8]) -> io::Result<PathBuf> {

@@ -59,6 +59,7 @@ mod serve;
 mod shown;
 mod signals;
 mod telemetry;
+mod tokens;
 mod topic;
 mod units;
 mod usage;
@@ -106,6 +107,7 @@ enum Verb {
     Listen(listen::listen::Listen),
     Notify(verbs::notify::Notify),
     Subscriptions(verbs::subscriptions::Subscriptions),
+    Token(verbs::token::Token),
     CheckUrl(verbs::check_url::CheckUrl),
     Cluster(verbs::cluster::Cluster),
     Demo(verbs::demo::Demo),
@@ -157,6 +159,7 @@ impl Verb {
             Self::Listen(listen) => listen.run().await,
             Self::Notify(notify) => notify.run().await,
             Self::Subscriptions(subscriptions) => subscriptions.run().await,
+            Self::Token(token) => token.run(),
             Self::CheckUrl(check_url) => check_url.run().await,
             Self::Cluster(cluster) => cluster.run().await,
             Self::Demo(demo) => demo.run().await,

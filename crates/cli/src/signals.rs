@@ -3,12 +3,14 @@
 //! | signal | `serve` | `listen` | other verbs |
 //! |---|---|---|---|
 //! | SIGTERM, SIGINT | finish, then end; the second one ends at once | unsubscribe, then end | end |
-//! | SIGHUP | ignored, and said so | as SIGTERM, unless under `nohup` | end |
+//! | SIGHUP | reads the tokens file again | as SIGTERM, unless under `nohup` | end |
 //! | SIGPIPE | ignored, as Rust programs do | status 141 | status 141 |
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 /// Requests to end in an orderly way.
 pub(crate) struct Stop {
@@ -56,16 +58,17 @@ impl Stop {
     }
 }
 
-/// Goes on upon SIGHUP, which asks daemons to read their configuration again, and says that nothing
-/// came of it.
-pub(crate) fn go_on_upon_hangup() -> io::Result<impl Future<Output = ()>> {
+/// Goes on upon SIGHUP, which asks daemons to read their configuration again, and tells who reads
+/// again what can be.
+pub(crate) fn go_on_upon_hangup(told: Arc<Notify>) -> io::Result<impl Future<Output = ()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
         while hangup.recv().await.is_some() {
             tracing::warn!(
-                "SIGHUP is ignored: secrets and --log are read at the start only; restart to \
-                 change them"
+                "SIGHUP: the tokens file is read again; secrets and --log are read at the start \
+                 only: restart to change them"
             );
+            told.notify_one();
         }
     })
 }

@@ -166,6 +166,44 @@ fn the_tour_through_two_broadcasters_goes_as_it_says() {
     assert_eq!(received, ["hello\tHello, all"]);
 }
 
+#[test]
+fn the_tour_through_the_plain_door_goes_as_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let mut running = BTreeMap::new();
+    for (terminal, script) in blocks("docs/plain.md") {
+        let Some(terminal) = terminal else { continue };
+        let script = script.replace("127.0.0.1:3003", &address);
+        let mut process = shell(&terminal, &script, folder.path(), &address);
+        match terminal.as_str() {
+            "token" => assert!(process.end_well().is_empty()),
+            "broadcaster" => assert_eq!(process.line(), format!("listening on http://{address}")),
+            "listener" => drop(process.log_line("listening ")),
+            "publisher" => {
+                let topics = process.end_well().into_iter().map(|line| {
+                    let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+                    assert_eq!(
+                        (&said["matched"], &said["confirmed"]),
+                        (&1.into(), &1.into())
+                    );
+                    said["topic"].as_str().unwrap().to_owned()
+                });
+                assert_eq!(
+                    topics.collect::<Vec<_>>(),
+                    ["cache/user/7", "cache/logo", "cache/time"]
+                );
+            }
+            other => panic!("what is to be seen in terminal {other}?"),
+        }
+        running.insert(terminal, process);
+    }
+    let received = running.get_mut("listener").unwrap().end_well();
+    assert_eq!(received.len(), 3);
+    assert_eq!(received[0], "cache/user/7\tdrop it");
+}
+
 /// What the document about several broadcasters says, and the tests that hold it.
 const SCALING_PROMISES: &[(&str, &[(&str, &str)])] = &[
     (

@@ -113,6 +113,8 @@ pub mod digest;
 
 pub mod topic;
 
+pub mod number;
+
 pub mod glob;
 
 pub mod url;
@@ -122,6 +124,8 @@ pub mod subscription;
 pub mod backoff;
 
 pub mod auth;
+
+pub mod plain;
 
 pub mod stateless;
 

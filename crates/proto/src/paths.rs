@@ -14,6 +14,8 @@ pub const CHECK_SUBSCRIPTIONS: &str = "/v1/check_subscriptions";
 pub const SET_SUBSCRIPTIONS: &str = "/v1/set_subscriptions";
 /// NOTIFY, at a broadcaster (`docs/protocol/stateless.md` §1).
 pub const NOTIFY: &str = "/v1/notify";
+/// Publishing by the plain door, at a broadcaster; the topic follows.
+pub const TOPICS: &str = "/v1/topics/";
 /// RECEIVE from a broadcaster to another one that has websocket subscribers
 /// (`docs/protocol/stateless.md` §1).
 pub const RECEIVE_FOR_WEBSOCKETS: &str = "/v1/receive_for_websockets";

@@ -10,6 +10,7 @@ use httppubsub_net::inbound::ServeConfig;
 use httppubsub_net::outbound::{BreakerConfig, PostConfig};
 use httppubsub_proto::auth::{Authorization, Secrets};
 use httppubsub_proto::backoff::MissedSchedule;
+use httppubsub_proto::plain::Tokens;
 use httppubsub_proto::time;
 
 use crate::config::cluster::ClusterConfig;
@@ -88,6 +89,9 @@ pub struct Config {
     pub missed_in_flight_max: usize,
     /// Notices under way at once to one peer. Default 8.
     pub missed_in_flight_per_peer_max: usize,
+    /// The tokens of the plain door, `/v1/topics/`. Default: none, and it is not there.
+    /// [`Broadcaster::set_tokens`](crate::Broadcaster::set_tokens) replaces them.
+    pub tokens: Tokens,
     /// Folder of the replay guard, which must exist. Default: none, and a restart forgets which
     /// authorizations were used.
     pub replay_folder: Option<PathBuf>,
@@ -219,6 +223,7 @@ impl Default for Config {
             sweep_interval: Duration::from_secs(10),
             missed_in_flight_max: 256,
             missed_in_flight_per_peer_max: 8,
+            tokens: Tokens::default(),
             replay_folder: None,
             replay_codes_max: 5_000_000,
             receiver_url: "http://127.0.0.1:3003/v1/receive_for_websockets".to_owned(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::delivery::forwarded::Forwarded;
+use crate::http::plain::PlainDoor;
 use crate::http::reception::Reception;
 use crate::hub::session_places::SessionPlaces;
 use crate::notify::notify::Notify;
@@ -21,6 +22,8 @@ pub(crate) struct Endpoints {
     pub(crate) reception: Reception,
     /// The use case NOTIFY.
     pub(crate) notify: Arc<Notify>,
+    /// Tokens and idempotency keys.
+    pub(crate) plain: PlainDoor,
     /// The use cases SUBSCRIBE, UNSUBSCRIBE, CHECK and SET.
     pub(crate) subscriptions: Subscriptions,
     /// Hands on messages and notices that other broadcasters post for websockets of this one.

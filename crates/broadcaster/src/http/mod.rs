@@ -5,6 +5,7 @@
 //!   the rest is.
 //! - `native` is NOTIFY and the changes of subscriptions; `forward` what other broadcasters post
 //!   for the websockets of this one; `websocket` the handshake; `health` `/healthz`, `/readyz`.
+//! - `plain` is publishing by a token.
 //! - `reply` has the one table from failures to statuses.
 //!
 //! No decision is made here that another door would have to make again.
@@ -13,6 +14,7 @@ mod endpoints;
 mod forward;
 mod health;
 mod native;
+mod plain;
 mod reception;
 mod reply;
 mod router;
@@ -20,5 +22,6 @@ mod websocket;
 
 pub use axum::Router;
 pub(crate) use endpoints::Endpoints;
+pub(crate) use plain::PlainDoor;
 pub(crate) use reception::Reception;
 pub(crate) use router::{router, whole_router};

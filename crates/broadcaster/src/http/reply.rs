@@ -8,17 +8,22 @@ use std::net::SocketAddr;
 
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, StatusCode};
 use httppubsub_net::body::{BodyError, FillError, HeadError};
 use httppubsub_net::error_chain;
 use httppubsub_net::inbound::{Peer, Rejected};
 use httppubsub_proto::auth::{AuthError, CannotAuthorize};
+use httppubsub_proto::plain::Problem;
 use httppubsub_proto::stateless::UNSUBSCRIBE_IMMEDIATE;
 use httppubsub_proto::wire::DecodeError;
 use httppubsub_store::StoreError;
 
 use crate::admission::overloaded::Overloaded;
+use crate::http::plain::Refused;
 use crate::index::globs::GlobRefused;
 use crate::notify::admit::{NotAdmitted, TooLong};
 use crate::notify::notify::{NotBegun, NotifyError};
@@ -93,6 +98,9 @@ pub(crate) enum Failure {
     /// There are as many as may be, or the broadcaster stops.
     #[error("no further websocket: {0}")]
     NoMoreWebSockets(&'static str),
+    /// A request of the plain door is not what it takes.
+    #[error(transparent)]
+    Plain(#[from] Refused),
 }
 
 impl From<HeadError> for Failure {
@@ -172,6 +180,7 @@ impl Failure {
             }
             Self::NoUpgrade | Self::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
             Self::NoMoreWebSockets(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Plain(refused) => refused.status(),
             Self::Body(error) | Self::Fill(FillError::Body(error)) => error.status(),
             Self::Fill(FillError::Length { .. } | FillError::Digest { .. }) => {
                 StatusCode::BAD_REQUEST
@@ -234,6 +243,7 @@ impl Failure {
                 Reason::Url
             }
             Self::NoMoreWebSockets(_) => Reason::WebSockets,
+            Self::Plain(refused) => refused.reason(),
             Self::Body(error) => body(error),
             Self::Fill(error) => fill(error),
             Self::MessageTooLong(_) => Reason::TooLong,
@@ -248,6 +258,49 @@ impl Failure {
                 Rejected::Fill(error) => fill(error),
             },
         })
+    }
+
+    /// The same for programs that use the plain door; it never changes. What only other doors can
+    /// fail by has the code of its status.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Plain(refused) => refused.code(),
+            Self::MessageTooLong(_) => "too_long",
+            Self::Overloaded(_) => "overloaded",
+            Self::Store(_) => "store_unavailable",
+            Self::Notify(_) => "not_accounted_for",
+            Self::Body(error) | Self::Fill(FillError::Body(error)) => match error {
+                BodyError::Broken { .. } => "body_broken",
+                BodyError::TooSlow { .. } => "too_slow",
+                BodyError::TooLong { .. } => "too_long",
+                BodyError::NoRoom(_) | BodyError::LongHeads => "overloaded",
+            },
+            Self::Fill(FillError::Spool(error)) => match spool_status(error) {
+                StatusCode::INSUFFICIENT_STORAGE => "disk_full",
+                _ => "disk_unavailable",
+            },
+            failure => match failure.status() {
+                StatusCode::SERVICE_UNAVAILABLE => "overloaded",
+                StatusCode::FORBIDDEN => "not_allowed",
+                StatusCode::UNAUTHORIZED => "unauthorized",
+                _ => "bad_request",
+            },
+        }
+    }
+
+    /// What only the plain door answers with it.
+    fn problem(&self) -> Problem {
+        let status = self.status();
+        Problem {
+            status: status.as_u16(),
+            title: status.canonical_reason().unwrap_or_default().to_owned(),
+            detail: error_chain(self),
+            code: self.code(),
+            published: match self {
+                Self::Plain(Refused::NotAccountedFor(published)) => Some(published.clone()),
+                _ => None,
+            },
+        }
     }
 
     /// `true` if the request changed nothing and the peer may send the very same again. Its
@@ -307,6 +360,35 @@ impl Asker {
         })
     }
 
+    /// The same for the plain door, which says a failure in JSON.
+    pub(crate) fn answer_plainly(
+        &self,
+        refusals: &Refusals,
+        answer: Result<Response, Failure>,
+    ) -> Response {
+        answer.unwrap_or_else(|failure| {
+            self.count(refusals, &failure);
+            let problem = failure.problem();
+            let status = failure.status();
+            let mut response = answer_json(status, Problem::CONTENT_TYPE, problem.to_text());
+            let headers = response.headers_mut();
+            match status {
+                StatusCode::UNAUTHORIZED => {
+                    headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                }
+                StatusCode::METHOD_NOT_ALLOWED => {
+                    headers.insert(ALLOW, HeaderValue::from_static("POST"));
+                }
+                _ => {}
+            }
+            let is_for_now = matches!(failure, Failure::Plain(Refused::KeyUnderWay));
+            if is_for_now || status == StatusCode::SERVICE_UNAVAILABLE {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            response
+        })
+    }
+
     /// Counts a failure, and says it in the log unless nothing is wrong with the request.
     pub(crate) fn count(&self, refusals: &Refusals, failure: &Failure) {
         let (status, words) = (failure.status(), error_chain(failure));
@@ -339,6 +421,19 @@ impl IntoResponse for Failure {
         }
         response
     }
+}
+
+/// An answer of the plain door.
+pub(crate) fn answer_json(
+    status: StatusCode,
+    content_type: &'static str,
+    text: String,
+) -> Response {
+    let mut response = answer(status, text);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// An answer of the protocol.

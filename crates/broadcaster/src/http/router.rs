@@ -13,9 +13,10 @@ use httppubsub_proto::paths::WEBSOCKET;
 
 use crate::http::endpoints::Endpoints;
 use crate::http::native::{notify, subscriptions};
+use crate::http::plain::publish;
 use crate::http::{forward, health, websocket};
 
-/// All endpoints. No path is a parameter or a pattern: one look-up finds the handler.
+/// All endpoints. No path but that of topics is a pattern: one look-up finds the handler.
 pub(crate) fn router(endpoints: Arc<Endpoints>) -> Router {
     Router::new()
         .route(paths::NOTIFY, post(notify::notify))
@@ -33,6 +34,14 @@ pub(crate) fn router(endpoints: Arc<Endpoints>) -> Router {
         .route(paths::SET_SUBSCRIPTIONS, post(subscriptions::set))
         .route(paths::RECEIVE_FOR_WEBSOCKETS, post(forward::receive))
         .route(paths::MISSED_FOR_WEBSOCKETS, post(forward::missed))
+        .route(
+            paths::TOPICS,
+            post(publish::publish).fallback(publish::other_method),
+        )
+        .route(
+            ANY_TOPIC,
+            post(publish::publish).fallback(publish::other_method),
+        )
         .route(WEBSOCKET, get(websocket::upgrade))
         .route(LIVE, get(health::live))
         .route(READY, get(health::ready))
@@ -62,6 +71,8 @@ async fn other_method(
     (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, allowed)])
 }
 
+/// The path of every topic but the empty one.
+const ANY_TOPIC: &str = "/v1/topics/{*topic}";
 /// `GET` here answers for as long as the process does. It asks nothing: a process that answers
 /// needs no restart, whatever its store does.
 const LIVE: &str = "/healthz";

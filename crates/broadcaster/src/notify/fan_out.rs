@@ -21,7 +21,7 @@ use crate::message::Message;
 use crate::notify::addressees::{Addressees, Next};
 use crate::notify::settle::Settlement;
 use crate::notify::shared_copies::SharedCopies;
-use crate::notify::tally::{Outcome, Tally};
+use crate::notify::tally::{Outcome, Reached, Tally};
 use crate::notify::window::{Slot, deliver_in_window};
 
 /// Delivers to many, and settles each delivery.
@@ -54,8 +54,16 @@ pub(crate) struct FanOutLimits {
 /// Progress of a notification, for an answer that cannot wait for the end.
 #[derive(Debug, Default)]
 pub(super) struct SoFar {
+    /// Rows that were found.
+    pub(super) matched: AtomicU64,
     /// Subscribers that the confirmations stand for.
-    pub(super) subscribers: AtomicU64,
+    subscribers: AtomicU64,
+    /// Rows by their outcomes.
+    confirmed: AtomicU64,
+    unsubscribed: AtomicU64,
+    missed: AtomicU64,
+    dropped: AtomicU64,
+    unrecorded: AtomicU64,
     /// `true` once the store guarantees a notice to each row that may miss the message.
     pub(super) is_journaled: AtomicBool,
 }
@@ -65,6 +73,33 @@ impl SoFar {
     pub(super) fn subscribers(&self) -> u32 {
         let subscribers = self.subscribers.load(Ordering::Relaxed);
         u32::try_from(subscribers).unwrap_or(u32::MAX)
+    }
+
+    /// The outcomes by now, where deliveries have ended: what is not recorded yet was missed.
+    pub(super) fn reached(&self) -> Reached {
+        let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let mut reached = Reached {
+            subscribers: self.subscribers(),
+            confirmed: now(&self.confirmed),
+            unsubscribed: now(&self.unsubscribed),
+            missed: now(&self.missed),
+            dropped: now(&self.dropped),
+            unrecorded: now(&self.unrecorded),
+        };
+        reached.missed += now(&self.matched).saturating_sub(reached.rows());
+        reached
+    }
+
+    /// Counts the outcome of one delivery, which was for `rows` rows.
+    fn count(&self, outcome: &Result<Outcome, StoreError>, rows: u64) {
+        let rows_by = match outcome {
+            Ok(Outcome::Confirmed(_)) => &self.confirmed,
+            Ok(Outcome::Unsubscribed) => &self.unsubscribed,
+            Ok(Outcome::Missed) => &self.missed,
+            Ok(Outcome::Dropped) => &self.dropped,
+            Ok(Outcome::Unrecorded) | Err(_) => &self.unrecorded,
+        };
+        rows_by.fetch_add(rows, Ordering::Relaxed);
     }
 }
 
@@ -222,10 +257,13 @@ impl FanOut {
                 Ok(outcome)
             }
             None => {
+                // Before anything can go wrong, so that what is missed is a hole in its numbers.
+                let number = rows[0].subscriber.numbers.give(next.deliveries());
                 let verdict = match next {
                     Next::Deliver(_) => {
                         let deliveries = &dispatcher.deliveries;
-                        deliveries.deliver(&rows[0], message, *deadline).await
+                        let delivering = deliveries.deliver(&rows[0], message, number, *deadline);
+                        delivering.await
                     }
                     Next::NoPlace(_) => Verdict::Missed(Undelivered::NoPlace),
                     Next::GivenUp(_) => Verdict::Missed(Undelivered::GivenUp),
@@ -243,6 +281,7 @@ impl FanOut {
             }
             self.copies.settle(&rows[0], &outcome);
         }
+        so_far.count(&outcome, rows.len() as u64);
         if let Some(gate) = &self.gate {
             gate.ended(next.deliveries());
         }

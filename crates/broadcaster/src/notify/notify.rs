@@ -19,7 +19,7 @@ use crate::message::Message;
 use crate::notify::addressees::Addressees;
 use crate::notify::fan_out::{Delivery, Dispatcher, FanOut, SoFar};
 use crate::notify::shared_copies::SharedCopies;
-use crate::notify::tally::Reached;
+use crate::notify::tally::{Reached, Unrecorded};
 use crate::observe::metrics;
 
 /// The use case NOTIFY. Every door calls it with what it has decoded and authorized.
@@ -52,7 +52,7 @@ pub(crate) enum NotifyError {
     NotBegun(#[from] NotBegun),
     /// What was missed could not be recorded, so some subscribers may never hear of it.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Unrecorded(#[from] Unrecorded),
     /// The answer is due, and no record says yet who has to be told if this process is killed.
     #[error("the store did not answer in time")]
     StoreTooSlow,
@@ -139,6 +139,7 @@ impl Notify {
         metrics::matched(matched.rows);
         let message = Arc::new(Message::new(topic, payload));
         let so_far = Arc::new(SoFar::default());
+        so_far.matched.store(matched.rows, Ordering::Relaxed);
         self.dispatcher.busy_poll.happened();
         let delivery = Delivery {
             dispatcher: self.dispatcher.clone(),
@@ -156,10 +157,7 @@ impl Notify {
                 Err(NotifyError::Stopped)
             }
             // Subscribers that are not reached by now get a notice, even if this process is killed.
-            Err(_) if so_far.is_journaled.load(Ordering::Relaxed) => Ok(Reached {
-                subscribers: so_far.subscribers(),
-                ..Reached::default()
-            }),
+            Err(_) if so_far.is_journaled.load(Ordering::Relaxed) => Ok(so_far.reached()),
             Err(_) => Err(NotifyError::StoreTooSlow),
         }
     }
@@ -232,7 +230,7 @@ impl Notify {
         delivery: Delivery,
         matched: Matched,
         (reservation, unmatched): Room,
-    ) -> Result<Reached, StoreError> {
+    ) -> Result<Reached, Unrecorded> {
         let Matched { to, rest, .. } = matched;
         let (deliveries, bytes) = (to.groups.deliveries(), delivery.message.payload.len());
         let gate = Some(self.admission.fan_out(deliveries, bytes));
@@ -248,7 +246,9 @@ impl Notify {
             let groups = rest.groups().await;
             // It is matched, and the next may be, while this one is delivered.
             drop(unmatched);
-            metrics::matched(groups.rows().len() as u64);
+            let rows = groups.rows().len() as u64;
+            metrics::matched(rows);
+            delivery.so_far.matched.fetch_add(rows, Ordering::Relaxed);
             let (to, reservation) = before.addressees().further(groups, &self.pending);
             // Its places at peers are given back when the first have ended, not these.
             drop(before);

@@ -25,6 +25,11 @@ pub(crate) struct Reached {
 }
 
 impl Reached {
+    /// All rows that are counted.
+    pub(crate) fn rows(&self) -> u64 {
+        self.confirmed + self.unsubscribed + self.missed + self.dropped + self.unrecorded
+    }
+
     /// Adds these outcomes to the metrics.
     pub(super) fn update_metrics(&self) {
         metrics::delivered("confirmed", self.confirmed);
@@ -33,6 +38,16 @@ impl Reached {
         metrics::delivered("dropped", self.dropped);
         metrics::delivered("unrecorded", self.unrecorded);
     }
+}
+
+/// What was missed could not be recorded, so some subscribers may never hear of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(crate) struct Unrecorded {
+    /// The outcomes, the rows that are not recorded among them.
+    pub(crate) reached: Reached,
+    /// The failure of the store, whose message has its causes.
+    error: StoreError,
 }
 
 /// The outcomes of some rows, and the first failure to record others.
@@ -81,9 +96,14 @@ impl Tally {
         self.failed = self.failed.take().or(other.failed);
     }
 
-    /// The outcomes, or the failure for which not all rows that missed it will get a notice.
-    pub(super) fn into_reached(self) -> Result<Reached, StoreError> {
-        self.failed.map_or(Ok(self.reached), Err)
+    /// The outcomes; an error with the failure for which not all rows that missed it will get a
+    /// notice.
+    pub(super) fn into_reached(self) -> Result<Reached, Unrecorded> {
+        let reached = self.reached;
+        match self.failed {
+            Some(error) => Err(Unrecorded { reached, error }),
+            None => Ok(reached),
+        }
     }
 }
 

@@ -23,8 +23,9 @@ use crate::usage::Unquoted;
 ///
 /// Prints a line on stdout when it is ready: `listening on http://ADDR:PORT`, and one for the
 /// metrics if there are any: `metrics on http://ADDR:PORT/metrics`. SIGTERM and SIGINT stop it: it
-/// takes nothing new, finishes what is under way and exits with status 0. SIGHUP is ignored. It
-/// goes on if nobody reads its log: lines that find no reader are dropped and counted.
+/// takes nothing new, finishes what is under way and exits with status 0. SIGHUP makes it
+/// read the tokens file again. It goes on if nobody reads its log: lines that find no reader are
+/// dropped and counted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     httppubsub serve\n  \
@@ -114,6 +115,11 @@ pub(crate) struct Serve {
     /// start with fresh HMAC secrets]
     #[arg(long, value_name = "FILE", env = "HTTPPUBSUB_BROADCASTER_SECRETS")]
     pub(super) secrets: Option<PathBuf>,
+
+    /// Tokens file, for publishing with nothing but HTTP: see `httppubsub token`. It is read again
+    /// when it changes. [default: tokens.json in the data folder]
+    #[arg(long, value_name = "FILE", env = "HTTPPUBSUB_TOKENS")]
+    pub(super) tokens: Option<PathBuf>,
 
     /// Longest message taken, in bytes; longer ones are answered 413. [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = units::bytes)]

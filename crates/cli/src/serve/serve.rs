@@ -8,6 +8,7 @@
 //!           a second signal ends the process at once
 //! ```
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use httppubsub_net::outbound::PostConfig;
 use httppubsub_store::{MemoryStore, PostgresStore, SqliteStore, Store};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::console;
@@ -26,6 +28,7 @@ use crate::serve::fd_budget::Connections;
 use crate::serve::flags::{Database, Serve};
 use crate::signals::{self, Stop};
 use crate::telemetry::metrics::Metrics;
+use crate::tokens;
 use crate::usage;
 
 impl Serve {
@@ -57,7 +60,8 @@ impl Serve {
         self.logs.begin()?;
         // Early: the default action of SIGHUP ends a process, also one that is just opening a
         // database.
-        tokio::spawn(signals::go_on_upon_hangup()?);
+        let hangup = Arc::new(Notify::new());
+        tokio::spawn(signals::go_on_upon_hangup(hangup.clone())?);
         files::create_folder(&self.data)
             .with_context(|| format!("cannot make the data folder {}", self.data.display()))?;
         let secrets = match &self.secrets {
@@ -94,9 +98,14 @@ impl Serve {
         // After all files that stay open, and before the broadcaster, whose pools have these
         // bounds.
         let connections = connections.that_fit();
-        let config = self.config(address, own, connections)?;
+        let mut config = self.config(address, own, connections)?;
+        let tokens_file = self.tokens_file();
+        let version = tokens::Version::of(&tokens_file);
+        config.tokens = tokens::read(&tokens_file)?;
         let builder = Broadcaster::builder(store).secrets(&secrets);
         let broadcaster = builder.config(config).build().await?;
+        let following = tokens::follow(tokens_file, version, broadcaster.clone(), hangup);
+        tokio::spawn(following);
         let stop = CancellationToken::new();
         tokio::spawn(stop_on_signal(stop.clone())?);
         console::announce(format_args!("listening on http://{address}"));
@@ -114,6 +123,12 @@ impl Serve {
             );
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// The file that `--tokens` names; without it one in the data folder.
+    fn tokens_file(&self) -> PathBuf {
+        let named = self.tokens.clone();
+        named.unwrap_or_else(|| self.data.join(tokens::FILE))
     }
 
     /// The store that `--db` names; without it a file in the data folder.

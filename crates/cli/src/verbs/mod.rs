@@ -7,3 +7,4 @@ pub(crate) mod demo;
 pub(crate) mod notify;
 pub(crate) mod setup;
 pub(crate) mod subscriptions;
+pub(crate) mod token;

@@ -324,7 +324,9 @@ fn sighup_does_not_end_a_broadcaster() {
     for _ in 0..2 {
         server.process.hang_up();
     }
-    server.process.log_line("SIGHUP is ignored");
+    server
+        .process
+        .log_line("SIGHUP: the tokens file is read again");
     assert_eq!(server.door.notify("t", b""), 0);
     server.process.terminate();
     server.process.end_well();

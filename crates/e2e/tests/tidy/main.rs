@@ -39,8 +39,8 @@ const ORDER: [(&str, &[&str]); 8] = [
             "session",
             "stateful",
             "stateless",
-            "auth",
-            "subscription glob url topic digest wire time backoff limits paths error_chain",
+            "auth plain",
+            "subscription glob url number topic digest wire time backoff limits paths error_chain",
         ],
     ),
     (
@@ -104,8 +104,8 @@ const ORDER: [(&str, &[&str]); 8] = [
             "",
             "verbs listen serve",
             "telemetry",
-            "connection console egress exit files hints lines output secrets shown signals topic \
-             units usage",
+            "connection console egress exit files hints lines output secrets shown signals tokens \
+             topic units usage",
         ],
     ),
     (

@@ -82,6 +82,30 @@ impl From<io::Error> for FillError {
 }
 
 impl Payload {
+    /// Takes all that is left of a body, whose length and digest nobody has announced, into the
+    /// spool of `body`; at most `bytes_max` bytes. That it is whole is for its framing to say.
+    pub async fn take<B>(body: &mut BodyReader<B>, bytes_max: u64) -> Result<Self, FillError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let too_long = || BodyError::TooLong {
+            bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
+        };
+        let mut filling = match body.bytes_left() {
+            Some(bytes) if bytes > bytes_max => return Err(too_long().into()),
+            Some(bytes) => Filling::announced(body.spool(), bytes)?,
+            None => Filling::new(body.spool()),
+        };
+        while let Some(part) = body.part().await? {
+            if filling.bytes + part.len() as u64 > bytes_max {
+                return Err(too_long().into());
+            }
+            filling.push(part).await?;
+        }
+        Ok(filling.payload().await?)
+    }
+
     /// Takes what is left of a body, which must be exactly `announced` bytes with the digest
     /// `sha512`, into the spool of `body`.
     pub async fn fill<B>(

@@ -1,0 +1,21 @@
+//! The plain door: publishing with nothing but HTTP and a token.
+//!
+//! ```text
+//!   tokens.json ──▶ Tokens ──▶ Rights        who may publish what
+//!   /v1/topics/… ──▶ Topic                   percent-encoded bytes
+//!   token name, topic, key ──▶ MessageId     the same at every broadcaster
+//! ```
+
+mod answers;
+mod message_id;
+mod token;
+mod tokens;
+mod topic_path;
+
+pub use answers::{Outcomes, Problem, Published};
+pub use message_id::MessageId;
+pub use token::{PlainToken, TokenHash};
+pub use tokens::{
+    NewRights, Rights, TokenRefused, Tokens, TokensError, TokensProblem, TopicRule, TopicRuleError,
+};
+pub use topic_path::{TopicPathError, topic_from_path, topic_to_path};
