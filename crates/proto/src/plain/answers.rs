@@ -131,7 +131,7 @@ mod tests {
     fn published(topic: &[u8]) -> Published {
         Published {
             id: "msg_x".to_owned(),
-            topic: Topic::new(topic.to_vec()).unwrap(),
+            topic: Topic::new(topic).unwrap(),
             bytes: 7,
             sha512: Sha512::of(b"drop it"),
             subscribers: 3,

@@ -75,10 +75,8 @@ async fn take(endpoints: &Endpoints, request: Request) -> Result<Response, Failu
     judge_hops(headers)?;
     event::judge(headers)?;
     let announced = Announced::of(headers)?;
-    let id = match key_of(headers)? {
-        Some(key) => Some(MessageId::of_key(rights.name(), &topic, &key)),
-        None => None,
-    };
+    let key = key_of(headers)?;
+    let id = key.map(|key| MessageId::of_key(rights.name(), &topic, &key));
     let Some(id) = id else {
         // Drawn: nobody can name it, so nothing has to be remembered.
         let id = MessageId::from_bytes(random_bytes());
