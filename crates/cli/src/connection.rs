@@ -107,6 +107,11 @@ impl WebSocket {
 const SECRETS: &str = "httppubsub-data/subscriber-secrets.json";
 
 impl Connection {
+    /// The broadcaster that is asked first.
+    pub(crate) fn first_broadcaster(&self) -> &str {
+        self.broadcaster.first().map_or("", String::as_str)
+    }
+
     /// A client's configuration that says this much.
     ///
     /// # Errors

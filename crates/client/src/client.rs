@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 pub use axum::Router;
@@ -34,6 +34,7 @@ use crate::receive::message::ConnectionStatus;
 use crate::receive::numbers::Numbers;
 use crate::receive::{self, Inbound};
 use crate::requests::body::NotifyBody;
+use crate::requests::progress::with_progress;
 use crate::requests::{Network, Requests};
 use crate::state::ClientState;
 use crate::statuses::Statuses;
@@ -389,7 +390,7 @@ impl Client {
         &self,
         topic: impl AsRef<[u8]>,
         body: impl Into<NotifyBody>,
-        mut progress: impl FnMut(u64, u64),
+        progress: impl FnMut(u64, u64),
     ) -> Result<Notified, NotifyError> {
         let state = &self.state;
         let topic = Topic::new(topic.as_ref())?;
@@ -406,28 +407,12 @@ impl Client {
                 Some(link) => link.notify(&topic, &payload, &sent).await,
             }
         };
-        let mut asking = std::pin::pin!(asking);
-        let mut told = None;
-        loop {
-            tokio::select! {
-                // The answer first: a last report of progress is then the whole length.
-                biased;
-                subscribers = &mut asking => {
-                    let subscribers = subscribers?;
-                    if told != Some(payload.len()) {
-                        progress(payload.len(), payload.len());
-                    }
-                    let (bytes, sha512) = (payload.len(), *payload.sha512());
-                    return Ok(Notified { subscribers, bytes, sha512 });
-                }
-                () = tokio::time::sleep(PROGRESS_INTERVAL) => {
-                    let now = sent.load(Ordering::Relaxed);
-                    if told.replace(now) != Some(now) {
-                        progress(now, payload.len());
-                    }
-                }
-            }
-        }
+        let subscribers = with_progress(asking, &sent, payload.len(), progress).await?;
+        Ok(Notified {
+            subscribers,
+            bytes: payload.len(),
+            sha512: *payload.sha512(),
+        })
     }
 
     /// Unsubscribes everything, finishes what is being received, and ends all subscriptions; what
@@ -543,9 +528,6 @@ fn stop_with_the_runtime(state: Arc<ClientState>) -> impl Future<Output = ()> {
         drop(stop);
     }
 }
-
-/// The interval between two reports of progress.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The listener that is asked for, if any, and its address.
 async fn listen(bind: &Bind) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {

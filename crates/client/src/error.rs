@@ -10,6 +10,7 @@ use httppubsub_net::outbound::PostError;
 use httppubsub_proto::auth::AuthError;
 use httppubsub_proto::digest::Sha512;
 use httppubsub_proto::glob::GlobTooLong;
+use httppubsub_proto::plain::AnswerError;
 use httppubsub_proto::topic::TopicTooLong;
 use httppubsub_proto::url::UrlTooLong;
 use httppubsub_proto::wire::DecodeError;
@@ -114,6 +115,9 @@ pub enum AttemptError {
     /// Nothing vouches for what it says.
     #[error("the answer cannot be trusted: {0}")]
     Auth(AuthError),
+    /// It says that a message was published, and not in words that could be understood.
+    #[error(transparent)]
+    Plain(#[from] AnswerError),
 }
 
 impl From<DecodeError> for AttemptError {
@@ -248,6 +252,9 @@ pub enum NotifyError {
     /// The client was closed. Nothing was sent.
     #[error("the client is closed")]
     Closed,
+    /// The idempotency key is refused. Nothing was sent.
+    #[error("the idempotency key is not 1 to 255 visible ASCII characters")]
+    Key,
     /// The broadcasters did not do it, or perhaps did.
     #[error("cannot notify: {0}")]
     Request(RequestError),

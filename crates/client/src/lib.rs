@@ -87,6 +87,7 @@ mod subscriptions;
 
 mod client;
 
+pub mod plain;
 pub mod testing;
 
 pub use client::{Client, Notified, Router};

@@ -200,6 +200,7 @@ async fn post(url: &str, head: Vec<u8>, message: Option<&'static str>) -> u16 {
             repr_digest: payload
                 .as_ref()
                 .map(|it| httppubsub_net::outbound::repr_digest(it.sha512())),
+            headers: Vec::new(),
             head: head.clone().into(),
             payload: payload.clone(),
         })

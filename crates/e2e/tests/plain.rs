@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use httppubsub_broadcaster::{Config, Tokens};
+use httppubsub_client::NotifyBody;
+use httppubsub_client::plain::Plain;
 use httppubsub_e2e::{
     Asked, Fault, Gate, Home, InProcess, Postgres, Proxy, Response, Server, Subscriber, eventually,
     exact, httppubsub,
@@ -568,4 +570,97 @@ fn a_library_replaces_tokens_while_it_serves() {
     });
     let said = said(&mounted.door.ask(&asked("a//b")));
     assert_eq!(said["topic"], "a//b");
+}
+
+#[test]
+fn the_command_and_the_library_publish_by_a_token() {
+    let tokened = Tokened::new();
+    let server = tokened.serve(&[]);
+    let subscriber = Subscriber::start(tokened.home.signer());
+    let url = subscriber.url("/");
+    server.door.subscribe(&url, exact("t/1"), None);
+    let address = server.door.address;
+    let notify = |words: &[&str], token: &str| {
+        let mut command = httppubsub();
+        command.args(["notify", "--token", token, "--broadcaster"]);
+        let output = command
+            .arg(format!("http://{address}/"))
+            .args(words)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let done = |said: &str| (Some(0), said.to_owned(), String::new());
+    let one = ["t/1", "--data", "drop it"];
+    assert_eq!(
+        notify(&one, &tokened.token),
+        done("1 subscriber confirmed\n")
+    );
+    assert_eq!(
+        subscriber.await_deliveries(&url, 1)[0].message(),
+        b"drop it"
+    );
+    let keyed = ["t/1", "--data", "drop it", "--idempotency-key", "k"];
+    assert_eq!(
+        notify(&keyed, &tokened.token),
+        done("1 subscriber confirmed\n")
+    );
+    assert_eq!(
+        notify(&keyed, &tokened.token),
+        done("1 subscriber confirmed\n")
+    );
+    assert_eq!(subscriber.deliveries().len(), 2, "of the key once");
+    let (status, _, said) = notify(&["x", "--data", ""], &tokened.token);
+    assert_eq!(status, Some(1));
+    assert!(
+        said.contains("403: the token ci may not publish to this topic"),
+        "{said}"
+    );
+    let (status, _, said) = notify(&one, "hps_other");
+    assert!(
+        status == Some(1) && said.contains("the token is unknown"),
+        "{said}"
+    );
+    assert!(!said.contains("hps_other"), "{said}");
+    let (status, _, said) = notify(
+        &["t/1", "--data", "", "--idempotency-key", "a b"],
+        &tokened.token,
+    );
+    assert!(
+        status == Some(1) && said.contains("idempotency key"),
+        "{said}"
+    );
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let plain = Plain::new(format!("http://{address}"), tokened.token.as_str()).unwrap();
+        let published = plain.publish(b"t/\xff//..", "x").await.unwrap();
+        assert_eq!(published.topic.as_bytes(), b"t/\xff//..");
+        assert_eq!((published.outcomes.matched(), published.bytes), (0, 1));
+        let file = tokened.home.path().join("long");
+        std::fs::write(&file, vec![7; 3_000_000]).unwrap();
+        let long = plain
+            .publish_once("long", "t/1", NotifyBody::path(&file))
+            .await
+            .unwrap();
+        assert_eq!((long.bytes, long.outcomes.confirmed), (3_000_000, 1));
+        let refused = plain
+            .publish_once("long", "t/1", "another")
+            .await
+            .unwrap_err();
+        assert!(
+            !refused.is_ambiguous() && refused.to_string().contains("422"),
+            "{refused}"
+        );
+        let nobody = httppubsub_e2e::Deaf::closed();
+        let nobody = Plain::new(nobody.url(""), tokened.token.as_str()).unwrap();
+        assert!(!nobody.publish("t", "x").await.unwrap_err().is_ambiguous());
+        assert!(Plain::new("http://h/?q", "t").is_err());
+        assert!(Plain::new("http://h", "a b").is_err());
+        assert!(!format!("{plain:?}").contains("hps_"));
+    });
 }

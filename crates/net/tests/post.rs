@@ -66,6 +66,7 @@ fn small() -> Post {
     Post {
         authorization: None,
         repr_digest: None,
+        headers: Vec::new(),
         head: Bytes::from_static(BODY),
         payload: None,
     }
@@ -75,6 +76,7 @@ fn copy(post: &Post) -> Post {
     Post {
         authorization: post.authorization.clone(),
         repr_digest: post.repr_digest.clone(),
+        headers: post.headers.clone(),
         head: post.head.clone(),
         payload: post.payload.clone(),
     }

@@ -32,6 +32,21 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// The bytes that hexadecimal digits stand for, of either case; `None` unless they are `N`.
+pub(crate) fn unhex<const N: usize>(digits: &str) -> Option<[u8; N]> {
+    let digits = digits.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let value = digit(pair[0])? * 16 + digit(pair[1])?;
+        *byte = u8::try_from(value).ok()?;
+    }
+    Some(bytes)
+}
+
 /// The SHA-256 digest of these parts, one behind the other.
 pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut hasher = sha2::Sha256::new();
@@ -49,6 +64,20 @@ impl Sha512 {
     /// The digest that these bytes are.
     pub const fn from_bytes(bytes: [u8; SHA512_BYTES]) -> Self {
         Self(bytes)
+    }
+
+    /// Reads 128 hexadecimal digits, as [`Display`](std::fmt::Display) writes them; `None` if it is
+    /// something else.
+    ///
+    /// ```
+    /// use httppubsub_proto::digest::Sha512;
+    ///
+    /// let digest = Sha512::of(b"hello");
+    /// assert_eq!(Sha512::from_hex(&digest.to_string()), Some(digest));
+    /// assert_eq!(Sha512::from_hex("hello"), None);
+    /// ```
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        unhex(digits).map(Self)
     }
 
     /// The digest of `message`.

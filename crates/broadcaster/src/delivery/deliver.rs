@@ -175,6 +175,7 @@ impl Deliveries {
             Ok(Post {
                 authorization: to_subscriber.authorize(&claim, &[], &stamp)?,
                 repr_digest: Some(repr_digest.clone()),
+                headers: Vec::new(),
                 head: head.encode().into(),
                 payload: Some(payload.clone()),
             })

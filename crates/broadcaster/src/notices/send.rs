@@ -82,6 +82,7 @@ impl NoticeSender {
             Ok(Post {
                 authorization: to_subscriber.authorize(&claim, &[], &stamp)?,
                 repr_digest: None,
+                headers: Vec::new(),
                 head: body.clone().into(),
                 payload: None,
             })

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use httppubsub_client::plain::Plain;
 use httppubsub_client::{Bind, Client, Notified, NotifyBody};
 use httppubsub_proto::topic::Topic;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -28,6 +29,7 @@ use crate::usage;
     after_help = "Examples:\n  \
     httppubsub notify cache/user/7 --data 'drop it'\n  \
     httppubsub notify builds/ready --file build.tar --json\n  \
+    httppubsub notify builds/ready --data 1208 --token \"$TOKEN\"\n  \
     date | httppubsub notify time -"
 )]
 pub(crate) struct Notify {
@@ -51,6 +53,20 @@ pub(crate) struct Notify {
     /// The message is what this file holds.
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     file: Option<PathBuf>,
+
+    /// Publish by this token, as `httppubsub token add` prints it, in place of secrets: one request
+    /// to the first broadcaster, by its plain door. A token is safer in the environment.
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "HTTPPUBSUB_TOKEN",
+        hide_env_values = true
+    )]
+    token: Option<String>,
+
+    /// With --token: publish once, however often it is asked for with this key within ten minutes.
+    #[arg(long, value_name = "KEY", requires = "token")]
+    idempotency_key: Option<String>,
 
     #[command(flatten)]
     connection: Connection,
@@ -86,10 +102,6 @@ impl Notify {
 
     /// Sends the message and prints the outcome.
     async fn notify(&self, topic: Topic, source: Source) -> anyhow::Result<ExitCode> {
-        let builder = self.connection.builder()?.bind(Bind::Nothing);
-        // As often as published subscribers try.
-        let config = self.websocket.on(builder, 2)?.build()?;
-        let client = Client::start(config).await?;
         // Standard input has no length, and text has no duration worth a bar.
         let bar = match source {
             Source::File(_) if console::stderr_is_terminal() => progress_bar(),
@@ -104,6 +116,25 @@ impl Notify {
             bar.set_length(all);
             bar.set_position(sent);
         };
+        if let Some(token) = &self.token {
+            let plain = Plain::new(self.connection.first_broadcaster(), token.as_str())?;
+            let key = self.idempotency_key.as_deref();
+            let published = plain.publish_with_progress(key, topic.as_bytes(), body, progress);
+            let published = published.await;
+            bar.finish_and_clear();
+            let published = published?;
+            let notified = Notified {
+                subscribers: published.subscribers,
+                bytes: published.bytes,
+                sha512: published.sha512,
+            };
+            self.tell(&topic, &notified)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let builder = self.connection.builder()?.bind(Bind::Nothing);
+        // As often as published subscribers try.
+        let config = self.websocket.on(builder, 2)?.build()?;
+        let client = Client::start(config).await?;
         let notified = client
             .notify_with_progress(topic.as_bytes(), body, progress)
             .await;

@@ -407,7 +407,7 @@ fn as_http(url: &str) -> String {
 }
 
 /// Checks that requests can be made to `url` with a path appended.
-fn check_broadcaster(url: &str) -> Result<(), ConfigError> {
+pub(crate) fn check_broadcaster(url: &str) -> Result<(), ConfigError> {
     if url.contains(['?', '#']) {
         let url = redacted(url);
         return Err(ConfigError::BroadcasterQuery { url });

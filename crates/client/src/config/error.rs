@@ -74,6 +74,9 @@ pub enum ConfigError {
     /// The client's own url does not fit the protocol.
     #[error(transparent)]
     HostTooLong(#[from] UrlTooLong),
+    /// A token is empty, or has characters that no header can carry.
+    #[error("the token is not visible ASCII characters")]
+    Token,
     /// A number that must be at least 1 is 0.
     #[error("`{setting}` must be at least 1")]
     Zero {

@@ -8,6 +8,7 @@ mod websocket;
 #[path = "no_websocket.rs"]
 mod websocket;
 
+pub(crate) use client::check_broadcaster;
 pub use client::{Bind, BroadcasterAddress, ClientConfig, ClientConfigBuilder};
 pub use error::ConfigError;
 #[cfg(not(feature = "websocket"))]

@@ -68,6 +68,7 @@ pub(crate) trait Ask: Sync {
         Ok(Post {
             authorization: authorization.authorize(&self.claim(sent), NO_TRACING, &stamp(now))?,
             repr_digest: None,
+            headers: Vec::new(),
             head: self.head(sent),
             payload: self.payload().cloned(),
         })

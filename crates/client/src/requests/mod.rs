@@ -5,6 +5,7 @@ pub(crate) mod body;
 pub(crate) mod network;
 pub(crate) mod order;
 pub(crate) mod outcome;
+pub(crate) mod progress;
 pub(crate) mod requests;
 
 #[cfg(test)]

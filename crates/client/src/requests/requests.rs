@@ -324,7 +324,7 @@ fn refused<T>(answer: &Response) -> Attempt<T> {
 }
 
 /// The broadcaster's own words, fit for one line of a log.
-fn reason(answer: &Response) -> String {
+pub(crate) fn reason(answer: &Response) -> String {
     // Cut before it is decoded: four bytes are the longest character.
     let start = &answer.body[..answer.body.len().min(4 * REASON_CHARACTERS_MAX)];
     let text = String::from_utf8_lossy(start);

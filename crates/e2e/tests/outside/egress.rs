@@ -62,6 +62,7 @@ async fn dns_changed_is_noticed_as_connections_grow_old() {
             Ok(Post {
                 authorization: None,
                 repr_digest: None,
+                headers: Vec::new(),
                 head: Bytes::from_static(MESSAGE),
                 payload: None,
             })

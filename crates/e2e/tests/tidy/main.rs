@@ -87,7 +87,7 @@ const ORDER: [(&str, &[&str]); 8] = [
     (
         "client",
         &[
-            "testing",
+            "testing plain",
             "client",
             "subscriptions",
             "state statuses",

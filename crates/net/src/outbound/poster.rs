@@ -70,6 +70,7 @@ pub struct PostLoad {
 ///     Ok(Post {
 ///         authorization: None,
 ///         repr_digest: None,
+///         headers: Vec::new(),
 ///         head: "what the path expects".into(),
 ///         payload: None,
 ///     })

@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use httppubsub_proto::auth::CannotAuthorize;
 use httppubsub_proto::digest::{Sha512, encode_repr_digest};
 
@@ -14,12 +14,15 @@ use crate::outbound::error::PostError;
 use crate::outbound::target::Target;
 
 /// A request to be posted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Post {
     /// Value of the `Authorization` header.
     pub authorization: Option<String>,
     /// Value of the `Repr-Digest` header, see [`repr_digest`].
     pub repr_digest: Option<HeaderValue>,
+    /// Further headers. None may be one that is written anyway: `Host`, `Content-Length`,
+    /// `Content-Type`, `User-Agent` or one of the two above.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// First part of the body.
     pub head: Bytes,
     /// Second part of the body.
@@ -56,6 +59,7 @@ fn write<'a>(
     let Post {
         authorization,
         repr_digest,
+        headers,
         head,
         payload,
     } = post;
@@ -97,6 +101,12 @@ fn write<'a>(
     if let Some(digest) = repr_digest {
         output.extend_from_slice(b"\r\nrepr-digest: ");
         output.extend_from_slice(digest.as_bytes());
+    }
+    for (name, value) in headers {
+        output.extend_from_slice(b"\r\n");
+        output.extend_from_slice(name.as_str().as_bytes());
+        output.extend_from_slice(b": ");
+        output.extend_from_slice(value.as_bytes());
     }
     output.extend_from_slice(b"\r\n\r\n");
     output.extend_from_slice(head);

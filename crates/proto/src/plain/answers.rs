@@ -47,7 +47,59 @@ impl Outcomes {
     }
 }
 
+/// A text that is no answer of the plain door.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the answer is not one of the plain door: {0}")]
+pub struct AnswerError(String);
+
 impl Published {
+    /// Reads the text of an answer.
+    ///
+    /// ```
+    /// use httppubsub_proto::digest::Sha512;
+    /// use httppubsub_proto::plain::{Outcomes, Published};
+    /// use httppubsub_proto::topic::Topic;
+    ///
+    /// let published = Published {
+    ///     id: "msg_rzLr25hfptrjUO_GfExdlg".to_owned(),
+    ///     topic: Topic::new("cache/user/7")?,
+    ///     bytes: 7,
+    ///     sha512: Sha512::of(b"drop it"),
+    ///     subscribers: 3,
+    ///     outcomes: Outcomes { confirmed: 3, missed: 1, ..Outcomes::default() },
+    /// };
+    /// assert_eq!(Published::parse(published.to_text().as_bytes())?, published);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn parse(text: &[u8]) -> Result<Self, AnswerError> {
+        let said: Value = serde_json::from_slice(text).map_err(|it| AnswerError(it.to_string()))?;
+        let text = |name: &'static str| {
+            let text = said[name].as_str();
+            text.ok_or_else(|| AnswerError(format!("`{name}` is no text")))
+        };
+        let number = |name: &'static str| {
+            let number = said[name].as_u64();
+            number.ok_or_else(|| AnswerError(format!("`{name}` is no count")))
+        };
+        let topic = BASE64_STANDARD.decode(text("topic_base64")?);
+        let topic = topic.map_err(|it| AnswerError(it.to_string()))?;
+        let sha512 = Sha512::from_hex(text("sha512")?);
+        Ok(Self {
+            id: text("id")?.to_owned(),
+            topic: Topic::new(topic).map_err(|it| AnswerError(it.to_string()))?,
+            bytes: number("bytes")?,
+            sha512: sha512.ok_or_else(|| AnswerError("`sha512` is no digest".to_owned()))?,
+            subscribers: u32::try_from(number("subscribers")?).unwrap_or(u32::MAX),
+            outcomes: Outcomes {
+                confirmed: number("confirmed")?,
+                unsubscribed: number("unsubscribed")?,
+                missed: number("missed")?,
+                dropped: number("dropped")?,
+                unrecorded: number("unrecorded")?,
+            },
+        })
+    }
+
     /// The text of the answer.
     pub fn to_text(&self) -> String {
         to_line(&self.to_json())
@@ -93,6 +145,21 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// What a problem says: its code and its detail. `None` if the text is no problem.
+    ///
+    /// ```
+    /// use httppubsub_proto::plain::Problem;
+    ///
+    /// let text = br#"{"status":403,"code":"not_allowed","detail":"the token may not"}"#;
+    /// let (code, detail) = Problem::words(text).expect("it is one");
+    /// assert_eq!((code.as_str(), detail.as_str()), ("not_allowed", "the token may not"));
+    /// ```
+    pub fn words(text: &[u8]) -> Option<(String, String)> {
+        let said: Value = serde_json::from_slice(text).ok()?;
+        let member = |name: &str| said[name].as_str().map(str::to_owned);
+        Some((member("code")?, member("detail")?))
+    }
+
     /// The content type of the answer.
     pub const CONTENT_TYPE: &'static str = "application/problem+json";
 

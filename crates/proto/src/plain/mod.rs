@@ -12,7 +12,7 @@ mod token;
 mod tokens;
 mod topic_path;
 
-pub use answers::{Outcomes, Problem, Published};
+pub use answers::{AnswerError, Outcomes, Problem, Published};
 pub use message_id::MessageId;
 pub use token::{PlainToken, TokenHash};
 pub use tokens::{

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
-use crate::digest::hex;
+use crate::digest::{hex, unhex};
 
 /// The text of a token for the plain door. Its holder has its rights.
 ///
@@ -57,17 +57,7 @@ impl TokenHash {
 
     /// Reads 64 hexadecimal digits; `None` if it is something else.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.as_bytes();
-        if digits.len() != 64 {
-            return None;
-        }
-        let digit = |digit: u8| char::from(digit).to_digit(16);
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let value = digit(pair[0])? * 16 + digit(pair[1])?;
-            *byte = u8::try_from(value).ok()?;
-        }
-        Some(Self(bytes))
+        unhex(text).map(Self)
     }
 }
 
