@@ -58,6 +58,7 @@ def test_what_is_wrong_is_told_when_it_is_made(settings: dict[str, Any], words: 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"gap_patience": -1.0}, "`gap_patience`"),
         ({"bind": {"type": "other"}}, "`bind` must be"),
         ({"bind": {"type": "listen", "port": 1}}, "an `address` and a `port`"),
         ({"bind": {**LISTEN, "port": 65_536}}, "`port` must be"),

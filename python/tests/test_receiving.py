@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import hashlib
+import struct
+import urllib.request
+from base64 import b64encode
 from typing import TYPE_CHECKING
 
 import pytest
@@ -336,3 +340,48 @@ async def test_a_subscription_is_entered_before_it_is_used(broadcaster: TestBroa
             client.subscribe_glob(b"a*")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="a topic is bytes or a str"):
             client.subscribe_exact(1)  # type: ignore[arg-type]
+
+
+def deliver(port: int, topic: bytes, line: bytes, number: int) -> None:
+    """Post what a broadcaster would, without authorization."""
+    identifier = b"hps1" + line + struct.pack(">Q", number)
+    body = b"\0\0" + struct.pack(">H", len(topic)) + topic
+    body += bytes([len(identifier)]) + identifier + struct.pack(">Q", 0)
+    digest = b64encode(hashlib.sha512(b"").digest()).decode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/receive",
+        data=body,
+        headers={"Repr-Digest": f"sha-512={digest}"},
+    )
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("patience", [0.05, None])
+async def test_a_number_that_does_not_come_is_a_gap_unless_gaps_are_not_looked_for(
+    patience: float | None,
+) -> None:
+    async with (
+        testing.broadcaster(auth="none") as broadcaster,
+        client_of("listen", broadcaster, gap_patience=patience) as client,
+        client.subscribe_exact("a") as subscription,
+    ):
+        await client.notify(topic="a", data=b"1")
+        message = await anext(aiter(subscription))
+        assert message.number is not None
+        assert message.number.number == 1
+        address = client.local_address
+        assert address is not None
+        line = b"another!"
+        for number in (1, 2, 4):
+            await asyncio.to_thread(deliver, address[1], b"a", line, number)
+        numbers = []
+        messages = subscription.with_timeout(1.0)
+        while (message_or_none := await anext(messages)) is not None:
+            assert message_or_none.number is not None
+            assert message_or_none.number.line == "YW5vdGhlciE"
+            numbers.append(message_or_none.number.number)
+        assert numbers == [1, 2, 4]
+        # One for the line that is new, and one for the hole.
+        assert subscription.gaps == (0 if patience is None else 2)

@@ -96,6 +96,19 @@ impl Connection {
         }
     }
 
+    /// Reads until `end` has come, and says all that was read since, headers and framing included.
+    pub fn read_until(&mut self, end: &[u8]) -> io::Result<String> {
+        let mut read = Vec::new();
+        while !read.windows(end.len()).any(|it| it == end) {
+            let mut part = [0; 4096];
+            match self.reader.read(&mut part)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                bytes => read.extend_from_slice(&part[..bytes]),
+            }
+        }
+        Ok(String::from_utf8_lossy(&read).into_owned())
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish(&mut self) -> io::Result<()> {
         self.reader.get_ref().shutdown(Shutdown::Write)

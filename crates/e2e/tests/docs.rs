@@ -181,6 +181,13 @@ fn the_tour_through_the_plain_door_goes_as_it_says() {
             "token" => assert!(process.end_well().is_empty()),
             "broadcaster" => assert_eq!(process.line(), format!("listening on http://{address}")),
             "listener" => drop(process.log_line("listening ")),
+            "receipts" => {
+                let lines = process.end_well().into_iter().map(|line| {
+                    let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+                    said["type"].as_str().unwrap().to_owned()
+                });
+                assert_eq!(lines.collect::<Vec<_>>(), ["accepted", "delivery", "done"]);
+            }
             "program" => assert_eq!(process.end_well(), ["1 subscriber confirmed"]),
             "publisher" => {
                 let topics = process.end_well().into_iter().map(|line| {
@@ -201,7 +208,7 @@ fn the_tour_through_the_plain_door_goes_as_it_says() {
         running.insert(terminal, process);
     }
     let received = running.get_mut("listener").unwrap().end_well();
-    assert_eq!(received.len(), 4);
+    assert_eq!(received.len(), 5);
     assert_eq!(received[0], "cache/user/7\tdrop it");
 }
 

@@ -664,3 +664,113 @@ fn the_command_and_the_library_publish_by_a_token() {
         assert!(!format!("{plain:?}").contains("hps_"));
     });
 }
+
+/// The lines of an answer with receipts.
+fn lines(response: &Response) -> Vec<Value> {
+    assert_eq!(
+        response.header("content-type"),
+        Some("application/x-ndjson")
+    );
+    let text = std::str::from_utf8(&response.body).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn each_outcome_is_told_as_it_happens_and_only_to_admins_whose_it_is() {
+    let tokened = Tokened::new();
+    let admin = add(&tokened.home, &["ops", "--admin"]);
+    let server = tokened.serve(&["--notify-timeout", "150"]);
+    let (good, slow) = (
+        Subscriber::start(tokened.home.signer()),
+        Subscriber::start(tokened.home.signer()),
+    );
+    let gate = Gate::default();
+    slow.confirm_behind(&slow.url("/"), &gate);
+    let gone = httppubsub_e2e::Deaf::closed();
+    let urls = [good.url("/"), slow.url("/"), gone.url("/")];
+    for (url, topic) in urls.iter().zip(["t", "t", "t/gone"]) {
+        server.door.subscribe(url, exact(topic), None);
+    }
+    let accept = "Accept: text/plain, application/x-ndjson;q=0.9\r\n";
+    let mut connection = server.door.connect();
+    connection
+        .post(&tokened.publication("t", accept, b"drop it"))
+        .unwrap();
+    slow.await_deliveries(&slow.url("/"), 1);
+    // The first two lines are here while another subscriber is waited for.
+    let early = connection.read_until(b"confirmed").unwrap();
+    assert!(
+        early.contains("200 OK") && early.contains("\"accepted\""),
+        "{early}"
+    );
+    assert!(!early.contains("done"), "{early}");
+    gate.open();
+    let rest = connection.read_until(b"\"done\"").unwrap();
+    assert!(
+        !(early + &rest).contains("127.0.0.1"),
+        "whose it is is not for this token"
+    );
+    // With an admin's token, and of what is missed also why.
+    let mut asked = tokened.publication("t/gone", accept, b"drop it");
+    asked.authorization = Some(format!("Bearer {admin}").into_bytes());
+    let told = lines(&server.door.ask(&asked));
+    let kinds: Vec<_> = told.iter().map(|it| it["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["accepted", "delivery", "done"]);
+    assert_eq!(
+        (&told[0]["matched"], &told[0]["bytes"]),
+        (&1.into(), &7.into())
+    );
+    assert_eq!(told[1]["outcome"], "dropped");
+    let origin = gone.url("");
+    assert_eq!(told[1]["url"], origin.trim_end_matches('/'));
+    assert!(!told[1]["why"].as_str().unwrap().is_empty());
+    assert_eq!(
+        (&told[2]["dropped"], &told[2]["left_out"]),
+        (&1.into(), &0.into())
+    );
+    // Nobody is subscribed, and what is refused.
+    let told = lines(
+        &server
+            .door
+            .ask(&tokened.publication("t/nobody", accept, b"")),
+    );
+    assert_eq!((told.len(), &told[0]["matched"]), (2, &0.into()));
+    let refused = server.door.ask(&tokened.publication("x", accept, b""));
+    assert_eq!(
+        (refused.status, code(&refused)),
+        (403, "not_allowed".to_owned())
+    );
+    // A repeated key gets the stored answer.
+    let keyed = format!("{accept}Idempotency-Key: k\r\n");
+    let first = lines(
+        &server
+            .door
+            .ask(&tokened.publication("t/nobody", &keyed, b"")),
+    );
+    let again = server
+        .door
+        .ask(&tokened.publication("t/nobody", &keyed, b""));
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    assert_eq!(said(&again)["id"], first[0]["id"]);
+}
+
+#[test]
+fn a_reader_of_receipts_that_leaves_stops_no_delivery() {
+    let tokened = Tokened::new();
+    let server = tokened.serve(&[]);
+    let subscriber = Subscriber::start(tokened.home.signer());
+    let (gate, url) = (Gate::default(), subscriber.url("/"));
+    subscriber.confirm_behind(&url, &gate);
+    server.door.subscribe(&url, exact("t"), None);
+    let asked = tokened.publication("t", "Accept: application/x-ndjson\r\n", b"drop it");
+    let mut connection = server.door.connect();
+    connection.post(&asked).unwrap();
+    let early = connection.read_until(b"accepted").unwrap();
+    assert!(early.contains("200 OK"), "{early}");
+    drop(connection);
+    gate.open();
+    subscriber.await_deliveries(&url, 1);
+    assert_eq!(server.door.ask(&asked).status, 200);
+}

@@ -262,7 +262,7 @@ impl Failure {
 
     /// The same for programs that use the plain door; it never changes. What only other doors can
     /// fail by has the code of its status.
-    fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Plain(refused) => refused.code(),
             Self::MessageTooLong(_) => "too_long",

@@ -19,6 +19,7 @@ use crate::delivery::deliver::Deliveries;
 use crate::delivery::verdict::{Undelivered, Verdict};
 use crate::message::Message;
 use crate::notify::addressees::{Addressees, Next};
+use crate::notify::receipts::Receipts;
 use crate::notify::settle::Settlement;
 use crate::notify::shared_copies::SharedCopies;
 use crate::notify::tally::{Outcome, Reached, Tally};
@@ -114,6 +115,8 @@ pub(super) struct Delivery {
     pub(super) deadline: Instant,
     /// Read at the publisher's deadline, while deliveries go on.
     pub(super) so_far: Arc<SoFar>,
+    /// Told of each outcome, if the publisher asked for that.
+    pub(super) receipts: Option<Receipts>,
 }
 
 /// A notification on its way to addressees. There are two of one notification where globs take long
@@ -244,7 +247,9 @@ impl FanOut {
             message,
             deadline,
             so_far,
+            receipts,
         } = &self.delivery;
+        let mut why = None;
         let settlement = &dispatcher.settlement;
         let rows = &self.to.groups.rows()[next.rows().clone()];
         let further_copy = self.copies.outcome(&rows[0]).await;
@@ -269,6 +274,9 @@ impl FanOut {
                     Next::GivenUp(_) => Verdict::Missed(Undelivered::GivenUp),
                     Next::TooLate(_) => Verdict::Missed(Undelivered::TooLate),
                 };
+                if let (Some(_), Verdict::Missed(undelivered)) = (receipts, &verdict) {
+                    why = Some(undelivered.to_string());
+                }
                 is_of_the_url = matches!(&verdict, Verdict::Missed(why) if why.is_of_the_url());
                 settlement.settle(rows, message, verdict).await
             }
@@ -282,6 +290,9 @@ impl FanOut {
             self.copies.settle(&rows[0], &outcome);
         }
         so_far.count(&outcome, rows.len() as u64);
+        if let Some(receipts) = receipts {
+            receipts.delivered(rows, outcome.as_ref().ok(), why.as_deref());
+        }
         if let Some(gate) = &self.gate {
             gate.ended(next.deliveries());
         }

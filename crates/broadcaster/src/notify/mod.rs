@@ -12,6 +12,7 @@
 //!     ▼
 //!   settle     remove, or owe a notice, as the verdict on a delivery asks for
 //!     │
+//!   receipts   tell the publisher of every outcome, if it asked for that
 //!   tally      count the outcome of every row
 //! ```
 //!
@@ -22,6 +23,7 @@ mod addressees;
 pub(crate) mod admit;
 pub(crate) mod fan_out;
 pub(crate) mod notify;
+pub(crate) mod receipts;
 pub(crate) mod settle;
 mod shared_copies;
 pub(crate) mod tally;

@@ -18,6 +18,7 @@ use crate::journal::journal::Journal;
 use crate::message::Message;
 use crate::notify::addressees::Addressees;
 use crate::notify::fan_out::{Delivery, Dispatcher, FanOut, SoFar};
+use crate::notify::receipts::Receipts;
 use crate::notify::shared_copies::SharedCopies;
 use crate::notify::tally::{Reached, Unrecorded};
 use crate::observe::metrics;
@@ -116,6 +117,18 @@ impl Notify {
         payload: Payload,
         if_full: IfFull,
     ) -> Result<Reached, NotifyError> {
+        self.notify_with_receipts(topic, payload, if_full, None)
+            .await
+    }
+
+    /// The same, telling each outcome as it happens.
+    pub(crate) async fn notify_with_receipts(
+        self: &Arc<Self>,
+        topic: Topic,
+        payload: Payload,
+        if_full: IfFull,
+        receipts: Option<Receipts>,
+    ) -> Result<Reached, NotifyError> {
         let mut deadlines = self.timeouts.deadlines(payload.len(), Instant::now());
         // Of what was acknowledged before this notification nothing may be missing in the index.
         tokio::time::timeout_at(deadlines.deliveries, self.store.catch_up())
@@ -146,6 +159,7 @@ impl Notify {
             message,
             deadline: deadlines.deliveries,
             so_far: so_far.clone(),
+            receipts,
         };
         // A task of its own: it must not end with who waits for it.
         let all = self.clone().deliver(delivery, matched, room);
@@ -215,6 +229,10 @@ impl Notify {
             false => None,
         };
         delivery.so_far.is_journaled.store(true, Ordering::Relaxed);
+        if let Some(receipts) = &delivery.receipts {
+            // From now on everybody who misses it gets a notice, whatever fails.
+            receipts.accepted(delivery.so_far.matched.load(Ordering::Relaxed));
+        }
         let reached = self.deliver_to_all(delivery, matched, room).await?;
         if let Some(entry) = entry {
             entry.settle();

@@ -122,6 +122,19 @@ pub(super) enum Outcome {
     Unrecorded,
 }
 
+impl Outcome {
+    /// Its name in metrics and answers.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Confirmed(_) => "confirmed",
+            Self::Unsubscribed => "unsubscribed",
+            Self::Missed => "missed",
+            Self::Dropped => "dropped",
+            Self::Unrecorded => "unrecorded",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

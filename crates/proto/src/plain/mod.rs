@@ -8,12 +8,14 @@
 
 mod answers;
 mod message_id;
+mod receipt;
 mod token;
 mod tokens;
 mod topic_path;
 
 pub use answers::{AnswerError, Outcomes, Problem, Published};
 pub use message_id::MessageId;
+pub use receipt::Receipt;
 pub use token::{PlainToken, TokenHash};
 pub use tokens::{
     NewRights, Rights, TokenRefused, Tokens, TokensError, TokensProblem, TopicRule, TopicRuleError,

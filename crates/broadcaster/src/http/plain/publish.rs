@@ -3,20 +3,26 @@
 //! The order of steps is that of NOTIFY: admission before anything is read, the token and the
 //! headers before the message is, the message before anybody is asked for.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::header::CACHE_CONTROL;
+use futures_util::stream::{self, StreamExt as _};
+use http::header::{ACCEPT, CACHE_CONTROL};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use httppubsub_net::body::{FillError, Payload};
 use httppubsub_net::random_bytes;
 use httppubsub_proto::paths;
-use httppubsub_proto::plain::{MessageId, Outcomes, Published, topic_from_path};
+use httppubsub_proto::plain::{MessageId, Outcomes, Published, Receipt, topic_from_path};
 use httppubsub_proto::topic::Topic;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::http::endpoints::Endpoints;
 use crate::http::plain::digest::Announced;
+use crate::http::plain::door::PlainDoor;
 use crate::http::plain::event;
 use crate::http::plain::keys::{Key, UnderWay};
 use crate::http::plain::refused::Refused;
@@ -24,6 +30,7 @@ use crate::http::plain::token::token_of;
 use crate::http::reception::Incoming;
 use crate::http::reply::{Asker, Failure, answer_json};
 use crate::notify::notify::{IfFull, Notify, NotifyError};
+use crate::notify::receipts::{Receipt as Told, Receipts};
 use crate::notify::tally::Reached;
 
 /// Publishes the body of the request, and answers what became of it.
@@ -47,7 +54,8 @@ pub(crate) async fn other_method(
     asker.answer_plainly(&endpoints.refusals, Err(refused.into()))
 }
 
-/// Takes a publication and answers it.
+/// Takes a publication and answers it. What fails before the message is delivered leaves nothing
+/// behind: a key that came with it may be used again.
 async fn take(endpoints: &Endpoints, request: Request) -> Result<Response, Failure> {
     let (reception, notify, door) = (&endpoints.reception, &endpoints.notify, &endpoints.plain);
     // The tokens of this moment: a request is judged by one file, however long its body takes.
@@ -77,41 +85,251 @@ async fn take(endpoints: &Endpoints, request: Request) -> Result<Response, Failu
     let announced = Announced::of(headers)?;
     let key = key_of(headers)?;
     let id = key.map(|key| MessageId::of_key(rights.name(), &topic, &key));
-    let Some(id) = id else {
-        // Drawn: nobody can name it, so nothing has to be remembered.
-        let id = MessageId::from_bytes(random_bytes());
-        let payload = read(notify, &mut incoming, &announced).await?;
-        let published = deliver(notify, id, topic, payload).await?;
-        return Ok(said(&published, false));
-    };
-    match door.keys.begin(id) {
-        Key::UnderWay => Err(Refused::KeyUnderWay.into()),
-        Key::Finished(before) => {
+    let sees_all = rights.is_admin();
+    let wants_receipts = wants_receipts(headers);
+    // Drawn if there is no key: nobody can name it, so nothing has to be remembered.
+    let drawn = || MessageId::from_bytes(random_bytes());
+    let key = id.map(|id| door.keys.begin(id));
+    let id = id.unwrap_or_else(drawn);
+    let under_way = match key {
+        None => None,
+        Some(Key::UnderWay) => return Err(Refused::KeyUnderWay.into()),
+        Some(Key::Finished(before)) => {
             // Read all the same: only the digest tells if it is the same message.
             let payload = read(notify, &mut incoming, &announced).await?;
-            match before.sha512 == *payload.sha512() {
+            return match before.sha512 == *payload.sha512() {
                 true => Ok(said(&before, true)),
                 false => Err(Refused::KeyReused.into()),
-            }
+            };
         }
-        Key::New(mut under_way) => {
+        Some(Key::New(mut under_way)) => {
             // One round trip to the store, and only where there are others.
             if !under_way.spend().await? {
                 return Err(Refused::KeyTakenElsewhere.into());
             }
-            let payload = read(notify, &mut incoming, &announced).await?;
-            let published = finish(notify.clone(), under_way, id, topic, payload);
-            // A task of its own: a publisher that gives up and asks again is not to publish twice.
-            let published = door.tasks.spawn(published).await;
-            match published {
-                Ok(published) => Ok(said(&published?, false)),
-                Err(_) => Err(Failure::Notify(NotifyError::Stopped)),
+            Some(under_way)
+        }
+    };
+    let payload = read(notify, &mut incoming, &announced).await?;
+    let publication = Publication {
+        id,
+        topic,
+        payload,
+        under_way,
+    };
+    if wants_receipts {
+        return tell(door, notify.clone(), publication, sees_all).await;
+    }
+    // A task of its own: a publisher that gives up and asks again is not to publish twice.
+    let published = publication.deliver(notify.clone(), None);
+    match door.tasks.spawn(published).await {
+        Ok(published) => Ok(said(&published?, false)),
+        Err(_) => Err(Failure::Notify(NotifyError::Stopped)),
+    }
+}
+
+/// Delivers a message, and answers with a line for each outcome as it happens. What fails before it
+/// is accepted is answered as without receipts.
+async fn tell(
+    door: &PlainDoor,
+    notify: Arc<Notify>,
+    publication: Publication,
+    sees_all: bool,
+) -> Result<Response, Failure> {
+    let (receipts, mut told) = Receipts::new();
+    let accepted = Accepted {
+        id: publication.id.to_string(),
+        bytes: publication.payload.len(),
+        sha512: publication.payload.sha512().to_string(),
+    };
+    let delivering = publication.deliver(notify, Some(receipts.clone()));
+    let mut delivering = door.tasks.spawn(delivering);
+    let matched = tokio::select! {
+        // A message is accepted before it is delivered.
+        biased;
+        Some(Told::Accepted { matched }) = told.recv() => matched,
+        // Nobody is subscribed, or nothing began.
+        ended = &mut delivering => {
+            let published = ended.map_err(|_| Failure::Notify(NotifyError::Stopped))??;
+            let lines = [accepted.line(0), done(&published, 0)].concat();
+            return Ok(answer_json(StatusCode::OK, Receipt::CONTENT_TYPE, lines));
+        }
+    };
+    let lines = Lines {
+        told,
+        receipts,
+        delivering,
+        sees_all,
+        is_done: false,
+    };
+    let first = stream::once(async move { Ok::<_, Infallible>(accepted.line(matched)) });
+    let rest = stream::unfold(lines, |mut lines| async move {
+        let line = lines.next().await?;
+        Some((Ok(line), lines))
+    });
+    let body = Body::from_stream(first.chain(rest));
+    let mut response = answer_json(StatusCode::OK, Receipt::CONTENT_TYPE, String::new());
+    *response.body_mut() = body;
+    Ok(response)
+}
+
+/// The first line of an answer, but for the number of rows: the message itself goes to the task
+/// that delivers it.
+struct Accepted {
+    /// As `msg_…`.
+    id: String,
+    /// Length of the message.
+    bytes: u64,
+    /// Its digest, in hexadecimal.
+    sha512: String,
+}
+
+impl Accepted {
+    /// The line, for as many rows.
+    fn line(&self, matched: u64) -> String {
+        let Self { id, bytes, sha512 } = self;
+        let accepted = Receipt::Accepted {
+            id: id.clone(),
+            matched,
+            bytes: *bytes,
+            sha512: sha512.clone(),
+        };
+        accepted.to_line()
+    }
+}
+
+/// The further lines of an answer. They are made as the publisher reads them: what it does not
+/// read waits within the bound of the channel, and nothing else waits for it.
+struct Lines {
+    /// Outcomes, in the order in which they happen.
+    told: mpsc::Receiver<Told>,
+    /// Has the number of outcomes without a line.
+    receipts: Receipts,
+    /// Ends with the last line: everything is accounted for then, or the answer is due. It goes on
+    /// when this is dropped.
+    delivering: JoinHandle<Result<Published, Failure>>,
+    /// `true` if the token may know whose deliveries they are.
+    sees_all: bool,
+    /// `true` after the last line.
+    is_done: bool,
+}
+
+impl Lines {
+    /// The next one; `None` after the last.
+    async fn next(&mut self) -> Option<String> {
+        if self.is_done {
+            return None;
+        }
+        tokio::select! {
+            // What waits comes before the last line. The channel may outlive the answer, which is
+            // due at the deadline, so its end is not waited for.
+            biased;
+            Some(told) = self.told.recv() => Some(self.line(told)),
+            ended = &mut self.delivering => {
+                self.is_done = true;
+                // Outcomes between the two looks. The delivery has ended, so there are no more.
+                let mut lines = String::new();
+                while let Ok(told) = self.told.try_recv() {
+                    lines.push_str(&self.line(told));
+                }
+                lines.push_str(&match ended {
+                    Ok(Ok(published)) => done(&published, self.receipts.left_out()),
+                    Ok(Err(failure)) => failed(failure.code()),
+                    Err(_) => failed(Failure::Notify(NotifyError::Stopped).code()),
+                });
+                Some(lines)
+            }
+        }
+    }
+
+    /// The line of one delivery. Whose it is, and why it failed, is not for everybody (T18).
+    fn line(&self, told: Told) -> String {
+        match told {
+            Told::Accepted { .. } => String::new(),
+            Told::Delivered {
+                outcome,
+                after,
+                origin,
+                why,
+            } => {
+                let line = Receipt::Delivery {
+                    outcome: outcome.to_owned(),
+                    ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+                    url: origin.filter(|_| self.sees_all),
+                    why: why.filter(|_| self.sees_all),
+                };
+                line.to_line()
             }
         }
     }
 }
 
-/// Reads the message, and compares it with the digests that were announced.
+/// The last line, when all are accounted for.
+fn done(published: &Published, left_out: u64) -> String {
+    let done = Receipt::Done {
+        subscribers: published.subscribers,
+        outcomes: published.outcomes,
+        left_out,
+    };
+    done.to_line()
+}
+
+/// The last line, when not.
+fn failed(code: &str) -> String {
+    let code = code.to_owned();
+    Receipt::Failed { code }.to_line()
+}
+
+/// `true` if the publisher asks for a line for each outcome. What else it would take, and how much
+/// it likes each, makes no difference: nothing else that it can name is here.
+fn wants_receipts(headers: &HeaderMap) -> bool {
+    let accepted = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|it| it.to_str().ok());
+    let mut ranges = accepted.flat_map(|it| it.split(','));
+    ranges.any(|range| {
+        // A weight may follow.
+        let range = range.split(';').next().unwrap_or_default();
+        range.trim().eq_ignore_ascii_case(Receipt::CONTENT_TYPE)
+    })
+}
+
+/// A message that was read, and is to be delivered.
+struct Publication {
+    /// Drawn, or made of a key.
+    id: MessageId,
+    /// As the url has it, decoded.
+    topic: Topic,
+    /// Whole, and of the digests that were announced.
+    payload: Payload,
+    /// Its idempotency key, which is finished with it.
+    under_way: Option<UnderWay>,
+}
+
+impl Publication {
+    /// Delivers it, to its end, also if nobody waits for the answer any longer.
+    async fn deliver(
+        self,
+        notify: Arc<Notify>,
+        receipts: Option<Receipts>,
+    ) -> Result<Published, Failure> {
+        let Self {
+            id,
+            topic,
+            payload,
+            under_way,
+        } = self;
+        let published = deliver(&notify, id, topic, payload, receipts).await?;
+        if let Some(under_way) = under_way {
+            under_way.finish(published.clone());
+        }
+        Ok(published)
+    }
+}
+
+/// Reads the message, whose length nobody has to announce, and compares it with the digests that
+/// were announced.
 async fn read(
     notify: &Notify,
     incoming: &mut Incoming<'_>,
@@ -127,28 +345,17 @@ async fn read(
     Ok(payload)
 }
 
-/// Delivers the message of a key, which is then finished.
-async fn finish(
-    notify: Arc<Notify>,
-    under_way: UnderWay,
-    id: MessageId,
-    topic: Topic,
-    payload: Payload,
-) -> Result<Published, Failure> {
-    let published = deliver(&notify, id, topic, payload).await?;
-    under_way.finish(published.clone());
-    Ok(published)
-}
-
 /// Delivers the message.
 async fn deliver(
     notify: &Arc<Notify>,
     id: MessageId,
     topic: Topic,
     payload: Payload,
+    receipts: Option<Receipts>,
 ) -> Result<Published, Failure> {
     let (bytes, sha512) = (payload.len(), *payload.sha512());
-    let notified = notify.notify(topic.clone(), payload, IfFull::Fail).await;
+    let notified = notify.notify_with_receipts(topic.clone(), payload, IfFull::Fail, receipts);
+    let notified = notified.await;
     let published = |reached: Reached| Published {
         id: id.to_string(),
         topic: topic.clone(),
