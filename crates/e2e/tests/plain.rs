@@ -12,7 +12,7 @@ use httppubsub_client::NotifyBody;
 use httppubsub_client::plain::Plain;
 use httppubsub_e2e::{
     Asked, Fault, Gate, Home, InProcess, Postgres, Proxy, Response, Server, Subscriber, eventually,
-    exact, httppubsub,
+    exact, glob, httppubsub,
 };
 use httppubsub_net::inbound::ServeConfig;
 use httppubsub_proto::digest::Sha512;
@@ -252,12 +252,14 @@ fn every_mistake_has_its_code() {
                 .contains("unknown hps")
         );
     }
-    let other_method = server.door.get("/v1/topics/t");
+    let mut connection = server.door.connect();
+    connection.send(b"DELETE /v1/topics/t HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    let other_method = connection.answer().unwrap().unwrap();
     assert_eq!(
         (other_method.status, code(&other_method)),
         (405, "method_not_allowed".to_owned())
     );
-    assert_eq!(other_method.header("allow"), Some("POST"));
+    assert_eq!(other_method.header("allow"), Some("GET,HEAD,POST"));
     let without = Home::new().serve(&[]);
     let response = without.door.ask(&tokened.publication("t", "", b""));
     assert_eq!(
@@ -773,4 +775,55 @@ fn a_reader_of_receipts_that_leaves_stops_no_delivery() {
     gate.open();
     subscriber.await_deliveries(&url, 1);
     assert_eq!(server.door.ask(&asked).status, 200);
+}
+
+#[test]
+fn who_would_get_a_message_is_explained_with_nothing_sent() {
+    let tokened = Tokened::new();
+    let admin = add(&tokened.home, &["ops", "--admin"]);
+    let server = tokened.serve(&[]);
+    let subscriber = Subscriber::start(tokened.home.signer());
+    let gone = httppubsub_e2e::Deaf::closed();
+    server.door.subscribe(&subscriber.url("/"), glob("t/*"), None);
+    server.door.subscribe(&gone.url("/"), exact("t/7"), None);
+    let explain = |token: &str, topic: &str| {
+        let head = format!(
+            "GET /v1/topics/{topic} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        let mut connection = server.door.connect();
+        connection.send(head.as_bytes()).unwrap();
+        connection.answer().unwrap().unwrap()
+    };
+    let told = said(&explain(&tokened.token, "t/7"));
+    assert_eq!((&told["matched"], &told["not_shown"]), (&2.into(), &2.into()));
+    assert_eq!(told["subscriptions"].as_array().unwrap().len(), 0);
+    let would = || {
+        let told = said(&explain(&admin, "t/7"));
+        assert_eq!((&told["matched"], &told["not_shown"]), (&2.into(), &0.into()));
+        let shown = told["subscriptions"].as_array().unwrap().clone();
+        let of = |url: String| {
+            let of_url = |it: &&Value| it["url"] == url;
+            shown.iter().find(of_url).unwrap().clone()
+        };
+        [of(subscriber.url("/")), of(gone.url("/"))]
+    };
+    let [good, bad] = would();
+    assert_eq!(good["matches"], serde_json::json!([{ "glob": "t/*" }]));
+    assert_eq!(bad["matches"], serde_json::json!([{ "exact": "t/7" }]));
+    assert_eq!([&good["would"], &bad["would"]], ["post", "post"]);
+    eventually("the breaker opens", || {
+        assert_eq!(server.door.ask(&tokened.publication("t/7", "", b"")).status, 200);
+        let [good, bad] = would();
+        assert_eq!(good["would"], "post");
+        let is_open = bad["would"] == "not_tried";
+        assert!(!is_open || !bad["why"].as_str().unwrap().is_empty());
+        is_open.then_some(())
+    });
+    let before = subscriber.deliveries().len();
+    would();
+    assert_eq!(subscriber.deliveries().len(), before);
+    for (token, topic, status) in [(&tokened.token, "x", 403), (&tokened.token, "t?a", 400)] {
+        assert_eq!(explain(token, topic).status, status);
+    }
+    assert_eq!(explain("hps_x", "t").status, 401);
 }

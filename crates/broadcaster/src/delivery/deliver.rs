@@ -124,6 +124,23 @@ impl Deliveries {
         }
     }
 
+    /// The error with which a delivery to the subscriber of `row` would not be tried now.
+    pub(crate) fn outlook(&self, row: &Row) -> Result<(), Undelivered> {
+        let (url, interest) = (&row.subscriber.url, &row.interest);
+        let target = match &row.subscriber.route {
+            Route::Own(_) => return Ok(()),
+            Route::Peer(_) if self.membership.is_silent(url) => return Err(Undelivered::Silent),
+            Route::Peer(target) | Route::Webhook(target) => target,
+            Route::Unusable(error) => return Err(Undelivered::Url(error.clone())),
+        };
+        let quarantine = self.quarantine.as_deref();
+        if quarantine.is_some_and(|it| it.is_paused(url, interest, Instant::now())) {
+            return Err(Undelivered::Quarantined);
+        }
+        let by = || self.probe_by(row, target);
+        Ok(self.poster.outlook(target, by)?)
+    }
+
     /// A notice goes to the recovery url, which says something of the peer only if it is there as
     /// well.
     fn probe_by(&self, row: &Row, target: &Target) -> Probe {

@@ -377,7 +377,7 @@ impl Asker {
                     headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
                 }
                 StatusCode::METHOD_NOT_ALLOWED => {
-                    headers.insert(ALLOW, HeaderValue::from_static("POST"));
+                    headers.insert(ALLOW, HeaderValue::from_static("GET,HEAD,POST"));
                 }
                 _ => {}
             }

@@ -13,11 +13,13 @@ use httppubsub_proto::paths::WEBSOCKET;
 
 use crate::http::endpoints::Endpoints;
 use crate::http::native::{notify, subscriptions};
-use crate::http::plain::publish;
+use crate::http::plain::{explain, publish};
 use crate::http::{forward, health, websocket};
 
 /// All endpoints. No path but that of topics is a pattern: one look-up finds the handler.
 pub(crate) fn router(endpoints: Arc<Endpoints>) -> Router {
+    let topics = post(publish::publish).get(explain::explain);
+    let topics = topics.fallback(publish::other_method);
     Router::new()
         .route(paths::NOTIFY, post(notify::notify))
         .route(paths::SUBSCRIBE_EXACT, post(subscriptions::subscribe_exact))
@@ -36,11 +38,11 @@ pub(crate) fn router(endpoints: Arc<Endpoints>) -> Router {
         .route(paths::MISSED_FOR_WEBSOCKETS, post(forward::missed))
         .route(
             paths::TOPICS,
-            post(publish::publish).fallback(publish::other_method),
+            topics.clone(),
         )
         .route(
             ANY_TOPIC,
-            post(publish::publish).fallback(publish::other_method),
+            topics.clone(),
         )
         .route(WEBSOCKET, get(websocket::upgrade))
         .route(LIVE, get(health::live))

@@ -21,6 +21,7 @@
 
 mod addressees;
 pub(crate) mod admit;
+pub(crate) mod explain;
 pub(crate) mod fan_out;
 pub(crate) mod notify;
 pub(crate) mod receipts;

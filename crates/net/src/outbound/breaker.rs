@@ -130,7 +130,7 @@ pub(crate) struct Breaker {
 }
 
 /// Failures of an origin or of a url.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct State {
     /// `true` once anything was confirmed, or if that need not be shown.
     is_proven: bool,
@@ -149,7 +149,7 @@ pub(super) struct State {
 }
 
 /// The state of a breaker that lets nothing through but probes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Open {
     /// The moment of the next probe.
     until: Instant,
@@ -354,6 +354,23 @@ impl Breaker {
             state.rests(limits, now)?;
         }
         state.admit(config, now, message_bytes, by)
+    }
+
+    /// The error with which a delivery would be refused now, if it would be. No probe is spent.
+    pub(crate) fn outlook(
+        &self,
+        config: &BreakerConfig,
+        now: Instant,
+        by: impl FnOnce() -> Probe,
+    ) -> Result<(), BreakerRejection> {
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let state = self.state();
+        if let (false, Some(limits)) = (state.is_proven, &config.unproven) {
+            state.rests(limits, now)?;
+        }
+        state.clone().admit(config, now, 0, by).map(|_| ())
     }
 
     /// Fails if an admitted delivery must not be tried any longer, now that it has its permit.

@@ -242,6 +242,18 @@ impl Poster {
         })
     }
 
+    /// The error with which [`Poster::admit`] would refuse a short message now. Nothing changes: it
+    /// is for who wants to know, and not for deliveries.
+    pub fn outlook(&self, target: &Target, by: impl Fn() -> Probe) -> Result<(), BreakerRejection> {
+        let Some(config) = &self.0.config.breaker else {
+            return Ok(());
+        };
+        let (peer, now) = (&target.peer, Instant::now());
+        peer.url_breakers
+            .outlook(&target.path, config, now, &by)?;
+        peer.breaker.outlook(config, now, &by)
+    }
+
     /// Posts an admitted delivery like [`Poster::post`], but not beyond `deadline` and unless the
     /// circuit breaker of its peer opens while it waits for its turn. What came of it is to be told
     /// to [`Poster::record`].

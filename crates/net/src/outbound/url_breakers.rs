@@ -93,6 +93,21 @@ impl UrlBreakers {
         }
     }
 
+    /// The error with which a delivery to this path would be refused now. No probe is spent.
+    pub(crate) fn outlook(
+        &self,
+        path: &str,
+        config: &BreakerConfig,
+        now: Instant,
+        by: impl FnOnce() -> Probe,
+    ) -> Result<(), BreakerRejection> {
+        let state = self.by_path().get(&PathKey::of(path)).cloned();
+        match state {
+            Some(mut state) => state.admit(config, now, 0, by).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
     /// Fails if an admitted delivery must not be tried any longer, now that it has its permit.
     pub(crate) fn is_still_admitted(&self, path: &str) -> Result<(), BreakerRejection> {
         match self.by_path().get(&PathKey::of(path)) {

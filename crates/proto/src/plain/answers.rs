@@ -181,12 +181,12 @@ impl Problem {
 }
 
 /// A topic as two members: text, or null if it is not UTF-8, and base64.
-fn topic_to_json(topic: &Topic) -> [Value; 2] {
+pub(super) fn topic_to_json(topic: &Topic) -> [Value; 2] {
     let base64 = BASE64_STANDARD.encode(topic.as_bytes());
     [json!(topic.as_str()), json!(base64)]
 }
 
-fn to_line(members: &Map<String, Value>) -> String {
+pub(super) fn to_line(members: &Map<String, Value>) -> String {
     let text = serde_json::to_string(members).expect("these values have a JSON form");
     format!("{text}\n")
 }

@@ -7,6 +7,7 @@
 //! ```
 
 mod answers;
+mod explanation;
 mod message_id;
 mod receipt;
 mod token;
@@ -14,6 +15,7 @@ mod tokens;
 mod topic_path;
 
 pub use answers::{AnswerError, Outcomes, Problem, Published};
+pub use explanation::{ExplainedSubscription, Explanation};
 pub use message_id::MessageId;
 pub use receipt::Receipt;
 pub use token::{PlainToken, TokenHash};

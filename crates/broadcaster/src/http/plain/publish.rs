@@ -386,7 +386,7 @@ async fn deliver(
 }
 
 /// The topic that a url names.
-fn topic_of(uri: &http::Uri) -> Result<Topic, Refused> {
+pub(super) fn topic_of(uri: &http::Uri) -> Result<Topic, Refused> {
     if uri.query().is_some() {
         return Err(Refused::Query);
     }

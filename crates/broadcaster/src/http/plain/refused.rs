@@ -11,7 +11,7 @@ pub(crate) enum Refused {
     /// Nobody may use this door, so it is as if it were not there.
     #[error("this broadcaster has no tokens: make one with `httppubsub token add`")]
     NoTokens,
-    /// Publishing is POST.
+    /// Publishing is POST, explaining GET.
     #[error("{0} is not a method of this path")]
     Method(http::Method),
     /// Nothing is said of which tokens there are.
