@@ -190,7 +190,10 @@ fn the_tour_through_the_plain_door_goes_as_it_says() {
             }
             "explain" => {
                 let said: serde_json::Value = serde_json::from_str(&process.line()).unwrap();
-                assert_eq!((&said["matched"], &said["not_shown"]), (&1.into(), &1.into()));
+                assert_eq!(
+                    (&said["matched"], &said["not_shown"]),
+                    (&1.into(), &1.into())
+                );
             }
             "program" => assert_eq!(process.end_well(), ["1 subscriber confirmed"]),
             "publisher" => {

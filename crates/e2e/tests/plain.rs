@@ -253,7 +253,9 @@ fn every_mistake_has_its_code() {
         );
     }
     let mut connection = server.door.connect();
-    connection.send(b"DELETE /v1/topics/t HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    connection
+        .send(b"DELETE /v1/topics/t HTTP/1.1\r\nHost: h\r\n\r\n")
+        .unwrap();
     let other_method = connection.answer().unwrap().unwrap();
     assert_eq!(
         (other_method.status, code(&other_method)),
@@ -784,7 +786,9 @@ fn who_would_get_a_message_is_explained_with_nothing_sent() {
     let server = tokened.serve(&[]);
     let subscriber = Subscriber::start(tokened.home.signer());
     let gone = httppubsub_e2e::Deaf::closed();
-    server.door.subscribe(&subscriber.url("/"), glob("t/*"), None);
+    server
+        .door
+        .subscribe(&subscriber.url("/"), glob("t/*"), None);
     server.door.subscribe(&gone.url("/"), exact("t/7"), None);
     let explain = |token: &str, topic: &str| {
         let head = format!(
@@ -795,11 +799,17 @@ fn who_would_get_a_message_is_explained_with_nothing_sent() {
         connection.answer().unwrap().unwrap()
     };
     let told = said(&explain(&tokened.token, "t/7"));
-    assert_eq!((&told["matched"], &told["not_shown"]), (&2.into(), &2.into()));
+    assert_eq!(
+        (&told["matched"], &told["not_shown"]),
+        (&2.into(), &2.into())
+    );
     assert_eq!(told["subscriptions"].as_array().unwrap().len(), 0);
     let would = || {
         let told = said(&explain(&admin, "t/7"));
-        assert_eq!((&told["matched"], &told["not_shown"]), (&2.into(), &0.into()));
+        assert_eq!(
+            (&told["matched"], &told["not_shown"]),
+            (&2.into(), &0.into())
+        );
         let shown = told["subscriptions"].as_array().unwrap().clone();
         let of = |url: String| {
             let of_url = |it: &&Value| it["url"] == url;
@@ -812,7 +822,10 @@ fn who_would_get_a_message_is_explained_with_nothing_sent() {
     assert_eq!(bad["matches"], serde_json::json!([{ "exact": "t/7" }]));
     assert_eq!([&good["would"], &bad["would"]], ["post", "post"]);
     eventually("the breaker opens", || {
-        assert_eq!(server.door.ask(&tokened.publication("t/7", "", b"")).status, 200);
+        assert_eq!(
+            server.door.ask(&tokened.publication("t/7", "", b"")).status,
+            200
+        );
         let [good, bad] = would();
         assert_eq!(good["would"], "post");
         let is_open = bad["would"] == "not_tried";

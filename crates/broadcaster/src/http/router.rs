@@ -36,14 +36,8 @@ pub(crate) fn router(endpoints: Arc<Endpoints>) -> Router {
         .route(paths::SET_SUBSCRIPTIONS, post(subscriptions::set))
         .route(paths::RECEIVE_FOR_WEBSOCKETS, post(forward::receive))
         .route(paths::MISSED_FOR_WEBSOCKETS, post(forward::missed))
-        .route(
-            paths::TOPICS,
-            topics.clone(),
-        )
-        .route(
-            ANY_TOPIC,
-            topics.clone(),
-        )
+        .route(paths::TOPICS, topics.clone())
+        .route(ANY_TOPIC, topics.clone())
         .route(WEBSOCKET, get(websocket::upgrade))
         .route(LIVE, get(health::live))
         .route(READY, get(health::ready))

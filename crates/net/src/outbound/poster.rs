@@ -249,8 +249,7 @@ impl Poster {
             return Ok(());
         };
         let (peer, now) = (&target.peer, Instant::now());
-        peer.url_breakers
-            .outlook(&target.path, config, now, &by)?;
+        peer.url_breakers.outlook(&target.path, config, now, &by)?;
         peer.breaker.outlook(config, now, &by)
     }
 

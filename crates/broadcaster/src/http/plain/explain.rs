@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
 use httppubsub_net::outbound::BreakerRejection;
-use httppubsub_proto::plain::{Explanation, ExplainedSubscription};
+use httppubsub_proto::plain::{ExplainedSubscription, Explanation};
 
 use crate::delivery::verdict::Undelivered;
 use crate::http::endpoints::Endpoints;
@@ -65,7 +65,7 @@ fn shown_as(explained: &Explained) -> ExplainedSubscription {
         Some(_) => "not_tried",
     };
     ExplainedSubscription {
-        url: row.subscriber.url.to_string(),
+        url: row.subscriber.url.as_str().to_owned(),
         interest: row.interest.clone(),
         would,
         why: why_not.as_ref().map(ToString::to_string),
