@@ -46,7 +46,7 @@ pub use postgres::Postgres;
 pub use process::Process;
 pub use program::httppubsub;
 pub use proxy::{Fault, Proxy};
-pub use random::{Filler, Random};
+pub use random::{Filler, Random, seeded_runs};
 pub use signer::{Asked, Signer};
 pub use subscriber::{Act, Deaf, Delivery, Subscriber, http_answer};
 pub use terminal::at_terminal;

@@ -1,8 +1,53 @@
 //! Numbers and messages that look random and depend on a seed alone.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use httppubsub_proto::digest::{Sha512, Sha512Hasher};
+
+/// Makes runs at once, each of a seed of its own: `usual` of them, from seed 1 on. With
+/// `HTTPPUBSUB_TEST_ROUNDS` in the environment, as many as that says; with `HTTPPUBSUB_TEST_SEED`,
+/// from that seed on. One that fails says its seed.
+///
+/// # Panics
+///
+/// If a run does, or a variable is no number.
+pub fn seeded_runs(usual: u64, at_once: usize, run: impl Fn(u64) + Sync) {
+    let number = |name: &str, usual: u64| match std::env::var(name) {
+        Ok(text) => text.parse().expect("it is a number"),
+        Err(_) => usual,
+    };
+    let first = number("HTTPPUBSUB_TEST_SEED", 1);
+    let next = AtomicU64::new(first);
+    let end = first + number("HTTPPUBSUB_TEST_ROUNDS", usual);
+    thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    if seed >= end {
+                        return;
+                    }
+                    let _failing = Failing(seed);
+                    run(seed);
+                }
+            });
+        }
+    });
+}
+
+/// Says which seed to give again, if the run fails wherever it does.
+struct Failing(u64);
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let Self(seed) = self;
+            eprintln!("to see this again: HTTPPUBSUB_TEST_SEED={seed} HTTPPUBSUB_TEST_ROUNDS=1");
+        }
+    }
+}
 
 /// The numbers of xorshift64.
 #[derive(Clone, Debug)]

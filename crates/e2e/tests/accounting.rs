@@ -1,6 +1,5 @@
 //! What became of every subscription that matched, under faults of all kinds, counted from outside.
 
-#![allow(clippy::print_stderr, reason = "for who looks into a test that failed")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
@@ -12,7 +11,7 @@ use std::time::Duration;
 
 use httppubsub_e2e::{
     Act, Deaf, Door, Home, Metrics, Process, Proxy, Random, Subscriber, eventually, exact,
-    http_answer, httppubsub,
+    http_answer, httppubsub, seeded_runs,
 };
 use httppubsub_proto::auth::Secrets;
 use httppubsub_proto::stateless::UNSUBSCRIBE_IMMEDIATE;
@@ -94,21 +93,8 @@ fn message(topic: usize, number: usize) -> Vec<u8> {
     format!("{topic}, {number}").into_bytes()
 }
 
-/// Says which seed to give again, if the run fails wherever it does.
-struct Failing(u64);
-
-impl Drop for Failing {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            let Self(seed) = self;
-            eprintln!("to see this again: HTTPPUBSUB_TEST_SEED={seed} HTTPPUBSUB_TEST_ROUNDS=1");
-        }
-    }
-}
-
 /// One run, all of which depends on the seed but for the order in which things happen.
 fn run(seed: u64) {
-    let _failing = Failing(seed);
     let mut random = Random::new(seed);
     let home = Home::with(&Secrets::NONE);
     let (server, metrics) = Metrics::serve(&home, &["--answer-timeout", "2", "--log", "error"]);
@@ -464,26 +450,7 @@ fn check(
     assert!(owed as u64 <= missed, "{what}");
 }
 
-/// With `HTTPPUBSUB_TEST_ROUNDS` in the environment, so many runs; with `HTTPPUBSUB_TEST_SEED`,
-/// from that seed on.
 #[test]
 fn under_random_faults_every_subscription_that_matched_is_accounted_for() {
-    let number =
-        |name: &str, usual: u64| std::env::var(name).map_or(usual, |it| it.parse().unwrap());
-    let first = number("HTTPPUBSUB_TEST_SEED", 1);
-    let next = AtomicU64::new(first);
-    let end = first + number("HTTPPUBSUB_TEST_ROUNDS", 4);
-    thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if seed >= end {
-                        return;
-                    }
-                    run(seed);
-                }
-            });
-        }
-    });
+    seeded_runs(4, 8, run);
 }

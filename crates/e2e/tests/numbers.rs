@@ -1,12 +1,10 @@
 //! Numbers of deliveries: what was missed shows, and nothing shows where all came in order.
 
-#![allow(clippy::print_stderr, reason = "for who looks into a test that failed")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -14,7 +12,7 @@ use std::time::Duration;
 use httppubsub_broadcaster::Config;
 use httppubsub_client::{Bind, Client, ClientConfig, Event, Line, Message, Receiving};
 use httppubsub_e2e::{
-    Act, Fault, Home, InProcess, Proxy, Random, Subscriber, eventually, exact, glob,
+    Act, Fault, Home, InProcess, Proxy, Random, Subscriber, eventually, exact, glob, seeded_runs,
 };
 use httppubsub_net::inbound::ServeConfig;
 use httppubsub_proto::auth::Secrets;
@@ -81,22 +79,9 @@ fn number_of(message: &Message) -> Told {
     Told::Message(number.line, number.number)
 }
 
-/// Says which seed to give again, if the run fails wherever it does.
-struct Failing(u64);
-
-impl Drop for Failing {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            let Self(seed) = self;
-            eprintln!("to see this again: HTTPPUBSUB_TEST_SEED={seed} HTTPPUBSUB_TEST_ROUNDS=1");
-        }
-    }
-}
-
 /// One run: messages one after the other through a network that fails, and a last one through one
 /// that does not. The notification of number N has the number N, whatever became of it.
 fn run(seed: u64) {
-    let _failing = Failing(seed);
     let mut random = Random::new(seed);
     let mut config = Config::default();
     config.post.answer_timeout = Duration::from_millis(300);
@@ -175,28 +160,9 @@ fn run(seed: u64) {
     listening.close();
 }
 
-/// With `HTTPPUBSUB_TEST_ROUNDS` in the environment, so many runs; with `HTTPPUBSUB_TEST_SEED`,
-/// from that seed on.
 #[test]
 fn under_random_faults_every_miss_shows_by_its_number_and_no_other_gap_does() {
-    let number =
-        |name: &str, usual: u64| std::env::var(name).map_or(usual, |it| it.parse().unwrap());
-    let first = number("HTTPPUBSUB_TEST_SEED", 1);
-    let next = AtomicU64::new(first);
-    let end = first + number("HTTPPUBSUB_TEST_ROUNDS", 24);
-    thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if seed >= end {
-                        return;
-                    }
-                    run(seed);
-                }
-            });
-        }
-    });
+    seeded_runs(24, 4, run);
 }
 
 #[test]

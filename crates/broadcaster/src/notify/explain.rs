@@ -1,4 +1,7 @@
 //! Explains who would get a notification, and what stands in the way, without sending anything.
+//!
+//! It is asked by people and by programs that check a configuration, where messages are routed. It
+//! is of one moment: a breaker may open, and a subscription may come, before the notification does.
 
 use std::sync::Arc;
 
@@ -32,6 +35,7 @@ impl Notify {
         let found = self.index.matching(topic).await;
         let rows = || found.iter().flat_map(|groups| groups.rows());
         let deliveries = &self.dispatcher.deliveries;
+        // Asked of shown rows only: a look at a breaker takes its lock.
         let explain = |row: &Arc<Row>| Explained {
             row: row.clone(),
             why_not: deliveries.outlook(row).err(),

@@ -242,15 +242,13 @@ impl Poster {
         })
     }
 
-    /// The error with which [`Poster::admit`] would refuse a short message now. Nothing changes: it
-    /// is for who wants to know, and not for deliveries.
+    /// The error with which [`Poster::admit`] would refuse a short message now. Nothing changes.
     pub fn outlook(&self, target: &Target, by: impl Fn() -> Probe) -> Result<(), BreakerRejection> {
-        let Some(config) = &self.0.config.breaker else {
-            return Ok(());
-        };
         let (peer, now) = (&target.peer, Instant::now());
-        peer.url_breakers.outlook(&target.path, config, now, &by)?;
-        peer.breaker.outlook(config, now, &by)
+        self.0.config.breaker.as_ref().map_or(Ok(()), |config| {
+            peer.url_breakers.outlook(&target.path, config, now, &by)?;
+            peer.breaker.outlook(config, now, &by)
+        })
     }
 
     /// Posts an admitted delivery like [`Poster::post`], but not beyond `deadline` and unless the

@@ -1,4 +1,7 @@
 //! `GET /v1/topics/{topic}`: who would get a message, and what stands in the way.
+//!
+//! The token needs the right to publish there: who may send a message may know how many it would
+//! reach. Whose these are is a matter between subscribers and the operator.
 
 use std::sync::Arc;
 
@@ -10,9 +13,8 @@ use httppubsub_proto::plain::{ExplainedSubscription, Explanation};
 
 use crate::delivery::verdict::Undelivered;
 use crate::http::endpoints::Endpoints;
-use crate::http::plain::publish::topic_of;
+use crate::http::plain::publish::authorize;
 use crate::http::plain::refused::Refused;
-use crate::http::plain::token::token_of;
 use crate::http::reply::{Asker, Failure, answer_json};
 use crate::notify::explain::Explained;
 
@@ -25,6 +27,7 @@ pub(crate) async fn explain(State(endpoints): State<Arc<Endpoints>>, request: Re
 
 /// Judges the request as a publication is judged, and answers it.
 async fn take(endpoints: &Endpoints, request: Request) -> Result<Response, Failure> {
+    // As a publication: who asks for this under overload waits as well.
     let notify = &endpoints.notify;
     let tokens = endpoints.plain.tokens();
     let incoming = endpoints.reception.take(request);
@@ -32,14 +35,7 @@ async fn take(endpoints: &Endpoints, request: Request) -> Result<Response, Failu
         return Err(Refused::NoTokens.into());
     }
     drop(notify.admit(0)?);
-    let token = token_of(&incoming.parts.headers)?;
-    let rights = tokens.judge(token.as_deref(), incoming.now);
-    let rights = rights.map_err(Refused::from)?;
-    let topic = topic_of(&incoming.parts.uri)?;
-    if !rights.may_publish(&topic) {
-        let name = rights.name().to_owned();
-        return Err(Refused::NotAllowed { name }.into());
-    }
+    let (topic, rights) = authorize(&tokens, &incoming)?;
     // Whose the subscriptions are is not for everybody who may publish (T18).
     let shown_max = if rights.is_admin() { SHOWN_MAX } else { 0 };
     let (shown, matched) = notify.explain(&topic, shown_max).await?;
@@ -53,10 +49,11 @@ async fn take(endpoints: &Endpoints, request: Request) -> Result<Response, Failu
     Ok(answer_json(StatusCode::OK, "application/json", text))
 }
 
-/// Subscriptions in one answer.
+/// Subscriptions in one answer: some 200 KiB, and more than anybody reads.
 const SHOWN_MAX: usize = 1_000;
 
-/// One row of the answer.
+/// One row of the answer. A notice that is sent first is no reason against a delivery: the message
+/// is missed, and the next one is delivered if the notice is confirmed.
 fn shown_as(explained: &Explained) -> ExplainedSubscription {
     let Explained { row, why_not } = explained;
     let would = match why_not {

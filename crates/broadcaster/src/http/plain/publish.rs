@@ -15,7 +15,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use httppubsub_net::body::{FillError, Payload};
 use httppubsub_net::random_bytes;
 use httppubsub_proto::paths;
-use httppubsub_proto::plain::{MessageId, Outcomes, Published, Receipt, topic_from_path};
+use httppubsub_proto::plain::{
+    MessageId, Outcomes, Published, Receipt, Rights, Tokens, topic_from_path,
+};
 use httppubsub_proto::topic::Topic;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -67,14 +69,7 @@ async fn take(endpoints: &Endpoints, request: Request) -> Result<Response, Failu
     // It is turned away before anything is read, and under way when somebody vouches for it.
     drop(notify.admit(0)?);
     let headers = &incoming.parts.headers;
-    let token = token_of(headers)?;
-    let rights = tokens.judge(token.as_deref(), incoming.now);
-    let rights = rights.map_err(Refused::from)?;
-    let topic = topic_of(&incoming.parts.uri)?;
-    if !rights.may_publish(&topic) {
-        let name = rights.name().to_owned();
-        return Err(Refused::NotAllowed { name }.into());
-    }
+    let (topic, rights) = authorize(&tokens, &incoming)?;
     // Its connection makes no room for others before it is answered.
     if let Some(peer) = incoming.peer() {
         peer.vouched();
@@ -385,8 +380,25 @@ async fn deliver(
     }
 }
 
+/// The topic of a request, and the rights of its token, which are good for that topic.
+pub(super) fn authorize<'a>(
+    tokens: &'a Tokens,
+    incoming: &Incoming<'_>,
+) -> Result<(Topic, &'a Rights), Refused> {
+    let token = token_of(&incoming.parts.headers)?;
+    let rights = tokens.judge(token.as_deref(), incoming.now)?;
+    let topic = topic_of(&incoming.parts.uri)?;
+    match rights.may_publish(&topic) {
+        true => Ok((topic, rights)),
+        false => {
+            let name = rights.name().to_owned();
+            Err(Refused::NotAllowed { name })
+        }
+    }
+}
+
 /// The topic that a url names.
-pub(super) fn topic_of(uri: &http::Uri) -> Result<Topic, Refused> {
+fn topic_of(uri: &http::Uri) -> Result<Topic, Refused> {
     if uri.query().is_some() {
         return Err(Refused::Query);
     }
