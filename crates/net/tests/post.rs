@@ -726,3 +726,28 @@ fn a_large_message_is_given_the_time_it_takes() {
     assert!(config.timeout(bytes) > Duration::from_secs(bytes / 20_000_000));
     assert_eq!(config.timeout(10 * 1024 * 1024), Duration::from_secs(40));
 }
+
+#[tokio::test]
+async fn a_peer_that_failed_is_in_doubt_until_it_confirms() {
+    let mut config = PostConfig::default();
+    config.breaker = Some(BreakerConfig::default());
+    let poster = Poster::new(config);
+    let target = poster.target_str("http://127.0.0.1:9/one").unwrap();
+    let neighbour = poster.target_str("http://127.0.0.1:9/other").unwrap();
+    assert!(!target.is_in_doubt());
+    for signal in [
+        PeerSignal::NotConfirmed,
+        PeerSignal::TooMuch,
+        PeerSignal::NotConfirmed,
+    ] {
+        let admitted = poster.admit(&target, 0, || Probe::Message).unwrap();
+        poster.record(&target, &admitted, signal);
+        assert!(
+            target.is_in_doubt() && neighbour.is_in_doubt(),
+            "{signal:?}"
+        );
+    }
+    let admitted = poster.admit(&target, 0, || Probe::Message).unwrap();
+    poster.record(&target, &admitted, PeerSignal::Confirmed);
+    assert!(!target.is_in_doubt() && !neighbour.is_in_doubt());
+}

@@ -71,6 +71,11 @@ impl Next {
 }
 
 impl OfPeer {
+    /// The first row that is not delivered to yet, by its index among all.
+    pub(super) fn first_row(&self) -> Option<usize> {
+        (!self.rows.is_empty()).then_some(self.rows.start)
+    }
+
     /// The next rows to deliver to; if delivery is useless, all rows of one notice.
     pub(super) fn next(&mut self, groups: &Groups, is_late: impl Fn() -> bool) -> Option<Next> {
         if self.rows.is_empty() {

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use httppubsub_proto::topic::Topic;
-use httppubsub_store::StoreError;
 
 use crate::delivery::verdict::Undelivered;
+use crate::index::index::Found;
 use crate::index::row::Row;
-use crate::notify::notify::Notify;
+use crate::notify::notify::{NotBegun, Notify};
 
 /// A row that matches a topic, and the reason for which a delivery would not be tried, if there is
 /// one.
@@ -23,17 +23,32 @@ pub(crate) struct Explained {
 }
 
 impl Notify {
-    /// The rows that match `topic` at this moment: at most `rows_max` of them, and how many there
-    /// are. A message of any length is meant that a breaker would let through.
+    /// The rows that match `topic` at this moment: at most `rows_max` of them, in no order, and how
+    /// many there are.
+    ///
+    /// Nothing is written, no probe of a breaker is spent, and nothing counts as a notification. A
+    /// message is meant that is short enough for every breaker.
+    ///
+    /// # Errors
+    ///
+    /// Those of a notification that does not begin.
     pub(crate) async fn explain(
         &self,
         topic: &Topic,
         rows_max: usize,
-    ) -> Result<(Vec<Explained>, u64), StoreError> {
+    ) -> Result<(Vec<Explained>, u64), NotBegun> {
         // As before a notification: what was acknowledged is there.
         self.store.catch_up().await?;
-        let found = self.index.matching(topic).await;
-        let rows = || found.iter().flat_map(|groups| groups.rows());
+        let Found { rows, rest } = self.index.begin_to_match(topic);
+        let further = match rest {
+            Some(rest) => {
+                // Globs that take long are matched in turn, and explaining waits as notifying does.
+                let _unmatched = self.pending.try_queue_to_match()?;
+                rest.groups().await
+            }
+            None => Arc::default(),
+        };
+        let rows = || rows.iter().chain(further.rows());
         let deliveries = &self.dispatcher.deliveries;
         // Asked of shown rows only: a look at a breaker takes its lock.
         let explain = |row: &Arc<Row>| Explained {

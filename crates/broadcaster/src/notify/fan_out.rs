@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use httppubsub_net::outbound::Target;
 use httppubsub_store::StoreError;
 use tokio::time::Instant;
 
@@ -212,7 +213,15 @@ impl FanOut {
         let limits = &self.delivery.dispatcher.limits;
         // Those of each peer whose delivery has not begun.
         let mut waiting = self.to.peers[peers].to_vec();
-        let mut slots: VecDeque<Slot> = (0..waiting.len()).map(Slot::of).collect();
+        // Peers that failed come last: to make a connection again takes as long as ten deliveries
+        // over connections that are kept, and would make all of them late.
+        let is_in_doubt = |peer: &usize| {
+            let first = waiting[*peer].first_row();
+            let target = first.and_then(|at| groups.rows()[at].target());
+            target.is_some_and(Target::is_in_doubt)
+        };
+        let (doubtful, well): (Vec<_>, Vec<_>) = (0..waiting.len()).partition(is_in_doubt);
+        let mut slots: VecDeque<Slot> = well.into_iter().chain(doubtful).map(Slot::of).collect();
         for (peer, of_peer) in waiting.iter().enumerate() {
             // What has no place takes no time.
             let at_once = match of_peer.has_places {

@@ -608,6 +608,19 @@ fn json_members_in_the_document_are_those_that_are_printed() {
         let what = ["--url", "http://other/hook", "--exact", "a"];
         note(&verb.join(" "), &run(&[&verb[..], &what].concat()));
     }
+    let folder = tempfile::tempdir().unwrap();
+    let token = |words: &[&str]| {
+        let mut token = httppubsub();
+        token
+            .arg("token")
+            .args(words)
+            .arg("--data")
+            .arg(folder.path());
+        token.output().unwrap().stdout
+    };
+    token(&["add", "ci", "--publish", "t*"]);
+    let listed: Value = serde_json::from_slice(&token(&["list", "--json"])).unwrap();
+    note("token list", &listed);
     let mut check = httppubsub();
     check.args(["check-url", "http://localhost:8080/hook", "--json"]);
     let checked: Value = serde_json::from_slice(&check.output().unwrap().stdout).unwrap();

@@ -37,6 +37,12 @@ impl Target {
         self.peer.release(reserved);
     }
 
+    /// `true` if the peer, or a url of it, failed and has not confirmed anything since: the next
+    /// delivery may need a connection of its own, or come to nothing.
+    pub fn is_in_doubt(&self) -> bool {
+        !self.peer.breaker.is_closed() || !self.peer.url_breakers.is_empty()
+    }
+
     /// `true` if a delivery by this target, or by a clone of it, was confirmed.
     pub(crate) fn has_confirmed(&self) -> bool {
         self.has_confirmed.load(Ordering::Relaxed)

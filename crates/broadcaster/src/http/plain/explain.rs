@@ -17,6 +17,7 @@ use crate::http::plain::publish::authorize;
 use crate::http::plain::refused::Refused;
 use crate::http::reply::{Asker, Failure, answer_json};
 use crate::notify::explain::Explained;
+use crate::notify::notify::NotifyError;
 
 /// Explains what a publication would do now, with nothing sent.
 pub(crate) async fn explain(State(endpoints): State<Arc<Endpoints>>, request: Request) -> Response {
@@ -38,7 +39,8 @@ async fn take(endpoints: &Endpoints, request: Request) -> Result<Response, Failu
     let (topic, rights) = authorize(&tokens, &incoming)?;
     // Whose the subscriptions are is not for everybody who may publish (T18).
     let shown_max = if rights.is_admin() { SHOWN_MAX } else { 0 };
-    let (shown, matched) = notify.explain(&topic, shown_max).await?;
+    let explained = notify.explain(&topic, shown_max).await;
+    let (shown, matched) = explained.map_err(NotifyError::from)?;
     let explanation = Explanation {
         topic,
         matched,
