@@ -139,7 +139,16 @@ async fn a_change_that_was_forgotten_before_it_was_read_makes_all_be_read_again(
     client.batch_execute("COMMIT").await.unwrap();
     expected.push(subscription("u", exact("late")));
     fill(&mut expected, 100).await;
-    assert!(kept().await < 10);
+    // A transaction of another test, in another database of the same server, holds it up as well.
+    let give_up = tokio::time::Instant::now() + httppubsub_e2e::PATIENCE;
+    while kept().await >= 10 {
+        assert!(
+            tokio::time::Instant::now() < give_up,
+            "nothing is forgotten"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        store.trim().await.unwrap();
+    }
     expected.sort();
     sleeper.catch_up().await.unwrap();
     assert_eq!(mirror.subscriptions(), expected);
