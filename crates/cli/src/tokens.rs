@@ -75,7 +75,8 @@ impl Version {
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 
 /// Gives `broadcaster` the tokens of `file` whenever that is another one than `version`, and when
-/// `now` says so. A file that cannot be used changes nothing.
+/// `now` says so. A file that cannot be used changes nothing; one that is gone leaves no tokens.
+/// It goes on until the runtime ends: there is nothing to be finished.
 pub(crate) async fn follow(
     file: PathBuf,
     mut version: Version,

@@ -543,9 +543,17 @@ fn tokens_are_made_and_removed_and_mistakes_are_told() {
     assert!(!text.contains("hps_"), "only hashes are kept");
     std::fs::write(file(&home), "{").unwrap();
     wrong(&["list"], "is not JSON");
-    let mut serve = home.spawn(&["--tokens", &file(&home).display().to_string()]);
-    let (status, _) = serve.end();
-    assert_eq!(status.code(), Some(1));
+    let refused = |file: &str, part: &str| {
+        let mut serve = home.spawn(&["--tokens", file]);
+        let (status, _) = serve.end();
+        let log = serve.log();
+        assert!(status.code() == Some(1) && log.contains(part), "{log}");
+    };
+    refused(&file(&home).display().to_string(), "is not JSON");
+    refused(
+        "/nowhere/tokens.json",
+        "there is no tokens file /nowhere/tokens.json",
+    );
 }
 
 #[test]

@@ -288,19 +288,38 @@ impl Failure {
         }
     }
 
-    /// What only the plain door answers with it.
-    fn problem(&self) -> Problem {
+    /// The answer of the plain door.
+    fn into_problem(self) -> Response {
         let status = self.status();
-        Problem {
+        let (detail, code) = (error_chain(&self), self.code());
+        let is_for_now = matches!(self, Self::Plain(Refused::KeyUnderWay))
+            || status == StatusCode::SERVICE_UNAVAILABLE;
+        let problem = Problem {
             status: status.as_u16(),
             title: status.canonical_reason().unwrap_or_default().to_owned(),
-            detail: error_chain(self),
-            code: self.code(),
+            detail,
+            code,
             published: match self {
-                Self::Plain(Refused::NotAccountedFor(published)) => Some(published.clone()),
+                Self::Plain(Refused::NotAccountedFor(published)) => Some(published),
                 _ => None,
             },
+        };
+        let mut response = answer_json(status, Problem::CONTENT_TYPE, problem.to_text());
+        let headers = response.headers_mut();
+        // Required with these statuses (RFC 9110 §15.5.2, §15.5.6).
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET,HEAD,POST"));
+            }
+            _ => {}
         }
+        if is_for_now {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 
     /// `true` if the request changed nothing and the peer may send the very same again. Its
@@ -354,10 +373,7 @@ impl Asker {
         refusals: &Refusals,
         answer: Result<Response, Failure>,
     ) -> Response {
-        answer.unwrap_or_else(|failure| {
-            self.count(refusals, &failure);
-            failure.into_response()
-        })
+        self.answer_by(refusals, answer, Failure::into_response)
     }
 
     /// The same for the plain door, which says a failure in JSON.
@@ -366,26 +382,19 @@ impl Asker {
         refusals: &Refusals,
         answer: Result<Response, Failure>,
     ) -> Response {
+        self.answer_by(refusals, answer, Failure::into_problem)
+    }
+
+    /// The answer, or a failure that is counted and then `shown`.
+    fn answer_by(
+        &self,
+        refusals: &Refusals,
+        answer: Result<Response, Failure>,
+        shown: impl FnOnce(Failure) -> Response,
+    ) -> Response {
         answer.unwrap_or_else(|failure| {
             self.count(refusals, &failure);
-            let problem = failure.problem();
-            let status = failure.status();
-            let mut response = answer_json(status, Problem::CONTENT_TYPE, problem.to_text());
-            let headers = response.headers_mut();
-            match status {
-                StatusCode::UNAUTHORIZED => {
-                    headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-                }
-                StatusCode::METHOD_NOT_ALLOWED => {
-                    headers.insert(ALLOW, HeaderValue::from_static("GET,HEAD,POST"));
-                }
-                _ => {}
-            }
-            let is_for_now = matches!(failure, Failure::Plain(Refused::KeyUnderWay));
-            if is_for_now || status == StatusCode::SERVICE_UNAVAILABLE {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            response
+            shown(failure)
         })
     }
 

@@ -117,7 +117,7 @@ pub(crate) struct Serve {
     pub(super) secrets: Option<PathBuf>,
 
     /// Tokens file, for publishing with nothing but HTTP: see `httppubsub token`. It is read again
-    /// when it changes. [default: tokens.json in the data folder]
+    /// when it changes. [default: tokens.json in the data folder, which may be made later]
     #[arg(long, value_name = "FILE", env = "HTTPPUBSUB_TOKENS")]
     pub(super) tokens: Option<PathBuf>,
 

@@ -101,6 +101,13 @@ impl Serve {
         let mut config = self.config(address, own, connections)?;
         let tokens_file = self.tokens_file();
         let version = tokens::Version::of(&tokens_file);
+        // The one in the data folder may be made later; one that is named and not there is a
+        // mistyped path.
+        anyhow::ensure!(
+            self.tokens.is_none() || tokens_file.exists(),
+            "there is no tokens file {}: `httppubsub token add` makes one",
+            tokens_file.display()
+        );
         config.tokens = tokens::read(&tokens_file)?;
         let builder = Broadcaster::builder(store).secrets(&secrets);
         let broadcaster = builder.config(config).build().await?;

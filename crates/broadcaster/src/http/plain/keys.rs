@@ -109,6 +109,9 @@ impl UnderWay {
         let Some(cluster) = self.keys.store.cluster() else {
             return Ok(true);
         };
+        // A publisher that gives up meanwhile may have spent it. What another broadcaster spent is
+        // not given back by this one.
+        self.is_spent = true;
         self.is_spent = cluster.spend(*self.id.as_bytes(), MEMORY).await?;
         Ok(self.is_spent)
     }

@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures_util::stream::{self, StreamExt as _};
-use http::header::{ACCEPT, CACHE_CONTROL};
+use http::header::ACCEPT;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use httppubsub_net::body::{FillError, Payload};
 use httppubsub_net::random_bytes;
@@ -132,10 +132,17 @@ async fn tell(
     sees_all: bool,
 ) -> Result<Response, Failure> {
     let (receipts, mut told) = Receipts::new();
-    let accepted = Accepted {
-        id: publication.id.to_string(),
-        bytes: publication.payload.len(),
-        sha512: publication.payload.sha512().to_string(),
+    // The message itself goes to the task that delivers it.
+    let (id, bytes) = (publication.id.to_string(), publication.payload.len());
+    let sha512 = publication.payload.sha512().to_string();
+    let accepted = move |matched| {
+        let accepted = Receipt::Accepted {
+            id,
+            matched,
+            bytes,
+            sha512,
+        };
+        accepted.to_line()
     };
     let delivering = publication.deliver(notify, Some(receipts.clone()));
     let mut delivering = door.tasks.spawn(delivering);
@@ -146,7 +153,7 @@ async fn tell(
         // Nobody is subscribed, or nothing began.
         ended = &mut delivering => {
             let published = ended.map_err(|_| Failure::Notify(NotifyError::Stopped))??;
-            let lines = [accepted.line(0), done(&published, 0)].concat();
+            let lines = [accepted(0), done(&published, 0)].concat();
             return Ok(answer_json(StatusCode::OK, Receipt::CONTENT_TYPE, lines));
         }
     };
@@ -157,7 +164,7 @@ async fn tell(
         sees_all,
         is_done: false,
     };
-    let first = stream::once(async move { Ok::<_, Infallible>(accepted.line(matched)) });
+    let first = stream::once(async move { Ok::<_, Infallible>(accepted(matched)) });
     let rest = stream::unfold(lines, |mut lines| async move {
         let line = lines.next().await?;
         Some((Ok(line), lines))
@@ -166,31 +173,6 @@ async fn tell(
     let mut response = answer_json(StatusCode::OK, Receipt::CONTENT_TYPE, String::new());
     *response.body_mut() = body;
     Ok(response)
-}
-
-/// The first line of an answer, but for the number of rows: the message itself goes to the task
-/// that delivers it.
-struct Accepted {
-    /// As `msg_…`.
-    id: String,
-    /// Length of the message.
-    bytes: u64,
-    /// Its digest, in hexadecimal.
-    sha512: String,
-}
-
-impl Accepted {
-    /// The line, for as many rows.
-    fn line(&self, matched: u64) -> String {
-        let Self { id, bytes, sha512 } = self;
-        let accepted = Receipt::Accepted {
-            id: id.clone(),
-            matched,
-            bytes: *bytes,
-            sha512: sha512.clone(),
-        };
-        accepted.to_line()
-    }
 }
 
 /// The further lines of an answer. They are made as the publisher reads them: what it does not
@@ -315,7 +297,35 @@ impl Publication {
             payload,
             under_way,
         } = self;
-        let published = deliver(&notify, id, topic, payload, receipts).await?;
+        let (bytes, sha512) = (payload.len(), *payload.sha512());
+        let published = |reached: Reached| Published {
+            id: id.to_string(),
+            topic: topic.clone(),
+            bytes,
+            sha512,
+            subscribers: reached.subscribers,
+            outcomes: Outcomes {
+                confirmed: reached.confirmed,
+                unsubscribed: reached.unsubscribed,
+                missed: reached.missed,
+                dropped: reached.dropped,
+                unrecorded: reached.unrecorded,
+            },
+        };
+        let notifying = notify.notify_with_receipts(topic.clone(), payload, IfFull::Fail, receipts);
+        let published = match notifying.await {
+            Ok(reached) => {
+                tracing::debug!(%id, ?topic, bytes, ?reached, "published");
+                published(reached)
+            }
+            Err(NotifyError::Unrecorded(unrecorded)) => {
+                tracing::error!(%id, ?topic, error = %unrecorded, "not accounted for");
+                // The publisher gets the counts: it may be able to tell the others by itself.
+                let published = Box::new(published(unrecorded.reached));
+                return Err(Refused::NotAccountedFor(published).into());
+            }
+            Err(error) => return Err(error.into()),
+        };
         if let Some(under_way) = under_way {
             under_way.finish(published.clone());
         }
@@ -338,46 +348,6 @@ async fn read(
     let verified = announced.verify(&payload).await;
     verified.map_err(FillError::from)??;
     Ok(payload)
-}
-
-/// Delivers the message.
-async fn deliver(
-    notify: &Arc<Notify>,
-    id: MessageId,
-    topic: Topic,
-    payload: Payload,
-    receipts: Option<Receipts>,
-) -> Result<Published, Failure> {
-    let (bytes, sha512) = (payload.len(), *payload.sha512());
-    let notified = notify.notify_with_receipts(topic.clone(), payload, IfFull::Fail, receipts);
-    let notified = notified.await;
-    let published = |reached: Reached| Published {
-        id: id.to_string(),
-        topic: topic.clone(),
-        bytes,
-        sha512,
-        subscribers: reached.subscribers,
-        outcomes: Outcomes {
-            confirmed: reached.confirmed,
-            unsubscribed: reached.unsubscribed,
-            missed: reached.missed,
-            dropped: reached.dropped,
-            unrecorded: reached.unrecorded,
-        },
-    };
-    match notified {
-        Ok(reached) => {
-            tracing::debug!(%id, ?topic, bytes, ?reached, "published");
-            Ok(published(reached))
-        }
-        Err(NotifyError::Unrecorded(unrecorded)) => {
-            tracing::error!(%id, ?topic, error = %unrecorded, "not accounted for");
-            // The publisher gets the counts: it may be able to tell the others by itself.
-            let published = Box::new(published(unrecorded.reached));
-            Err(Refused::NotAccountedFor(published).into())
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// The topic of a request, and the rights of its token, which are good for that topic.
@@ -453,7 +423,6 @@ fn said(published: &Published, is_replayed: bool) -> Response {
             .headers_mut()
             .insert(replayed, HeaderValue::from_static("true"));
     }
-    debug_assert!(response.headers().contains_key(CACHE_CONTROL));
     response
 }
 
