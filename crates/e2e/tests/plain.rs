@@ -552,7 +552,7 @@ fn tokens_are_made_and_removed_and_mistakes_are_told() {
     refused(&file(&home).display().to_string(), "is not JSON");
     refused(
         "/nowhere/tokens.json",
-        "there is no tokens file /nowhere/tokens.json",
+        "that --tokens or HTTPPUBSUB_TOKENS names is not there",
     );
 }
 

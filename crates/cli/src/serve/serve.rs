@@ -102,11 +102,11 @@ impl Serve {
         let tokens_file = self.tokens_file();
         let version = tokens::Version::of(&tokens_file);
         // The one in the data folder may be made later; one that is named and not there is a
-        // mistyped path.
+        // mistyped path, or a token where its file was meant, which is not repeated.
         anyhow::ensure!(
             self.tokens.is_none() || tokens_file.exists(),
-            "there is no tokens file {}: `httppubsub token add` makes one",
-            tokens_file.display()
+            "the tokens file that --tokens or HTTPPUBSUB_TOKENS names is not there: `httppubsub \
+             token add` makes one"
         );
         config.tokens = tokens::read(&tokens_file)?;
         let builder = Broadcaster::builder(store).secrets(&secrets);
